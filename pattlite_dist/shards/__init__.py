@@ -1,0 +1,1 @@
+"""From a data set as people hold it to checked WebDataset shards."""

@@ -1,0 +1,137 @@
+"""The manifest: what a shard folder holds, and the only place that knows its schema."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pattlite_dist.errors import UserError
+from pattlite_dist.files import write_text
+
+MANIFEST_NAME = "manifest.json"
+SplitName = Literal["train", "val", "test"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ShardInfo(_Model):
+    """One tar file: enough to check it before a byte of it is used."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.tar$")
+    samples: int = Field(gt=0)
+    bytes: int = Field(gt=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    class_counts: list[int]
+
+
+class ImageInfo(_Model):
+    """The shape of every image, as uint8 [channels, height, width]."""
+
+    channels: Literal[1, 3]
+    height: int = Field(gt=0)
+    width: int = Field(gt=0)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (self.channels, self.height, self.width)
+
+
+class SourceInfo(_Model):
+    """Where the samples came from; `sha256` is that of the uncompressed source."""
+
+    kind: str
+    name: str
+    sha256: str
+    rows: int
+
+
+class Findings(_Model):
+    """What the survey of the source found in one split; rows are places in the source."""
+
+    blank_rows: list[int] = Field(default_factory=list)
+    dropped_rows: list[int] = Field(default_factory=list)
+    leaks: int = 0
+
+
+class Manifest(_Model):
+    """`manifest.json`, written last: a folder without one is not a finished shard set."""
+
+    format: Literal["pattlite-shards"] = "pattlite-shards"
+    version: Literal[1] = 1
+    created_by: str
+    source: SourceInfo
+    labels: list[str] = Field(min_length=2)
+    image: ImageInfo
+    samples_per_shard: int = Field(gt=0)
+    shards: dict[SplitName, list[ShardInfo]]
+    findings: dict[SplitName, Findings]
+
+    def samples(self, split: SplitName) -> int:
+        """The number of samples in a split."""
+        return sum(shard.samples for shard in self.shards.get(split, []))
+
+    def class_counts(self, split: SplitName) -> list[int]:
+        """Samples per class of a split, in label order."""
+        columns = [shard.class_counts for shard in self.shards.get(split, [])]
+        return [sum(column) for column in zip(*columns, strict=True)] or [0] * len(self.labels)
+
+    def fingerprint(self) -> str:
+        """Hash of what training and evaluation see: the shards of each split, in their order.
+
+        It leaves out who made the set and from what, so that the same bytes are the same data.
+        """
+        content = {
+            "labels": self.labels,
+            "image": self.image.shape,
+            "shards": {name: [s.sha256 for s in self.shards[name]] for name in sorted(self.shards)},
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write `manifest.json` into `folder`, whole or not at all."""
+        write_text(folder / MANIFEST_NAME, self.model_dump_json(indent=1) + "\n")
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read and check `folder/manifest.json`.
+
+    Raises:
+        UserError: it is missing, not JSON, of another version, or contradicts itself.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder} is not a finished shard set: it has no {MANIFEST_NAME}; make one with "
+            f"`pattlite shards create SOURCE {folder}`"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}; create the shards again") from error
+    try:
+        manifest = Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{path}: {where}: {first['msg']}; create the shards again") from error
+    _check_counts(manifest, path)
+    return manifest
+
+
+def _check_counts(manifest: Manifest, path: Path) -> None:
+    seen: set[str] = set()
+    for shards in manifest.shards.values():
+        for shard in shards:
+            counts = shard.class_counts
+            if len(counts) != len(manifest.labels) or sum(counts) != shard.samples:
+                raise UserError(
+                    f"{path}: {shard.name} has {shard.samples} samples but class counts {counts}; "
+                    "create the shards again"
+                )
+            if shard.name in seen:
+                raise UserError(f"{path}: {shard.name} is named twice; create the shards again")
+            seen.add(shard.name)
