@@ -104,14 +104,27 @@ def load_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{folder} is not a finished shard set: it has no {MANIFEST_NAME}; make one with "
             f"`pattlite shards create SOURCE {folder}`"
         ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}; create the shards again") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error}; check its permissions") from error
+    return parse_manifest(text, str(path))
+
+
+def parse_manifest(text: bytes, path: str) -> Manifest:
+    """Check the bytes of a manifest; `path` is where they came from, for messages.
+
+    Raises:
+        UserError: they are not JSON, of another version, or contradict themselves.
+    """
+    try:
+        content: Any = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); create the shards again") from error
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
@@ -122,7 +135,7 @@ def load_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def _check_counts(manifest: Manifest, path: Path) -> None:
+def _check_counts(manifest: Manifest, path: str) -> None:
     seen: set[str] = set()
     for shards in manifest.shards.values():
         for shard in shards:

@@ -1,0 +1,198 @@
+"""The configuration of a run: one tree of pydantic models in which unknown keys are errors.
+
+The command line and the YAML files in `configs/` are both read into `Config`; the resolved tree is
+written into the run folder, and every rank reads the same one.
+"""
+
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pattlite_dist.errors import UserError
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Model):
+    """Which shards to stream, and how."""
+
+    shards: str = Field("shards/fer2013", description="Folder (or URL) that holds manifest.json.")
+    image_size: int = Field(64, ge=48, le=224, description="Side of the model's input, pixels.")
+    window: int = Field(
+        131072, ge=1, description="Samples shuffled together: whole shards up to this many."
+    )
+    tail: Literal["drop", "wrap"] = Field(
+        "drop", description="An epoch's last, short global batch: left out, or filled from its start."
+    )
+    workers: int = Field(0, ge=0, description="Loader processes a rank; 0 reads in-process.")
+    cache: str | None = Field(
+        None, description="Folder for decoded shards; default: the job's temporary folder."
+    )
+    allow_pipe: bool = Field(False, description="Let `pipe:` shard URLs run a shell command.")
+
+
+class AugmentConfig(_Model):
+    """What may happen to a training image; 0 switches a transform off."""
+
+    flip: float = Field(0.5, ge=0, le=1, description="Probability of a horizontal flip.")
+    rotation: float = Field(10.0, ge=0, le=180, description="Largest rotation, degrees either way.")
+    shift: float = Field(0.0, ge=0, le=0.5, description="Largest shift, fraction of the side.")
+    scale: float = Field(0.0, ge=0, lt=1, description="Zoom between 1 - scale and 1 + scale.")
+    brightness: float = Field(0.0, ge=0, le=1, description="Largest shift of the 0-1 grey level.")
+    contrast: float = Field(0.0, ge=0, lt=1, description="Contrast factor 1 - c to 1 + c.")
+    erasing: float = Field(0.0, ge=0, le=1, description="Probability of erasing a rectangle.")
+    erasing_area: tuple[float, float] = Field(
+        (0.02, 0.2), description="Erased area, smallest and largest fraction of the image."
+    )
+    mean: tuple[float, ...] | None = Field(
+        None, description="Normalisation mean per channel, 0-1; default: the backbone's own."
+    )
+    std: tuple[float, ...] | None = Field(
+        None, description="Normalisation deviation per channel, 0-1; default: the backbone's own."
+    )
+
+
+class ModelConfig(_Model):
+    """Which network."""
+
+    name: Literal["seed", "pattlite"] = Field(
+        "seed",
+        description="seed: MobileNetV2, patches, ViT block. pattlite: the paper's, on MobileNetV1.",
+    )
+    cut: int = Field(
+        14,
+        ge=7,
+        le=19,
+        description="seed: keep MobileNetV2 features[:cut]; 14 ends at stride 16, 19 is all of it.",
+    )
+    weights: str | None = Field(
+        None, description="Backbone: a local file, `imagenet` (torchvision's, downloaded), or none."
+    )
+    width: int = Field(128, ge=8, description="seed: width of the tokens.")
+    heads: int = Field(8, ge=1, description="seed: attention heads.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout before the classifier.")
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "ModelConfig":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class OptimConfig(_Model):
+    """How the weights move."""
+
+    name: Literal["adam", "adamw"] = "adamw"
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
+    backbone_lr_scale: float = Field(1.0, ge=0, description="Backbone's rate relative to `lr`.")
+    weight_decay: float = Field(0.05, ge=0, description="Not applied to norms and biases.")
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup_epochs: float = Field(1.0, ge=0, description="Linear warm-up.")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    clip_norm: float = Field(0.0, ge=0, description="Global gradient norm; 0: no clipping.")
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="Decay of the averaged weights; 0: no averaging."
+    )
+
+
+class TrainerConfig(_Model):
+    """How long, how large, and on what."""
+
+    epochs: int = Field(15, ge=1)
+    global_batch: int = Field(128, ge=1, description="Samples a step over all ranks together.")
+    eval_batch: int = Field(128, ge=1, description="Samples a rank in evaluation.")
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    precision: Literal["auto", "32", "bf16"] = Field(
+        "auto", description="auto: bf16 on GPUs that have it, else 32."
+    )
+    channels_last: bool = True
+    compile: bool = False
+    checkpoint_every_steps: int = Field(
+        0, ge=0, description="Checkpoint also every so many steps; 0: only after each epoch."
+    )
+    keep_best: int = Field(1, ge=1, description="Best checkpoints kept, by accuracy on val.")
+    log_every_steps: int = Field(20, ge=1)
+    timeout_minutes: float = Field(30, gt=0, description="How long a rank waits for the others.")
+
+
+class WandbConfig(_Model):
+    """Weights & Biases; its files stay inside the run folder."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = Field(
+        "auto", description="auto: online when logged in, else offline."
+    )
+    project: str = "pattlite"
+    entity: str | None = None
+    group: str | None = None
+
+
+class Config(_Model):
+    """A run."""
+
+    name: str = Field(
+        "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run's folder."
+    )
+    runs: str = Field("runs", description="Folder in which run folders lie.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Of order, augmentation and initial weights.")
+    data: DataConfig = Field(default_factory=DataConfig)
+    augment: AugmentConfig = Field(default_factory=AugmentConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    trainer: TrainerConfig = Field(default_factory=TrainerConfig)
+    wandb: WandbConfig = Field(default_factory=WandbConfig)
+
+
+def parse_config(content: Any, where: str) -> Config:
+    """Check plain data against the models.
+
+    Raises:
+        UserError: a key is unknown or a value out of range; names the key.
+    """
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "configuration"
+        raise UserError(
+            f"{where}: {key}: {first['msg']} (got {first['input']!r}); "
+            "see `pattlite train --help` for the keys and their ranges"
+        ) from error
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration as YAML, keys in the order of the models."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+# What may change between two starts of one run: none of it touches the order of the samples, the
+# network or the optimiser's path, except `epochs`, which stretches the schedule on purpose.
+_FREE = {
+    "runs", "data.shards", "data.workers", "data.cache", "data.allow_pipe", "model.weights",
+    "trainer.epochs", "trainer.eval_batch", "trainer.accelerator", "trainer.precision",
+    "trainer.channels_last", "trainer.compile", "trainer.checkpoint_every_steps",
+    "trainer.keep_best", "trainer.log_every_steps", "trainer.timeout_minutes", "wandb.mode",
+    "wandb.project", "wandb.entity", "wandb.group",
+}  # fmt: skip
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def conflicts(old: Config, new: Config) -> list[str]:
+    """Keys, as `key: old -> new`, whose change would make it another run."""
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    return [
+        f"{key}: {before[key]} -> {after[key]}"
+        for key in after
+        if key not in _FREE and before[key] != after[key]
+    ]

@@ -1,0 +1,1 @@
+"""From checked shards to batches on the model's device: plan, reader, loader, augmentation."""

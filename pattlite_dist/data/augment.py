@@ -1,0 +1,132 @@
+"""Augmentation of whole batches on the model's device, the same whatever the number of ranks.
+
+The parameters of a step are drawn for its global batch from (seed, epoch, step) and sliced by rank.
+One affine map per image does resize, flip, rotation, shift and scale in a single interpolation.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from pattlite_dist.config import AugmentConfig
+from pattlite_dist.data.plan import AUGMENT, raw_stream
+
+_DRAWS = 12  # uniform numbers an image
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What happens to each of n images; float32 arrays.
+
+    Attributes:
+        affine: [n, 2, 2], from output to input directions, in pixels.
+        shift: [n, 2], of the output's centre in the input, fractions of width and height.
+        contrast: [n], factor about the image's own mean.
+        brightness: [n], added to grey levels in 0-1.
+        box: [n, 4], erased x0, y0, x1, y1 as fractions of the image; all 0 where nothing is.
+    """
+
+    affine: NDArray[np.float32]
+    shift: NDArray[np.float32]
+    contrast: NDArray[np.float32]
+    brightness: NDArray[np.float32]
+    box: NDArray[np.float32]
+
+
+def draw(
+    config: AugmentConfig, seed: int, epoch: int, step: int, global_batch: int, part: slice
+) -> Parameters:
+    """Draw the parameters of one step's global batch and keep a rank's part of them."""
+    raw = raw_stream(seed, epoch, AUGMENT, step, global_batch * _DRAWS)
+    uniform = (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    (flip, turn, dx, dy, zoom, contrast, brightness, erase, area, aspect, left, top) = (
+        uniform.reshape(global_batch, _DRAWS)[part].T
+    )
+    mirror = np.where(flip < config.flip, -1.0, 1.0)
+    angle = np.deg2rad(config.rotation) * _signed(turn)
+    factor = 1 / (1 + config.scale * _signed(zoom))
+    cos, sin = np.cos(angle) * factor, np.sin(angle) * factor
+    affine = np.stack([np.stack([cos * mirror, -sin], -1), np.stack([sin * mirror, cos], -1)], -2)
+    return Parameters(
+        affine.astype(np.float32),
+        (np.stack([_signed(dx), _signed(dy)], -1) * config.shift).astype(np.float32),
+        (1 + config.contrast * _signed(contrast)).astype(np.float32),
+        (config.brightness * _signed(brightness)).astype(np.float32),
+        _boxes(config, erase, area, aspect, left, top).astype(np.float32),
+    )
+
+
+def _signed(uniform: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 2 * uniform - 1
+
+
+def _boxes(config: AugmentConfig, *uniform: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rectangles to erase (Zhong et al., arXiv:1708.04896), aspect 0.3 to 3.3."""
+    erase, area, aspect, left, top = uniform
+    smallest, largest = config.erasing_area
+    wanted = smallest + (largest - smallest) * area
+    ratio = np.exp(math.log(3.3) * _signed(aspect))
+    height = np.minimum(np.sqrt(wanted * ratio), 1)
+    width = np.minimum(np.sqrt(wanted / ratio), 1)
+    x0, y0 = left * (1 - width), top * (1 - height)
+    box = np.stack([x0, y0, x0 + width, y0 + height], -1)
+    return np.where((erase < config.erasing)[:, None], box, 0.0)
+
+
+class Preprocess:
+    """uint8 images to the model's normalised input.
+
+    Args:
+        size: side of the output, pixels.
+        mean: per channel, on the 0-1 scale.
+        std: per channel, on the 0-1 scale.
+    """
+
+    def __init__(self, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        self.size = size
+        self.mean = torch.tensor(mean).view(1, -1, 1, 1)
+        self.std = torch.tensor(std).view(1, -1, 1, 1)
+
+    def __call__(self, images: torch.Tensor, parameters: Parameters | None = None) -> torch.Tensor:
+        """Turn uint8 [n, C, H, W] into float32 [n, 3, size, size], augmented if told how.
+
+        Without parameters the image is resized only, by the same interpolation. A grey image
+        becomes three equal channels before the normalisation.
+        """
+        x = images.float() / 255
+        if parameters is None:
+            return self._normalise(self._resize(x))
+        p = {name: torch.from_numpy(v).to(x.device) for name, v in vars(parameters).items()}
+        x = self._warp(x, p["affine"], p["shift"])
+        centre = x.mean((1, 2, 3), keepdim=True)
+        contrast, brightness = (p[name].view(-1, 1, 1, 1) for name in ("contrast", "brightness"))
+        x = ((x - centre) * contrast + centre + brightness).clamp(0, 1)
+        return self._normalise(x) * self._kept(p["box"])
+
+    def _resize(self, x: torch.Tensor) -> torch.Tensor:
+        shrinks = min(x.shape[-2:]) > self.size
+        return F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=shrinks)
+
+    def _warp(self, x: torch.Tensor, affine: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        if min(x.shape[-2:]) > self.size:  # sampling a larger image bare would alias
+            x = self._resize(x)
+        height, width = x.shape[-2:]
+        # Directions are in pixels, grid_sample's coordinates run from -1 to 1 on either axis.
+        aspect = x.new_tensor([[1.0, height / width], [width / height, 1.0]])
+        theta = torch.cat([affine * aspect, 2 * shift[:, :, None]], 2)
+        grid = F.affine_grid(theta, [len(x), 1, self.size, self.size], align_corners=False)
+        return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+    def _normalise(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - self.mean.to(x.device)) / self.std.to(x.device)
+
+    def _kept(self, box: torch.Tensor) -> torch.Tensor:
+        """1 where the image stays, 0 (the normalised mean) where it is erased."""
+        places = (torch.arange(self.size, device=box.device) + 0.5) / self.size
+        x0, y0, x1, y1 = box.unsqueeze(-1).unbind(1)
+        columns, rows = (places >= x0) & (places < x1), (places >= y0) & (places < y1)
+        return (~(rows[:, :, None] & columns[:, None, :])).float()[:, None]

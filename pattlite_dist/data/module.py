@@ -1,0 +1,99 @@
+"""The Lightning side of the stream: loaders for a rank, and pixels prepared on its device."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from pattlite_dist.config import Config
+from pattlite_dist.data.augment import Preprocess, draw
+from pattlite_dist.data.loader import Batch, TrainLoader, eval_loader
+from pattlite_dist.data.plan import TrainPlan, rank_slice
+from pattlite_dist.data.reader import ShardReader, default_cache
+from pattlite_dist.shards.manifest import Manifest, SplitName
+from pattlite_dist.world import World
+
+
+class FERData(pl.LightningDataModule):
+    """Streams a shard set to one rank.
+
+    Args:
+        config: of the run.
+        world: which rank this is.
+        preprocess: pixels to model input.
+        manifest: of the shards at `config.data.shards`.
+
+    Raises:
+        UserError: the global batch does not fit the ranks.
+    """
+
+    def __init__(
+        self, config: Config, world: World, preprocess: Preprocess, manifest: Manifest
+    ) -> None:
+        super().__init__()
+        self.config, self.world, self.preprocess = config, world, preprocess
+        self.manifest = manifest
+        self.part = rank_slice(config.trainer.global_batch, world.rank, world.size)
+
+    def plan(self) -> TrainPlan:
+        """The global batches of the run."""
+        return TrainPlan(
+            sizes=tuple(shard.samples for shard in self.manifest.shards["train"]),
+            seed=self.config.seed,
+            window=self.config.data.window,
+            global_batch=self.config.trainer.global_batch,
+            tail=self.config.data.tail,
+        )
+
+    def reader(self, split: SplitName) -> ShardReader:
+        """Random access to one split."""
+        data = self.config.data
+        cache = Path(data.cache) if data.cache else default_cache()
+        return ShardReader(data.shards, self.manifest, split, cache, data.allow_pipe)
+
+    def train_dataloader(self) -> TrainLoader:
+        """This rank's share of every global batch."""
+        return TrainLoader(
+            self.reader("train"),
+            self.plan(),
+            self.world.rank,
+            self.world.size,
+            self.config.data.workers,
+            self.manifest.fingerprint(),
+        )
+
+    def eval_dataloader(self, split: SplitName) -> DataLoader[Batch]:
+        """Every sample of a split once over all ranks."""
+        return eval_loader(
+            self.reader(split),
+            self.config.trainer.eval_batch,
+            self.world.rank,
+            self.world.size,
+            self.config.data.workers,
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Every val sample once over all ranks."""
+        return self.eval_dataloader("val")
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> dict[str, Any]:
+        """Turn the uint8 images into the model's input, augmented while training."""
+        training = self.trainer is not None and self.trainer.training
+        return {**batch, "image": self.prepare(batch, training)}
+
+    def prepare(self, batch: Batch, training: bool) -> torch.Tensor:
+        """The model's input, float32 [n, 3, size, size], for a batch already on its device."""
+        if not training:
+            return self.preprocess(batch["image"])
+        config = self.config
+        parameters = draw(
+            config.augment,
+            config.seed,
+            batch["epoch"],
+            batch["step"],
+            config.trainer.global_batch,
+            self.part,
+        )
+        return self.preprocess(batch["image"], parameters)

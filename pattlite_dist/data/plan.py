@@ -1,0 +1,193 @@
+"""Which sample is in which batch: pure functions of numbers, no torch and no I/O.
+
+The order of an epoch depends on (seed, epoch, shard sizes, window) alone. A rank takes its slice of
+each global batch, so neither the number of ranks nor an interruption can change what a step sees.
+"""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pattlite_dist.errors import UserError
+
+Ids = NDArray[np.int64]
+
+# What a stream of random numbers is for; a part of its counter, so that no two overlap.
+SHARDS, SAMPLES, AUGMENT, DROPOUT = 0, 1, 2, 3
+
+
+def raw_stream(seed: int, part: int, purpose: int, stream: int, n: int) -> NDArray[np.uint64]:
+    """`n` random uint64 of stream (seed, part, purpose, stream); `part` is an epoch or a rank.
+
+    Philox is counter-based (Salmon et al., SC 2011): any stream starts without the ones before it.
+    Only raw words are used, since NumPy guarantees those across versions and `permutation` not.
+    """
+    bits = np.random.Philox(key=[seed, part], counter=[0, 0, stream, purpose])
+    return bits.random_raw(n)
+
+
+def _permutation(n: int, seed: int, epoch: int, purpose: int, stream: int) -> Ids:
+    return np.argsort(raw_stream(seed, epoch, purpose, stream, n), kind="stable")
+
+
+class EpochOrder:
+    """The order of one epoch: shards permuted, then samples permuted inside windows of shards.
+
+    Args:
+        sizes: int64 [shards], samples per shard.
+        seed: of the run.
+        epoch: from 0.
+        window: samples; a window is as many whole shards as fit, and at least one.
+    """
+
+    def __init__(self, sizes: Ids, seed: int, epoch: int, window: int) -> None:
+        self._seed, self._epoch = seed, epoch
+        self._shards = _permutation(len(sizes), seed, epoch, SHARDS, 0)
+        self._starts = np.concatenate([[0], np.cumsum(sizes)])[self._shards]
+        self._ends = np.cumsum(sizes[self._shards])
+        self._window_ends = _group(self._ends, window)
+        self._cached: tuple[int, Ids] = (-1, np.empty(0, np.int64))
+
+    def take(self, start: int, stop: int) -> Ids:
+        """Sample ids (places in the manifest's natural order) at places `start` to `stop`."""
+        parts = []
+        while start < stop:
+            number = int(np.searchsorted(self._place_ends, start, side="right"))
+            begin = int(self._place_ends[number - 1]) if number else 0
+            end = min(stop, int(self._place_ends[number]))
+            parts.append(self._window(number)[start - begin : end - begin])
+            start = end
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    @property
+    def _place_ends(self) -> Ids:
+        return self._ends[self._window_ends - 1]
+
+    def _window(self, number: int) -> Ids:
+        if self._cached[0] != number:
+            first = int(self._window_ends[number - 1]) if number else 0
+            last = int(self._window_ends[number])
+            begin = int(self._ends[first - 1]) if first else 0
+            sizes = np.diff(self._ends[first:last], prepend=begin)
+            places = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+            ids = np.repeat(self._starts[first:last], sizes) + places
+            order = _permutation(len(ids), self._seed, self._epoch, SAMPLES, number)
+            self._cached = (number, ids[order])
+        return self._cached[1]
+
+
+def _group(ends: Ids, window: int) -> Ids:
+    """For each window, the number of shards up to its end.
+
+    Hops from window to window, so that a million shards cost as many steps as there are windows.
+    """
+    result, first, begin = [], 0, 0
+    while first < len(ends):
+        last = max(first + 1, int(np.searchsorted(ends, begin + window, side="right")))
+        result.append(last)
+        first, begin = last, int(ends[last - 1])
+    return np.array(result, np.int64)
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """The global batches of every epoch.
+
+    Attributes:
+        sizes: samples per shard, in the manifest's order.
+        seed: of the run.
+        window: samples shuffled together.
+        global_batch: samples a step over all ranks.
+        tail: what happens to an epoch's last, short global batch: it is dropped, or it is filled
+            from the beginning of the same epoch.
+    """
+
+    sizes: tuple[int, ...]
+    seed: int
+    window: int
+    global_batch: int
+    tail: Literal["drop", "wrap"] = "drop"
+    samples: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "samples", sum(self.sizes))
+        if self.steps == 0:
+            raise UserError(
+                f"{self.samples} training samples do not fill one global batch of "
+                f"{self.global_batch}; lower trainer.global_batch or set data.tail to wrap"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Steps in an epoch, the same for every epoch and rank."""
+        whole, rest = divmod(self.samples, self.global_batch)
+        return whole + (1 if rest and self.tail == "wrap" else 0)
+
+    def position(self, consumed: int) -> tuple[int, int]:
+        """The (epoch, step) that follows after so many samples since the start of the run."""
+        return divmod(consumed // self.global_batch, self.steps)
+
+    def consumed(self, epoch: int, step: int) -> int:
+        """Samples consumed before a step: the one number that is a run's place in its data."""
+        return (epoch * self.steps + step) * self.global_batch
+
+    def batch(self, epoch: int, step: int, rank: int = 0, world: int = 1) -> Ids:
+        """Sample ids, int64 [global_batch / world], of one rank's slice of a global batch."""
+        part = rank_slice(self.global_batch, rank, world)
+        first = step * self.global_batch
+        start, stop = first + part.start, first + part.stop
+        order = _epoch_order(self.sizes, self.seed, epoch, self.window)
+        ids = order.take(min(start, self.samples), min(stop, self.samples))
+        while start + len(ids) < stop:  # wrap; more than once where the data are few
+            place = (start + len(ids)) % self.samples
+            more = min(stop - start - len(ids), self.samples - place)
+            ids = np.concatenate([ids, order.take(place, place + more)])
+        return ids
+
+
+@lru_cache(maxsize=2)  # of large manifests an order takes tens of megabytes
+def _epoch_order(sizes: tuple[int, ...], seed: int, epoch: int, window: int) -> EpochOrder:
+    return EpochOrder(np.array(sizes, np.int64), seed, epoch, window)
+
+
+def rank_slice(global_batch: int, rank: int, world: int) -> slice:
+    """The places of one rank in a global batch.
+
+    Raises:
+        UserError: the ranks cannot share the batch evenly.
+    """
+    if global_batch % world:
+        raise UserError(
+            f"a global batch of {global_batch} cannot be shared by {world} ranks; "
+            f"make trainer.global_batch a multiple of {world}"
+        )
+    share = global_batch // world
+    return slice(rank * share, (rank + 1) * share)
+
+
+@dataclass(frozen=True)
+class EvalPlan:
+    """Every sample once, in natural order, in batches of one size on every rank.
+
+    The last batches are padded with sample 0 at weight 0: all ranks take the same number of equal
+    steps, and nothing is counted twice.
+    """
+
+    samples: int
+    batch_size: int
+    world: int
+
+    @property
+    def steps(self) -> int:
+        """Steps on every rank."""
+        return -(-self.samples // (self.batch_size * self.world))
+
+    def batch(self, step: int, rank: int) -> tuple[Ids, NDArray[np.bool_]]:
+        """Sample ids, int64 [batch_size], and whether each counts, bool [batch_size]."""
+        first = (step * self.world + rank) * self.batch_size
+        places = np.arange(first, first + self.batch_size)
+        counts = places < self.samples
+        return np.where(counts, places, 0), counts

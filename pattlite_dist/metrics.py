@@ -1,0 +1,90 @@
+"""Scores of one split, the same from one process or many."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MulticlassRecall,
+)
+
+_PADDING = -1
+
+
+@dataclass(frozen=True)
+class Result:
+    """Scores of one split.
+
+    Attributes:
+        samples: how many counted.
+        top1: accuracy, 0-1.
+        macro_f1: mean of the classes' F1, 0-1.
+        nll: mean negative log-likelihood, nats.
+        recall: per class, 0-1.
+        confusion: counts [true class][predicted class].
+    """
+
+    samples: int
+    top1: float
+    macro_f1: float
+    nll: float
+    recall: list[float]
+    confusion: list[list[int]]
+
+
+class Scores(nn.Module):
+    """Collects predictions; counts are integers, so their sum over ranks is exact."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.counts = MetricCollection(
+            {
+                "top1": MulticlassAccuracy(classes, average="micro", ignore_index=_PADDING),
+                "macro_f1": MulticlassF1Score(classes, average="macro", ignore_index=_PADDING),
+                "recall": MulticlassRecall(classes, average="none", ignore_index=_PADDING),
+                "confusion": MulticlassConfusionMatrix(classes, ignore_index=_PADDING),
+            }
+        )
+        self.nll = MeanMetric().set_dtype(torch.float64)
+
+    def update(self, logits: torch.Tensor, labels: torch.Tensor, counts: torch.Tensor) -> None:
+        """Add a batch: logits [n, classes], labels int64 [n], and whether each counts, bool [n]."""
+        logits = logits.float()
+        self.counts.update(logits, torch.where(counts, labels, _PADDING))
+        nll = F.cross_entropy(logits, labels, reduction="none").double()
+        if counts.any():  # a rank's batch can be padding alone
+            self.nll.update(nll[counts])
+
+    def compute(self, expected: int) -> Result:
+        """The scores over all ranks. Collective.
+
+        Args:
+            expected: how many samples must have counted.
+
+        Raises:
+            RuntimeError: a sample was lost or counted twice.
+        """
+        values = self.counts.compute()
+        samples = int(values["confusion"].sum())
+        if samples != expected:
+            raise RuntimeError(
+                f"evaluation counted {samples} samples where the manifest has {expected}"
+            )
+        return Result(
+            samples,
+            float(values["top1"]),
+            float(values["macro_f1"]),
+            float(self.nll.compute()),
+            [float(value) for value in values["recall"]],
+            values["confusion"].int().tolist(),
+        )
+
+    def reset(self) -> None:
+        """Forget everything collected."""
+        self.counts.reset()
+        self.nll.reset()

@@ -1,0 +1,168 @@
+"""Truncated MobileNets, and the only place that loads their pretrained weights."""
+
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pattlite_dist.errors import UserError
+
+
+def same_padding(x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
+    """Pad as TensorFlow's SAME: to ceil(side / stride) outputs, the odd pixel right and below."""
+    pads: list[int] = []
+    for side in (x.shape[-1], x.shape[-2]):
+        total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+        pads += [total // 2, total - total // 2]
+    return F.pad(x, pads)
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution with TensorFlow's SAME padding, which differs from PyTorch's at stride 2."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [n, C, H, W] to [n, C', ceil(H / stride), ceil(W / stride)]."""
+        return super().forward(same_padding(x, self.kernel_size[0], self.stride[0]))
+
+
+def _keras_norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+
+
+class _SeparableBlock(nn.Module):
+    """Keras' conv_dw_i and conv_pw_i; the last block of a truncated network has no pointwise."""
+
+    def __init__(self, inputs: int, outputs: int | None, stride: int) -> None:
+        super().__init__()
+        self.dw = SameConv2d(inputs, inputs, 3, stride, groups=inputs, bias=False)
+        self.dw_bn = _keras_norm(inputs)
+        if outputs is not None:
+            self.pw = nn.Conv2d(inputs, outputs, 1, bias=False)
+            self.pw_bn = _keras_norm(outputs)
+        self.pointwise = outputs is not None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu6(self.dw_bn(self.dw(x)))
+        return F.relu6(self.pw_bn(self.pw(x))) if self.pointwise else x
+
+
+class MobileNetV1(nn.Module):
+    """MobileNetV1 1.0 (Howard et al., arXiv:1704.04861) as in Keras, cut after conv_dw_9_relu.
+
+    This is where the reference code of PAtt-Lite cuts (`layers[-29]`): 512 channels at stride 16.
+    """
+
+    mean: ClassVar = (0.5, 0.5, 0.5)
+    std: ClassVar = (0.5, 0.5, 0.5)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            OrderedDict(conv=SameConv2d(3, 32, 3, 2, bias=False), bn=_keras_norm(32))
+        )
+        widths = (32, 64, 128, 128, 256, 256, 512, 512, 512, None)
+        strides = (1, 2, 1, 2, 1, 2, 1, 1, 1)
+        self.blocks = nn.Sequential(
+            *(_SeparableBlock(widths[i] or 0, widths[i + 1], s) for i, s in enumerate(strides))
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [n, 3, S, S] to [n, 512, ceil(S / 16), ceil(S / 16)]."""
+        return self.blocks(F.relu6(self.stem(x)))  # type: ignore[no-any-return]
+
+
+class MobileNetV2(nn.Module):
+    """torchvision's MobileNetV2 1.0 (Sandler et al., arXiv:1801.04381), `features[:cut]`.
+
+    Args:
+        cut: blocks kept. 14: 96 channels at stride 16, 0.54 M parameters. 19: the last
+            convolution too, 1,280 channels at stride 32.
+    """
+
+    mean: ClassVar = (0.485, 0.456, 0.406)
+    std: ClassVar = (0.229, 0.224, 0.225)
+
+    def __init__(self, cut: int) -> None:
+        super().__init__()
+        from torchvision.models import mobilenet_v2
+
+        self.features = mobilenet_v2(weights=None).features[:cut]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [n, 3, S, S] to the feature map at the cut."""
+        return self.features(x)  # type: ignore[no-any-return]
+
+
+def probe(backbone: nn.Module, image_size: int) -> tuple[int, int]:
+    """Channels and side of the feature map for images of this size."""
+    training = backbone.training
+    with torch.no_grad():
+        features = backbone.eval()(torch.zeros(1, 3, image_size, image_size))
+    backbone.train(training)
+    return features.shape[1], features.shape[2]
+
+
+def load_weights(backbone: nn.Module, weights: str) -> None:
+    """Load pretrained weights: every parameter of the backbone, or an error.
+
+    Args:
+        backbone: a `MobileNetV1` or `MobileNetV2`.
+        weights: a file that `torch.load` reads (a state dict; keys beyond the cut are left out),
+            or `imagenet` for torchvision's own download.
+
+    Raises:
+        UserError: the file is missing, is not a state dict, or lacks a weight of this shape.
+    """
+    state = _download(backbone) if weights == "imagenet" else _read(Path(weights))
+    for key, wanted in backbone.state_dict().items():
+        if key not in state:
+            raise UserError(
+                f"{weights} has no {key}, so it is not for this {type(backbone).__name__}; "
+                "give the matching file, or leave model.weights out"
+            )
+        if state[key].shape != wanted.shape:
+            raise UserError(
+                f"{weights}: {key} has shape {list(state[key].shape)} where "
+                f"{list(wanted.shape)} is needed; give the matching file"
+            )
+        if state[key].is_floating_point() and not bool(state[key].isfinite().all()):
+            raise UserError(f"{weights}: {key} holds NaN or infinity; get the file again")
+    backbone.load_state_dict({key: state[key] for key in backbone.state_dict()})
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise UserError(
+            f"model.weights: {path} does not exist; give a local file, `imagenet` to download "
+            "torchvision's, or leave it out"
+        )
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise UserError(
+            f"{path} is not a file of weights ({str(error).splitlines()[0]}); "
+            "give a state dict saved with torch.save"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise UserError(f"{path} holds no state dict; give one saved with torch.save")
+    return state
+
+
+def _download(backbone: nn.Module) -> dict[str, torch.Tensor]:
+    if not isinstance(backbone, MobileNetV2):
+        raise UserError(
+            "torchvision has no weights for MobileNetV1; give model.weights a local file"
+        )
+    from torchvision.models import MobileNet_V2_Weights
+
+    try:
+        return dict(MobileNet_V2_Weights.IMAGENET1K_V1.get_state_dict(progress=False))
+    except OSError as error:
+        raise UserError(
+            f"cannot download torchvision's MobileNetV2 weights ({error}); "
+            "give model.weights a local file"
+        ) from error

@@ -1,0 +1,1 @@
+"""Training: the Lightning module, the optimiser's path, recovery, and the run that joins them."""

@@ -1,0 +1,109 @@
+"""The Lightning module: what a training step and a validation step are."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pattlite_dist.config import Config
+from pattlite_dist.data.plan import DROPOUT, raw_stream
+from pattlite_dist.metrics import Scores
+from pattlite_dist.train.optim import build_optimizer, lr_factor
+
+
+class FERModule(pl.LightningModule):
+    """Trains a network and scores it on val.
+
+    Args:
+        config: of the run.
+        model: maps normalised images to logits.
+        labels: class names.
+        steps_per_epoch: the same on every rank.
+        val_samples: how many samples a validation must count.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: nn.Module,
+        labels: list[str],
+        steps_per_epoch: int,
+        val_samples: int,
+    ) -> None:
+        super().__init__()
+        self.config, self.labels = config, labels
+        self.steps_per_epoch, self.val_samples = steps_per_epoch, val_samples
+        self.model = model
+        self.scores = Scores(len(labels))
+
+    def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Seed dropout from the step: a resumed run draws what an uninterrupted one would."""
+        stream = raw_stream(self.config.seed, self.global_rank, DROPOUT, self.global_step, 1)
+        torch.manual_seed(int(stream[0] >> 1))
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        """The mean loss of this rank's share; the ranks' shares are equal, so DDP's mean is too."""
+        logits = self.model(self._layout(batch["image"]))
+        label = batch["label"]
+        loss = F.cross_entropy(
+            logits, label, label_smoothing=self.config.optim.label_smoothing
+        )
+        size = len(label)
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size)
+        self.log("train/lr", self.optimizers().param_groups[-1]["lr"], batch_size=size)  # type: ignore[union-attr]
+        top1 = (logits.detach().argmax(1) == label).float().mean()
+        self.log(
+            "train/top1", top1, on_step=False, on_epoch=True, sync_dist=True, batch_size=size
+        )
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Give every rank rank 0's BatchNorm statistics: it is those that a checkpoint holds.
+
+        Each rank's have seen its own batches only, so that val scores would depend on the ranks.
+        """
+        if self.trainer.world_size > 1:
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Collect predictions; padding does not count."""
+        logits = self.model(self._layout(batch["image"]))
+        self.scores.update(logits, batch["label"], batch["counts"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of the whole val split."""
+        result = self.scores.compute(self.val_samples)
+        self.scores.reset()
+        for name in ("top1", "macro_f1", "nll"):
+            self.log(
+                f"val/{name}", getattr(result, name), prog_bar=name == "top1", sync_dist=True
+            )
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser and its schedule, a step at a time."""
+        optim = self.config.optim
+        total = self.config.trainer.epochs * self.steps_per_epoch
+        warmup = round(optim.warmup_epochs * self.steps_per_epoch)
+        optimizer = build_optimizer(self.model, optim)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: lr_factor(step, total, warmup, optim.schedule)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say in plain data what the weights are, so that the file can stand alone."""
+        checkpoint["pattlite"] = {
+            "config": self.config.model_dump(mode="json"),
+            "labels": list(self.labels),
+        }
+
+    def _layout(self, images: torch.Tensor) -> torch.Tensor:
+        if self.config.trainer.channels_last:
+            return images.contiguous(memory_format=torch.channels_last)
+        return images

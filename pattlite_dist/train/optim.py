@@ -1,0 +1,65 @@
+"""Optimiser, learning-rate schedule and averaged weights."""
+
+import math
+from typing import Any
+
+import torch
+from pytorch_lightning.callbacks import WeightAveraging
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from pattlite_dist.config import OptimConfig
+
+
+def lr_factor(step: int, total: int, warmup: int, schedule: str) -> float:
+    """The learning rate of a step, relative to its peak.
+
+    It rises linearly over `warmup` steps; then it stays, or falls as half a cosine to 0 at
+    `total` (Loshchilov and Hutter, arXiv:1608.03983, without restarts).
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    if schedule == "constant":
+        return 1.0
+    progress = min((step - warmup) / max(total - warmup, 1), 1.0)
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+    """Weights with decay; norms, biases and other vectors without; the backbone at its own rate."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        key = (name.startswith("backbone."), parameter.ndim > 1)
+        groups.setdefault(key, []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": config.lr * (config.backbone_lr_scale if backbone else 1),
+            "weight_decay": config.weight_decay if decayed else 0.0,
+        }
+        for (backbone, decayed), parameters in groups.items()
+    ]
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """Adam or AdamW over the model's parameter groups."""
+    kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+    return kind(parameter_groups(model, config), lr=config.lr, fused=True)
+
+
+class Ema(WeightAveraging):
+    """Exponential moving average of the weights; it validates, and it is what a checkpoint holds.
+
+    The average starts as a copy when the warm-up ends, so that it does not drag the random
+    head's first steps along.
+    """
+
+    def __init__(self, decay: float, start_step: int) -> None:
+        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.start_step = start_step
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Copy until the warm-up has ended, then average after every step."""
+        if step_idx is not None and step_idx < self.start_step and self._average_model is not None:
+            self._average_model.n_averaged.zero_()  # 0 averaged: the next update copies
+        return step_idx is not None

@@ -1,0 +1,170 @@
+"""The only place that knows rank, world size, node and device."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pattlite_dist.errors import UserError
+
+Launcher = Literal["slurm", "torchrun", "none"]
+
+
+@dataclass(frozen=True)
+class World:
+    """Who this process is among those that train together."""
+
+    launcher: Launcher = "none"
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.rank < self.size and 0 <= self.local_rank < self.local_size):
+            raise UserError(f"rank and world size do not fit together: {self}; check the launcher")
+        if self.size % self.local_size:
+            raise UserError(
+                f"{self.size} processes over nodes of {self.local_size}: every node must start the "
+                "same number; mend the launch command"
+            )
+
+    @property
+    def nodes(self) -> int:
+        """Machines that take part."""
+        return self.size // self.local_size
+
+    @property
+    def main(self) -> bool:
+        """Whether this rank writes what is written once."""
+        return self.rank == 0
+
+
+def detect(env: Mapping[str, str] = os.environ) -> World:
+    """Read the launcher's variables: torchrun's, else SLURM's (a task of srun), else neither.
+
+    torchrun comes first, because it can itself be started by SLURM.
+
+    Raises:
+        UserError: a launcher's variable is missing or not a number.
+    """
+    if "TORCHELASTIC_RUN_ID" in env:
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        return World("torchrun", *(_number(env, name) for name in names))
+    # SLURM_PROCID is set in a batch script and in interactive shells as well, where only one
+    # process runs; a task that srun started has a step id that is a number.
+    if env.get("SLURM_STEP_ID", "").isdigit() and env.get("SLURM_JOB_NAME") not in _INTERACTIVE:
+        nodes = _number(env, "SLURM_STEP_NUM_NODES" if "SLURM_STEP_NUM_NODES" in env else "SLURM_NNODES")
+        size = _number(env, "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in env else "SLURM_NTASKS")
+        rank, local_rank = _number(env, "SLURM_PROCID"), _number(env, "SLURM_LOCALID")
+        return World("slurm", rank, size, local_rank, size // max(nodes, 1))
+    return World()
+
+
+_INTERACTIVE = ("bash", "interactive")
+
+
+def _number(env: Mapping[str, str], name: str) -> int:
+    try:
+        return int(env[name])
+    except (KeyError, ValueError):
+        raise UserError(
+            f"the launcher set {name}={env.get(name)!r} where a number is needed; "
+            "start with torchrun, srun, or neither"
+        ) from None
+
+
+def use_gpu(accelerator: str) -> bool:
+    """Whether to compute on GPUs.
+
+    Raises:
+        UserError: `gpu` was asked for and there is none.
+    """
+    import torch
+
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError(
+            "trainer.accelerator is gpu, but torch sees no GPU here; use cpu or auto, "
+            "or check the driver with nvidia-smi"
+        )
+    return accelerator != "cpu" and torch.cuda.is_available()
+
+
+def device(world: World, accelerator: str) -> Any:
+    """The `torch.device` of this process: one GPU a local rank, or the CPU.
+
+    Raises:
+        UserError: more processes than GPUs on this node.
+    """
+    import torch
+
+    if not use_gpu(accelerator):
+        return torch.device("cpu")
+    # SLURM's --gpus-per-task shows each task its own GPU only, as number 0.
+    visible = torch.cuda.device_count()
+    index = 0 if visible == 1 and world.launcher == "slurm" else world.local_rank
+    if index >= visible:
+        raise UserError(
+            f"local rank {world.local_rank} has no GPU: torch sees {visible}; "
+            "start one process a GPU"
+        )
+    return torch.device("cuda", index)
+
+
+def cluster_environment(world: World) -> Any:
+    """Lightning's plugin for the launcher that `detect` found, so that it cannot find another."""
+    from pytorch_lightning.plugins.environments import (
+        LightningEnvironment,
+        SLURMEnvironment,
+        TorchElasticEnvironment,
+    )
+
+    if world.launcher == "slurm":
+        return SLURMEnvironment(auto_requeue=False)
+    if world.launcher == "torchrun":
+        return TorchElasticEnvironment()
+    return LightningEnvironment()
+
+
+def connect(world: World, accelerator: str, timeout_minutes: float) -> None:
+    """Join the process group, if there is more than one process.
+
+    Done before Lightning would, so that the ranks can agree on a checkpoint first.
+    """
+    import datetime
+
+    import torch
+    import torch.distributed as dist
+
+    if use_gpu(accelerator):
+        torch.cuda.set_device(device(world, accelerator))
+    if world.size == 1 or dist.is_initialized():
+        return
+    environment = cluster_environment(world)
+    os.environ.setdefault("MASTER_ADDR", str(environment.main_address))
+    os.environ.setdefault("MASTER_PORT", str(environment.main_port))
+    dist.init_process_group(
+        "nccl" if use_gpu(accelerator) else "gloo",
+        rank=world.rank,
+        world_size=world.size,
+        timeout=datetime.timedelta(minutes=timeout_minutes),
+    )
+
+
+def disconnect() -> None:
+    """Leave the process group, if this process is in one."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def from_main(world: World, value: Any) -> Any:
+    """Rank 0's `value`, on every rank. Collective."""
+    if world.size == 1:
+        return value
+    import torch.distributed as dist
+
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
