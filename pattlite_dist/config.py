@@ -25,7 +25,8 @@ class DataConfig(_Model):
         131072, ge=1, description="Samples shuffled together: whole shards up to this many."
     )
     tail: Literal["drop", "wrap"] = Field(
-        "drop", description="An epoch's last, short global batch: left out, or filled from its start."
+        "drop",
+        description="An epoch's last, short global batch: left out, or filled from its start.",
     )
     workers: int = Field(0, ge=0, description="Loader processes a rank; 0 reads in-process.")
     cache: str | None = Field(

@@ -42,11 +42,11 @@ def score(
             leaked = (batch["flags"].to(device) & LEAK) > 0
             clean.update(logits, labels, counts & ~leaked)
     samples = data.manifest.samples(split)
-    results = {split: whole.compute(samples)}
+    results: dict[str, Result] = {split: whole.compute(samples)}
     if split == "test":
         leaks = data.manifest.findings["test"].leaks
-        return {**results, "test_clean": clean.compute(samples - leaks)}
-    return {**results}
+        results["test_clean"] = clean.compute(samples - leaks)
+    return results
 
 
 def choose(target: Path, run: Path) -> Path:

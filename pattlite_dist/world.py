@@ -54,8 +54,12 @@ def detect(env: Mapping[str, str] = os.environ) -> World:
     # SLURM_PROCID is set in a batch script and in interactive shells as well, where only one
     # process runs; a task that srun started has a step id that is a number.
     if env.get("SLURM_STEP_ID", "").isdigit() and env.get("SLURM_JOB_NAME") not in _INTERACTIVE:
-        nodes = _number(env, "SLURM_STEP_NUM_NODES" if "SLURM_STEP_NUM_NODES" in env else "SLURM_NNODES")
-        size = _number(env, "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in env else "SLURM_NTASKS")
+        nodes = _number(
+            env, "SLURM_STEP_NUM_NODES" if "SLURM_STEP_NUM_NODES" in env else "SLURM_NNODES"
+        )
+        size = _number(
+            env, "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in env else "SLURM_NTASKS"
+        )
         rank, local_rank = _number(env, "SLURM_PROCID"), _number(env, "SLURM_LOCALID")
         return World("slurm", rank, size, local_rank, size // max(nodes, 1))
     return World()

@@ -37,6 +37,7 @@ class ImageInfo(_Model):
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
         return (self.channels, self.height, self.width)
 
 

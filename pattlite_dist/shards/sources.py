@@ -82,7 +82,7 @@ class Fer2013Csv:
     """
 
     kind = "fer2013-csv"
-    labels = FER2013_LABELS
+    labels: tuple[str, ...] = FER2013_LABELS
     shape = (1, FER2013_SIDE, FER2013_SIDE)
 
     def __init__(self, path: Path) -> None:
@@ -92,6 +92,7 @@ class Fer2013Csv:
 
     @property
     def sha256(self) -> str:
+        """Hash of the uncompressed CSV; known once `rows` has been read to its end."""
         if not self._sha256:
             raise RuntimeError("the hash is known once rows() has been read to its end")
         return self._sha256

@@ -90,11 +90,14 @@ def add_sample(tar: tarfile.TarFile, row: Row, facts: dict[str, Any]) -> None:
     _add(tar, f"{key}.json", json.dumps(facts, sort_keys=True).encode())
 
 
-def write_shard(path: Path, rows: list[Row], facts: list[dict[str, Any]], classes: int) -> ShardInfo:
+def write_shard(
+    path: Path, rows: list[Row], facts: list[dict[str, Any]], classes: int
+) -> ShardInfo:
     """Write one tar, whole or not at all, and describe it as it lies on the disk."""
-    with atomic_write(path) as stream, tarfile.open(
-        fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT
-    ) as tar:
+    with (
+        atomic_write(path) as stream,
+        tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
         for row, fact in zip(rows, facts, strict=True):
             add_sample(tar, row, fact)
     return ShardInfo(

@@ -47,16 +47,12 @@ class FERModule(pl.LightningModule):
         """The mean loss of this rank's share; the ranks' shares are equal, so DDP's mean is too."""
         logits = self.model(self._layout(batch["image"]))
         label = batch["label"]
-        loss = F.cross_entropy(
-            logits, label, label_smoothing=self.config.optim.label_smoothing
-        )
+        loss = F.cross_entropy(logits, label, label_smoothing=self.config.optim.label_smoothing)
         size = len(label)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size)
         self.log("train/lr", self.optimizers().param_groups[-1]["lr"], batch_size=size)  # type: ignore[union-attr]
         top1 = (logits.detach().argmax(1) == label).float().mean()
-        self.log(
-            "train/top1", top1, on_step=False, on_epoch=True, sync_dist=True, batch_size=size
-        )
+        self.log("train/top1", top1, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -78,9 +74,7 @@ class FERModule(pl.LightningModule):
         result = self.scores.compute(self.val_samples)
         self.scores.reset()
         for name in ("top1", "macro_f1", "nll"):
-            self.log(
-                f"val/{name}", getattr(result, name), prog_bar=name == "top1", sync_dist=True
-            )
+            self.log(f"val/{name}", getattr(result, name), prog_bar=name == "top1", sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule, a step at a time."""

@@ -97,7 +97,7 @@ def on_main(world: World, work: Callable[[], T]) -> T:
     value, message = worlds.from_main(world, (value, message))
     if message is not None:
         raise UserError(message)
-    return value  # type: ignore[return-value]
+    return value
 
 
 def build_preprocess(config: Config, model: PattLite | SeedNet) -> Preprocess:
@@ -208,9 +208,7 @@ def train(config: Config) -> Path:
             start = f"continues from {found.name}" if found else "starts"
             print(f"{run}: {start}; {world.size} rank(s), {steps} steps an epoch", flush=True)
         trainer = build_trainer(config, world, run, steps)
-        trainer.fit(
-            module, datamodule=data, ckpt_path=found and str(found), weights_only=True
-        )
+        trainer.fit(module, datamodule=data, ckpt_path=found and str(found), weights_only=True)
         return run
     finally:
         worlds.disconnect()
