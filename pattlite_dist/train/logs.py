@@ -177,16 +177,16 @@ def wandb_logger(config: Config, run: Path, main: bool) -> WandbLogger | None:
         os.environ.setdefault(f"WANDB_{name}_DIR", str(folder / name.lower()))
     import wandb
 
-    return WandbLogger(
+    experiment = wandb.init(
         name=config.name,
         id=_run_id(folder),
         project=settings.project,
         entity=settings.entity,
         group=settings.group,
-        save_dir=str(run),
-        offline=mode == "offline",
-        resume="allow" if mode == "online" else None,
+        dir=str(run),
+        mode="offline" if mode == "offline" else "online",
+        resume="allow" if mode == "online" else None,  # offline, W&B joins segments by their id
         settings=wandb.Settings(silent=True, console="off"),
-        log_model=False,
         config=config.model_dump(mode="json"),
     )
+    return WandbLogger(experiment=experiment, save_dir=str(run))

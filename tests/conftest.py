@@ -1,0 +1,99 @@
+"""Fixtures that several folders share, and the rule that nothing may be skipped in CI."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from pattlite_dist.shards.faces import write_faces
+from pattlite_dist.shards.sources import open_source
+from pattlite_dist.shards.writer import create_shards
+
+ROOT = Path(__file__).resolve().parent.parent
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+# Two ranks on two cores, and test runs beside them: more threads only get in each other's way.
+torch.set_num_threads(1)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session")
+def faces_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small fer2013.csv of generated faces."""
+    path = tmp_path_factory.mktemp("faces") / "fer2013.csv"
+    write_faces(path, train=106, val=37, test=41)
+    return path
+
+
+@pytest.fixture(scope="session")
+def face_shards(faces_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of the small set: 104 train samples after the blanks, in four shards."""
+    folder = tmp_path_factory.mktemp("shards") / "faces"
+    create_shards(open_source(faces_csv), folder, samples_per_shard=32)
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    # Decoded shards of tests go where pytest cleans up.
+    os.environ["SLURM_TMPDIR"] = str(tmp_path_factory.mktemp("cache"))
+
+
+def command(arguments: Sequence[str], ranks: int = 1) -> list[str]:
+    """`pattlite …`, under torchrun where there is more than one rank."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    return [sys.executable, *(launcher if ranks > 1 else []), "-m", "pattlite_dist", *arguments]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **extra}
+
+
+@pytest.fixture
+def pattlite(tmp_path: Path) -> Run:
+    """Run the command line in a process of its own, in the test's folder."""
+
+    def run(*arguments: str, ranks: int = 1, **extra: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            command(arguments, ranks),
+            cwd=tmp_path, env=environment(**extra), capture_output=True, text=True, timeout=300,
+            check=False,
+        )  # fmt: skip
+
+    return run
+
+
+def tiny(shards: Path, runs: Path, name: str = "tiny", **overrides: object) -> list[str]:
+    """Options of a training run of seconds: 13 steps an epoch, two epochs."""
+    options: dict[str, object] = {
+        "name": name,
+        "runs": runs,
+        "data.shards": shards,
+        "data.image_size": 48,
+        "model.width": 32,
+        "model.heads": 4,
+        "model.cut": 7,
+        "augment.shift": 0.1,
+        "augment.erasing": 0.5,
+        "optim.lr": 2e-3,
+        "optim.ema": 0.9,
+        "optim.warmup_epochs": 0.5,
+        "trainer.epochs": 2,
+        "trainer.global_batch": 8,
+        "trainer.eval_batch": 8,
+        "trainer.log_every_steps": 1,
+        "trainer.accelerator": "cpu",
+        "wandb.mode": "disabled",
+        **{key.replace("__", "."): value for key, value in overrides.items()},
+    }
+    return ["train", *(f"--{key}={value}" for key, value in options.items())]

@@ -1,0 +1,123 @@
+import errno
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pattlite_dist.errors import UserError
+from pattlite_dist.files import atomic_write, sha256_file, write_text
+
+
+def test_a_file_appears_whole_under_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "data.bin"
+    with atomic_write(path) as stream:
+        stream.write(b"first ")
+        assert not path.exists()
+        stream.write(b"second")
+    assert path.read_bytes() == b"first second"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError("ours"), KeyboardInterrupt()])
+def test_an_exception_leaves_the_old_file_and_no_temporary(
+    tmp_path: Path, error: BaseException
+) -> None:
+    path = tmp_path / "data.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(type(error)) as caught, atomic_write(path) as stream:
+        stream.write(b"new")
+        raise error
+    assert caught.value is error
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_exception_makes_no_file_where_there_was_none(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="ours"), atomic_write(tmp_path / "data.bin") as stream:
+        stream.write(b"new")
+        raise ValueError("ours")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_old_file_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "data.bin"
+    path.write_bytes(b"a much longer old content")
+    with atomic_write(path) as stream:
+        stream.write(b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_the_team_may_read_what_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "data.bin"
+    with atomic_write(path) as stream:
+        stream.write(b"new")
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_missing_folders_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "text.txt"
+    write_text(path, "x")
+    assert path.read_text() == "x"
+
+
+def test_a_folder_that_is_a_file_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"cannot write .*file/data\.bin: .*; .*choose a folder"):
+        write_text(tmp_path / "file" / "data.bin", "x")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_name_that_is_a_folder_is_a_user_error_and_leaves_no_temporary(tmp_path: Path) -> None:
+    (tmp_path / "data.bin").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*data\.bin: Is a directory"):
+        write_text(tmp_path / "data.bin", "x")
+    assert list(tmp_path.iterdir()) == [tmp_path / "data.bin"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "fchmod"])
+def test_a_full_disk_is_a_user_error_and_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    path = tmp_path / "data.bin"
+    path.write_bytes(b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(UserError, match="No space left on device; free some space"):
+        write_text(path, "new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_bytes_and_then_the_folder_reach_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "data.bin"
+    fsync: Callable[[int], None] = os.fsync
+    seen: list[tuple[str, bool]] = []
+
+    def watch(descriptor: int) -> None:
+        name = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        seen.append(("folder" if name == str(tmp_path) else "file", path.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    write_text(path, "new")
+    assert seen == [("file", False), ("folder", True)]
+
+
+def test_text_is_written_as_utf8(tmp_path: Path) -> None:
+    write_text(tmp_path / "text.txt", "Gesicht – ä\n")
+    assert (tmp_path / "text.txt").read_bytes() == b"Gesicht \xe2\x80\x93 \xc3\xa4\n"
+
+
+# Around the 1 MiB that it reads at a time.
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1])
+def test_the_hash_is_that_of_the_whole_file(tmp_path: Path, size: int) -> None:
+    data = bytes(index % 251 for index in range(1000)) * (size // 1000 + 1)
+    (tmp_path / "data.bin").write_bytes(data[:size])
+    assert sha256_file(tmp_path / "data.bin") == hashlib.sha256(data[:size]).hexdigest()

@@ -1,0 +1,73 @@
+"""Every command of the README runs here, in a clone, on generated faces."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, environment
+
+# What a command gets besides, so that it takes seconds: the README's own are for real data.
+SHORT = (
+    "--trainer.epochs=1 --trainer.global_batch=8 --trainer.accelerator=cpu "
+    "--data.image_size=48 --model.width=32 --wandb.mode=offline"
+)
+
+
+def commands() -> list[str]:
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"^```console\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+
+
+@pytest.fixture(scope="module")
+def clone(faces_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tracked files, with the virtual environment that is there and a fer2013.csv."""
+    folder = tmp_path_factory.mktemp("clone") / "pattlite_dist"
+    folder.mkdir()
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, folder / name)
+    (folder / ".venv").symlink_to(ROOT / ".venv")
+    (ROOT / ".venv" / "installed").touch()  # newer than the copies: nothing is installed again
+    shutil.copy(faces_csv, folder / "fer2013.csv")
+    return folder
+
+
+def shell(line: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    path = f"{folder}/.venv/bin:{environment()['PATH']}"
+    # The package of the clone, not the one that the environment was made for.
+    extra = environment(PATH=path, PYTHONPATH=str(folder), WANDB_API_KEY="")
+    return subprocess.run(
+        line, shell=True, cwd=folder, env=extra, capture_output=True, text=True, timeout=540
+    )
+
+
+@pytest.mark.slow
+def test_make_demo_trains_far_above_chance(clone: Path) -> None:
+    done = shell("make demo", clone)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.search(r"│ test +│ +400 │ +([\d.]+) │", done.stdout)
+    assert found, done.stdout
+    assert float(found[1]) > 60  # chance is 14.3
+    for name in ("curves.png", "confusion.png"):
+        assert f"demo/runs/demo/{name}" in done.stdout
+        assert (clone / "demo" / "runs" / "demo" / name).exists()
+
+
+@pytest.mark.slow
+def test_the_other_commands_run_in_their_order(clone: Path) -> None:
+    told = commands()
+    assert {"make demo", "make test"} <= set(told)
+    rest = [line for line in told if line not in ("make demo", "make test")]
+    assert len(rest) >= 5
+    for line in rest:
+        command = f"{line} {SHORT}" if " train " in line else line
+        done = shell(command.replace(" --model.weights imagenet", ""), clone)
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"

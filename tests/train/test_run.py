@@ -1,0 +1,220 @@
+"""Whole training runs, killed for real and continued."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from pattlite_dist.cli import main
+from pattlite_dist.errors import UserError
+from pattlite_dist.train import checkpoint as checkpoints
+from pattlite_dist.train.logs import read_metrics
+from pattlite_dist.train.run import load_config
+from tests.conftest import Run, command, environment, tiny
+
+STEPS = 13  # an epoch of 104 samples in global batches of 8
+
+
+def final(run: Path) -> dict[str, Any]:
+    path = checkpoints.newest(run / "checkpoints")
+    assert path is not None
+    return checkpoints.load(path)
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    """Equal bit for bit, tensors inside included."""
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{i}]")
+    else:
+        assert a == b, where
+
+
+def assert_same_training(one: Path, other: Path) -> None:
+    a, b = final(one), final(other)
+    for key in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers"):
+        assert_same(a[key], b[key], key)
+    assert a["global_step"] == b["global_step"]
+    losses = [
+        [(line["step"], line["train/loss"]) for line in read_metrics(run / "metrics.jsonl")
+         if "train/loss" in line]
+        for run in (one, other)
+    ]  # fmt: skip
+    assert losses[0] == losses[1]
+    assert [step for step, _ in losses[0]] == list(range(a["global_step"]))
+
+
+@pytest.fixture(scope="module")
+def reference(face_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run of three epochs."""
+    runs = tmp_path_factory.mktemp("runs")
+    subprocess.run(
+        command(tiny(face_shards, runs, trainer__epochs=3)),
+        env=environment(), check=True, timeout=300,
+    )  # fmt: skip
+    return runs / "tiny"
+
+
+def test_a_run_folder_holds_what_it_should(reference: Path) -> None:
+    assert load_config(reference).name == "tiny"
+    assert (reference / "curves.png").read_bytes().startswith(b"\x89PNG")
+    names = [path.name for path in (reference / "checkpoints").iterdir()]
+    assert 1 <= len(names) <= 2
+    assert all(checkpoints.parse_name(name) for name in names)
+    lines = read_metrics(reference / "metrics.jsonl")
+    assert sum("val/top1" in line for line in lines) == 3
+    assert final(reference)["global_step"] == 3 * STEPS
+
+
+def killed_at(steps: Iterator[int], arguments: list[str], run: Path, ranks: int) -> int:
+    """Start the run again and again, killing it at these steps; then let it end."""
+    kills = 0
+    for step in steps:
+        process = subprocess.Popen(
+            command(arguments, ranks), env=environment(), start_new_session=True,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        while process.poll() is None:
+            lines = read_metrics(run / "metrics.jsonl")
+            if lines and lines[-1]["step"] >= step:
+                os.killpg(process.pid, signal.SIGKILL)
+                _kill_strays(run)
+                kills += 1
+                break
+            time.sleep(0.01)
+        process.wait()
+    subprocess.run(command(arguments, ranks), env=environment(), check=True, timeout=300)
+    return kills
+
+
+def _kill_strays(run: Path) -> None:
+    # torchrun gives each worker a session of its own, which the group's signal does not reach.
+    subprocess.run(["pkill", "-KILL", "-f", f"--runs={run.parent}"], check=False)
+    while subprocess.run(["pgrep", "-f", f"--runs={run.parent}"], capture_output=True).stdout:
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_killed_run_ends_with_the_same_weights(
+    workers: int, reference: Path, face_shards: Path, tmp_path: Path
+) -> None:
+    arguments = tiny(
+        face_shards, tmp_path, trainer__epochs=3, trainer__checkpoint_every_steps=5,
+        data__workers=workers,
+    )  # fmt: skip
+    kills = killed_at(iter((3, 17, STEPS * 2 - 1)), arguments, tmp_path / "tiny", ranks=1)
+    assert kills >= 2
+    assert_same_training(reference, tmp_path / "tiny")
+
+
+@pytest.mark.slow
+def test_a_killed_run_of_two_ranks_ends_with_the_same_weights(
+    face_shards: Path, tmp_path: Path
+) -> None:
+    whole = tiny(face_shards, tmp_path / "whole")
+    subprocess.run(command(whole, 2), env=environment(), check=True, timeout=300)
+    arguments = tiny(face_shards, tmp_path / "killed", trainer__checkpoint_every_steps=4)
+    kills = killed_at(iter((10,)), arguments, tmp_path / "killed" / "tiny", ranks=2)
+    assert kills == 1
+    assert_same_training(tmp_path / "whole" / "tiny", tmp_path / "killed" / "tiny")
+
+
+def test_a_finished_run_stays_and_more_epochs_continue_it(
+    face_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = tiny(face_shards, tmp_path, trainer__epochs=1)
+    assert main(short) == 0
+    before = (tmp_path / "tiny" / "metrics.jsonl").read_text()
+    assert main(short) == 0
+    assert (tmp_path / "tiny" / "metrics.jsonl").read_text() == before
+    assert final(tmp_path / "tiny")["global_step"] == STEPS
+    assert main(tiny(face_shards, tmp_path, trainer__epochs=2)) == 0
+    assert final(tmp_path / "tiny")["global_step"] == 2 * STEPS
+    assert "continues from epoch=0000" in capsys.readouterr().out
+
+
+def test_another_configuration_in_the_same_folder_is_refused(
+    reference: Path, face_shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(path.stat().st_mtime_ns for path in reference.rglob("*"))
+    assert main(tiny(face_shards, reference.parent, trainer__epochs=3, optim__lr=0.1)) == 2
+    error = capsys.readouterr().err
+    assert "optim.lr: 0.002 -> 0.1" in error
+    assert error.count("\n") == 1
+    assert sorted(path.stat().st_mtime_ns for path in reference.rglob("*")) == before
+
+
+def test_ranks_that_cannot_share_the_batch_are_one_line_each(
+    pattlite: Run, face_shards: Path, tmp_path: Path
+) -> None:
+    done = pattlite(*tiny(face_shards, tmp_path, trainer__global_batch=9), ranks=2)
+    assert done.returncode != 0
+    assert "a global batch of 9 cannot be shared by 2 ranks" in done.stderr
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_an_error_on_rank_0_is_an_error_on_all(
+    pattlite: Run, reference: Path, face_shards: Path
+) -> None:
+    done = pattlite(*tiny(face_shards, reference.parent, trainer__epochs=3, seed=9), ranks=2)
+    assert done.returncode != 0  # and did not hang: rank 1 learnt of it
+    assert done.stderr.count("pattlite: error:") == 2
+
+
+@pytest.mark.slow
+def test_one_wandb_run_for_all_ranks_and_restarts_and_nothing_at_home(
+    pattlite: Run, face_shards: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    for epochs in (1, 2):
+        arguments = tiny(face_shards, tmp_path, wandb__mode="offline", trainer__epochs=epochs)
+        done = pattlite(*arguments, ranks=2, HOME=str(home), WANDB_API_KEY="")
+        assert done.returncode == 0, done.stderr
+    folder = tmp_path / "tiny" / "wandb"
+    segments = sorted(path.name for path in folder.glob("offline-run-*"))
+    assert len(segments) == 2
+    run_id = (folder / "run-id.txt").read_text().strip()
+    assert all(name.endswith(run_id) for name in segments)
+    left = [
+        path
+        for path in home.rglob("*")
+        if path.is_file() and "wandb" in str(path.relative_to(home)).lower()
+    ]
+    assert left == []
+
+
+@pytest.mark.parametrize("config", ["seed", "fer2013", "demo"])
+def test_each_configuration_trains(config: str, face_shards: Path, tmp_path: Path) -> None:
+    folder = Path(__file__).parents[2] / "configs"
+    small = ["--trainer.epochs=1", "--trainer.global_batch=52", "--data.image_size=64"]
+    place = [f"--runs={tmp_path}", f"--data.shards={face_shards}", "--wandb.mode=disabled"]
+    assert main(["train", "-c", str(folder / f"{config}.yaml"), *small, *place]) == 0
+    assert final(tmp_path / config)["global_step"] == 2
+
+
+def test_pattlite_trains(face_shards: Path, tmp_path: Path) -> None:
+    assert main(tiny(face_shards, tmp_path, model__name="pattlite", trainer__epochs=1)) == 0
+
+
+def test_the_run_folders_configuration_is_the_resolved_one(reference: Path) -> None:
+    content = yaml.safe_load((reference / "config.yaml").read_text())
+    assert content["trainer"]["epochs"] == 3
+    assert content["optim"]["weight_decay"] == 0.05  # a default, written out
+    with pytest.raises(UserError, match="not a run folder"):
+        load_config(reference / "checkpoints")
