@@ -48,12 +48,23 @@ class AugmentConfig(_Model):
     erasing_area: tuple[float, float] = Field(
         (0.02, 0.2), description="Erased area, smallest and largest fraction of the image."
     )
-    mean: tuple[float, ...] | None = Field(
+    mean: tuple[float, float, float] | None = Field(
         None, description="Normalisation mean per channel, 0-1; default: the backbone's own."
     )
-    std: tuple[float, ...] | None = Field(
+    std: tuple[float, float, float] | None = Field(
         None, description="Normalisation deviation per channel, 0-1; default: the backbone's own."
     )
+
+    @model_validator(mode="after")
+    def _in_range(self) -> "AugmentConfig":
+        smallest, largest = self.erasing_area
+        if not 0 < smallest <= largest <= 1:
+            raise ValueError(
+                f"erasing_area {smallest}, {largest} is not 0 < smallest <= largest <= 1"
+            )
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError(f"std {self.std} is not above 0")
+        return self
 
 
 class ModelConfig(_Model):

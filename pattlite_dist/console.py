@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pattlite_dist.shards.manifest import Manifest
-    from pattlite_dist.shards.writer import Progress
+    from pattlite_dist.shards.survey import Progress
 
 
 @contextlib.contextmanager

@@ -105,9 +105,7 @@ def _config(content: dict[str, Any], path: Path, run: Path, shards: str | None) 
     config = parse_config(content["pattlite"]["config"], str(path))
     here = load_config(run).data if (run / "config.yaml").exists() else config.data
     data = here.model_copy(update={"shards": shards} if shards else {})
-    # Any split of a batch over ranks will do here.
-    trainer = config.trainer.model_copy(update={"global_batch": worlds.detect().size})
-    return config.model_copy(update={"data": data, "trainer": trainer})
+    return config.model_copy(update={"data": data})
 
 
 def _load_state(model: torch.nn.Module, content: dict[str, Any], path: Path) -> None:

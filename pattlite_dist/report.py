@@ -75,7 +75,8 @@ def draw_curves(run: Path) -> Path | None:
         axis.set_title(title)
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        if axis.lines:
+            axis.legend(fontsize=8)
     path = run / "curves.png"
     save_figure(figure, path)
     return path

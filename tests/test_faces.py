@@ -8,7 +8,8 @@ import pytest
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.faces import draw_face, write_faces
-from pattlite_dist.shards.sources import FER2013_LABELS, SPLITS, Row, open_source
+from pattlite_dist.shards.manifest import SPLIT_NAMES
+from pattlite_dist.shards.sources import FER2013_LABELS, Row, open_source
 
 
 def faces(folder: Path, train: int, val: int, test: int, seed: int = 0) -> dict[str, list[Row]]:
@@ -16,7 +17,7 @@ def faces(folder: Path, train: int, val: int, test: int, seed: int = 0) -> dict[
     write_faces(path, train, val, test, seed)
     rows = list(open_source(path).rows())
     assert [row.split for row in rows] == ["train"] * train + ["val"] * val + ["test"] * test
-    return {split: [row for row in rows if row.split == split] for split in SPLITS}
+    return {split: [row for row in rows if row.split == split] for split in SPLIT_NAMES}
 
 
 def keys(rows: list[Row]) -> set[tuple[int, bytes]]:
@@ -41,8 +42,8 @@ def test_the_label_changes_nothing_but_the_expression():
 
 def test_the_set_has_the_flaws_of_the_real_one(tmp_path):
     rows = faces(tmp_path, 50, 20, 20)
-    assert [sum(not row.image.any() for row in rows[split]) for split in SPLITS] == [2, 1, 0]
-    train, val, test = (keys(rows[split]) for split in SPLITS)
+    assert [sum(not row.image.any() for row in rows[split]) for split in SPLIT_NAMES] == [2, 1, 0]
+    train, val, test = (keys(rows[split]) for split in SPLIT_NAMES)
     assert (len(train), len(val), len(test)) == (48, 19, 20)  # no copies inside a split
     assert (len(train & val), len(train & test), len(val & test)) == (3, 3, 0)
 
@@ -50,7 +51,7 @@ def test_the_set_has_the_flaws_of_the_real_one(tmp_path):
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (49, 20, 20), (50, 19, 19)])
 def test_small_sets_lack_room_for_flaws(tmp_path, sizes):
     rows = faces(tmp_path, *sizes)
-    train, val, test = (keys(rows[split]) for split in SPLITS)
+    train, val, test = (keys(rows[split]) for split in SPLIT_NAMES)
     assert len(train) == sizes[0] - (2 if sizes[0] >= 50 else 0)
     assert len(train | val | test) == len(train) + sizes[1] + sizes[2]
 
@@ -58,7 +59,7 @@ def test_small_sets_lack_room_for_flaws(tmp_path, sizes):
 def test_flaws_keep_their_number_whatever_the_size(tmp_path):
     for sizes in ((57, 23, 41), (120, 20, 31), (83, 64, 20)):
         rows = faces(tmp_path, *sizes)
-        train, val, test = (keys(rows[split]) for split in SPLITS)
+        train, val, test = (keys(rows[split]) for split in SPLIT_NAMES)
         assert (len(train), len(val), len(test)) == (sizes[0] - 2, sizes[1] - 1, sizes[2])
         assert (len(train & val), len(train & test), len(val & test)) == (3, 3, 0)
 

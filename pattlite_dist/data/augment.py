@@ -70,8 +70,9 @@ def _boxes(config: AugmentConfig, *uniform: NDArray[np.float64]) -> NDArray[np.f
     smallest, largest = config.erasing_area
     wanted = smallest + (largest - smallest) * area
     ratio = np.exp(math.log(3.3) * _signed(aspect))
-    height = np.minimum(np.sqrt(wanted * ratio), 1)
-    width = np.minimum(np.sqrt(wanted / ratio), 1)
+    # A side that would leave the image stops there, and the other one makes up the area.
+    height = np.clip(np.sqrt(wanted * ratio), wanted, 1)
+    width = np.clip(np.sqrt(wanted / ratio), wanted, 1)
     x0, y0 = left * (1 - width), top * (1 - height)
     box = np.stack([x0, y0, x0 + width, y0 + height], -1)
     return np.where((erase < config.erasing)[:, None], box, 0.0)
@@ -108,18 +109,22 @@ class Preprocess:
         return self._normalise(x) * self._kept(p["box"])
 
     def _resize(self, x: torch.Tensor) -> torch.Tensor:
-        shrinks = min(x.shape[-2:]) > self.size
+        shrinks = max(x.shape[-2:]) > self.size
         return F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=shrinks)
 
     def _warp(self, x: torch.Tensor, affine: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-        if min(x.shape[-2:]) > self.size:  # sampling a larger image bare would alias
-            x = self._resize(x)
         height, width = x.shape[-2:]
+        if max(height, width) > self.size:  # sampling a larger image bare would alias
+            x = self._resize(x)
         # Directions are in pixels, grid_sample's coordinates run from -1 to 1 on either axis.
         aspect = x.new_tensor([[1.0, height / width], [width / height, 1.0]])
         theta = torch.cat([affine * aspect, 2 * shift[:, :, None]], 2)
         grid = F.affine_grid(theta, [len(x), 1, self.size, self.size], align_corners=False)
-        return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        x = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        # Outside the image is black. `zeros` would also darken the edge of an image that is only
+        # enlarged, where the outermost samples lie within its outermost pixels' outer half.
+        inside = ((1 - grid.abs()) * self.size / 2 + 0.5).clamp(0, 1).prod(-1)
+        return x * inside[:, None]
 
     def _normalise(self, x: torch.Tensor) -> torch.Tensor:
         return (x - self.mean.to(x.device)) / self.std.to(x.device)

@@ -24,9 +24,6 @@ class FERData(pl.LightningDataModule):
         world: which rank this is.
         preprocess: pixels to model input.
         manifest: of the shards at `config.data.shards`.
-
-    Raises:
-        UserError: the global batch does not fit the ranks.
     """
 
     def __init__(
@@ -35,7 +32,6 @@ class FERData(pl.LightningDataModule):
         super().__init__()
         self.config, self.world, self.preprocess = config, world, preprocess
         self.manifest = manifest
-        self.part = rank_slice(config.trainer.global_batch, world.rank, world.size)
 
     def plan(self) -> TrainPlan:
         """The global batches of the run."""
@@ -88,12 +84,7 @@ class FERData(pl.LightningDataModule):
         if not training:
             return self.preprocess(batch["image"])
         config = self.config
-        parameters = draw(
-            config.augment,
-            config.seed,
-            batch["epoch"],
-            batch["step"],
-            config.trainer.global_batch,
-            self.part,
-        )
+        whole = config.trainer.global_batch
+        part = rank_slice(whole, self.world.rank, self.world.size)
+        parameters = draw(config.augment, config.seed, batch["epoch"], batch["step"], whole, part)
         return self.preprocess(batch["image"], parameters)

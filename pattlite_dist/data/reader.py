@@ -1,5 +1,6 @@
 """Random access to shards: fetched and decoded once a node, then gathered from a memory map."""
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -28,9 +29,16 @@ _REMOTE = ("http://", "https://")
 
 
 def default_cache() -> Path:
-    """The job's temporary folder: the scheduler's where it has one, else the system's."""
+    """The job's temporary folder: the scheduler's where it has one, else the system's.
+
+    Raises:
+        UserError: somebody else made it, who could put other pixels there.
+    """
     base = os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir()
-    return Path(base) / f"pattlite-cache-{os.getuid()}"
+    path = Path(base) / f"pattlite-cache-{os.getuid()}"
+    if path.exists() and path.stat().st_uid != os.getuid():
+        raise UserError(f"the cache folder {path} belongs to another user; set data.cache")
+    return path
 
 
 def fetch(root: str, name: str, allow_pipe: bool) -> bytes:
@@ -49,7 +57,8 @@ def fetch(root: str, name: str, allow_pipe: bool) -> bytes:
         return read_shard_file(Path(root) / name)
     import webdataset
 
-    url = root.format(name=name) if root.startswith("pipe:") else f"{root.rstrip('/')}/{name}"
+    pipe = root.startswith("pipe:")  # replaced, not formatted: a shell has braces of its own
+    url = root.replace("{name}", name) if pipe else f"{root.rstrip('/')}/{name}"
     try:
         with webdataset.gopen(url, "rb") as stream:
             return bytes(stream.read())
@@ -144,13 +153,14 @@ def cached_block(
     labels_at = -(-int(np.prod(shape)) // 8) * 8  # int64 labels start at a multiple of 8
     size = labels_at + 9 * n
     if not _has_size(path, size):
-        try:
-            cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise UserError(
-                f"cannot make the cache folder {cache}: {error.strerror}; set data.cache"
-            ) from error
-        with FileLock(path.with_suffix(".lock")):
+        with contextlib.ExitStack() as stack:
+            try:
+                cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+                stack.enter_context(FileLock(path.with_suffix(".lock")))
+            except OSError as error:
+                raise UserError(
+                    f"cannot use the cache folder {cache}: {error.strerror}; set data.cache"
+                ) from error
             if not _has_size(path, size):
                 block = decode()
                 with atomic_write(path) as stream:
@@ -169,5 +179,5 @@ def cached_block(
 def _has_size(path: Path, size: int) -> bool:
     try:
         return path.stat().st_size == size
-    except FileNotFoundError:
+    except OSError:  # missing, or the folder cannot be used, which making the entry will tell
         return False

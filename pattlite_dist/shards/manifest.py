@@ -3,7 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -12,6 +12,7 @@ from pattlite_dist.files import write_text
 
 MANIFEST_NAME = "manifest.json"
 SplitName = Literal["train", "val", "test"]
+SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
 
 
 class _Model(BaseModel):
@@ -124,7 +125,7 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
     """
     try:
         content: Any = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}); create the shards again") from error
     try:
         manifest = Manifest.model_validate(content)
@@ -141,7 +142,11 @@ def _check_counts(manifest: Manifest, path: str) -> None:
     for shards in manifest.shards.values():
         for shard in shards:
             counts = shard.class_counts
-            if len(counts) != len(manifest.labels) or sum(counts) != shard.samples:
+            if (
+                len(counts) != len(manifest.labels)
+                or sum(counts) != shard.samples
+                or min(counts) < 0
+            ):
                 raise UserError(
                     f"{path}: {shard.name} has {shard.samples} samples but class counts {counts}; "
                     "create the shards again"

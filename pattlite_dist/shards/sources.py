@@ -21,10 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pattlite_dist.errors import UserError
+from pattlite_dist.shards.manifest import SplitName
 
-SPLITS = ("train", "val", "test")
 FER2013_LABELS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-FER2013_SPLITS = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
+FER2013_SPLITS: dict[str, SplitName] = {
+    "Training": "train",
+    "PublicTest": "val",
+    "PrivateTest": "test",
+}
 FER2013_SIDE = 48
 CSV_SUFFIXES = (".csv", ".csv.xz", ".csv.gz", ".csv.zip", ".zip")
 
@@ -35,7 +39,7 @@ class Row:
 
     index: int
     label: int
-    split: str
+    split: SplitName
     image: NDArray[np.uint8]
 
 
@@ -144,14 +148,18 @@ class Fer2013Csv:
             raise UserError(f"{self.path} has a header and no rows; copy or download it again")
 
     def _label(self, index: int, text: str) -> int:
-        if text.isascii() and text.isdigit() and int(text) < len(self.labels):
+        # Three digits at most: int() refuses thousands of them with an error of its own.
+        short = text.isascii() and text.isdigit() and len(text) <= 3
+        if short and int(text) < len(self.labels):
             return int(text)
-        raise self._bad(index, f"label {text!r} is not one of 0 to {len(self.labels) - 1}")
+        last = len(self.labels) - 1
+        raise self._bad(index, f"label {_short([text])!r} is not one of 0 to {last}")
 
-    def _split(self, index: int, text: str) -> str:
+    def _split(self, index: int, text: str) -> SplitName:
         if text in FER2013_SPLITS:
             return FER2013_SPLITS[text]
-        raise self._bad(index, f"Usage {text!r} is not one of {', '.join(FER2013_SPLITS)}")
+        known = ", ".join(FER2013_SPLITS)
+        raise self._bad(index, f"Usage {_short([text])!r} is not one of {known}")
 
     def _image(self, index: int, text: str) -> NDArray[np.uint8]:
         try:
@@ -193,7 +201,12 @@ def _open_bytes(path: Path, stack: contextlib.ExitStack) -> IO[bytes]:
                 f"{path} holds {len(wanted)} CSV files where one is needed; "
                 "unpack it and give the one to read"
             )
-        return stack.enter_context(archive.open(wanted[0]))
+        try:
+            return stack.enter_context(archive.open(wanted[0]))
+        except RuntimeError as error:  # a password, or a method that zipfile does not know
+            raise UserError(
+                f"{path} cannot be unpacked ({error}); unpack it and give the CSV file"
+            ) from error
     return stack.enter_context(path.open("rb"))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.manifest import ImageInfo, ShardInfo
@@ -65,10 +65,10 @@ def decode_shard(data: bytes, shard: ShardInfo, image: ImageInfo, where: str) ->
             if sorted(parts) != sorted(_MEMBERS):
                 raise ValueError(f"sample {key} has the members {sorted(parts)}")
             images[i] = decode_png(parts["png"], image)
-            labels[i] = int(parts["cls"])
+            labels[i] = _label(parts["cls"], len(shard.class_counts))
             facts = json.loads(parts["json"])
             flags[i] = BLANK * bool(facts["blank"]) + LEAK * bool(facts["leak"])
-    except (tarfile.TarError, ValueError, KeyError, TypeError, UnidentifiedImageError) as error:
+    except (tarfile.TarError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{where}: {error}; create the shards again") from error
     counts = np.bincount(labels, minlength=len(shard.class_counts)).tolist()
     if counts != shard.class_counts:
@@ -94,13 +94,28 @@ def _samples(tar: tarfile.TarFile) -> dict[str, dict[str, bytes]]:
     return samples
 
 
+def _label(text: bytes, classes: int) -> int:
+    label = int(text)
+    if not 0 <= label < classes:
+        raise ValueError(f"a label is not one of 0 to {classes - 1}")
+    return label
+
+
 def decode_png(data: bytes, image: ImageInfo) -> NDArray[np.uint8]:
-    """Decode to uint8 [C, H, W], insisting on the manifest's shape."""
-    with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-        pixels = np.asarray(picture)
-    pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    if pixels.dtype != np.uint8 or pixels.shape != image.shape:
-        raise ValueError(
-            f"an image is {pixels.dtype} {pixels.shape} where uint8 {image.shape} is needed"
-        )
-    return pixels
+    """Decode to uint8 [C, H, W], insisting on the manifest's shape.
+
+    Raises:
+        ValueError: it is no PNG, is damaged, or is of another size or mode.
+    """
+    needed = ("L" if image.channels == 1 else "RGB", image.width, image.height)
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+            found = (picture.mode, *picture.size)
+            if found != needed:  # told before the pixels are unpacked, however many they are
+                raise ValueError(
+                    "an image is {} of {}x{} where {} of {}x{} is needed".format(*found, *needed)
+                )
+            pixels = np.asarray(picture)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # as Pillow has them
+        raise ValueError(f"an image is damaged ({error})") from error
+    return pixels[None] if image.channels == 1 else pixels.transpose(2, 0, 1)

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.shards.manifest import Manifest, load_manifest
+from pattlite_dist.shards.manifest import SPLIT_NAMES, Findings, Manifest, load_manifest
+from pattlite_dist.shards.survey import Progress
 from pattlite_dist.shards.tario import decode_shard
-from pattlite_dist.shards.writer import SPLIT_NAMES, Progress
 
 
 def verify_shards(
@@ -48,7 +48,7 @@ def class_table(manifest: Manifest) -> list[list[str]]:
     """Rows of a table by split and class, header first."""
     rows = [["split", *manifest.labels, "all", "shards", "blank", "dropped", "leaks"]]
     for split in SPLIT_NAMES:
-        findings = manifest.findings[split]
+        findings = manifest.findings.get(split, Findings())
         counts = [*manifest.class_counts(split), manifest.samples(split)]
         extra = [
             len(manifest.shards.get(split, [])),

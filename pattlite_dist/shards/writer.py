@@ -4,10 +4,8 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +16,7 @@ from pattlite_dist.errors import UserError
 from pattlite_dist.files import atomic_write, sha256_file
 from pattlite_dist.shards.manifest import (
     MANIFEST_NAME,
-    Findings,
+    SPLIT_NAMES,
     ImageInfo,
     Manifest,
     ShardInfo,
@@ -27,44 +25,7 @@ from pattlite_dist.shards.manifest import (
     load_manifest,
 )
 from pattlite_dist.shards.sources import Row, Source
-
-# Called with what is being done, rows done, and rows in all (None while that is unknown).
-Progress = Callable[[str, int, int | None], None]
-
-SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
-
-
-@dataclass
-class Survey:
-    """What one pass over a source found; enough to flag every row in the second pass."""
-
-    splits: list[str] = field(default_factory=list)
-    digests: list[bytes] = field(default_factory=list)
-    blank: list[bool] = field(default_factory=list)
-
-    def leaks(self) -> list[bool]:
-        """For each val or test row, whether a byte-identical image is in train."""
-        train = {d for d, split in zip(self.digests, self.splits, strict=True) if split == "train"}
-        return [
-            split != "train" and digest in train
-            for digest, split in zip(self.digests, self.splits, strict=True)
-        ]
-
-
-def survey(source: Source, progress: Progress) -> Survey:
-    """Read the whole source once, so that every bad row is found before anything is written."""
-    found = Survey()
-    for row in source.rows():
-        found.splits.append(row.split)
-        found.digests.append(hashlib.sha256(row.image.tobytes()).digest())
-        found.blank.append(is_blank(row.image))
-        progress("survey", row.index + 1, None)
-    return found
-
-
-def is_blank(image: NDArray[np.uint8]) -> bool:
-    """Whether every pixel has one value, so that there is nothing to see."""
-    return bool((image == image.flat[0]).all())
+from pattlite_dist.shards.survey import Progress, Survey, survey
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:
@@ -121,10 +82,9 @@ class _ShardSet:
         self.written: list[Path] = []
 
     def add(self, row: Row, facts: dict[str, Any]) -> None:
-        split = cast(SplitName, row.split)
-        self.waiting[split].append((row, facts))
-        if len(self.waiting[split]) == self.size:
-            self.flush(split)
+        self.waiting[row.split].append((row, facts))
+        if len(self.waiting[row.split]) == self.size:
+            self.flush(row.split)
 
     def flush(self, split: SplitName) -> None:
         if not self.waiting[split]:
@@ -143,9 +103,7 @@ def _write_all(source: Source, found: Survey, target: _ShardSet, progress: Progr
         if index >= len(found.digests) or (
             hashlib.sha256(row.image.tobytes()).digest() != found.digests[index]
         ):
-            raise UserError(
-                f"{source.name} changed while it was read (row {index}); run the command again"
-            )
+            raise _changed(source)
         if not (found.blank[index] and row.split == "train"):
             facts = {
                 "row": index,
@@ -160,18 +118,8 @@ def _write_all(source: Source, found: Survey, target: _ShardSet, progress: Progr
         target.flush(split)
 
 
-def _findings(found: Survey) -> dict[SplitName, Findings]:
-    leaks = found.leaks()
-    result: dict[SplitName, Findings] = {}
-    for split in SPLIT_NAMES:
-        rows = [i for i, name in enumerate(found.splits) if name == split]
-        blank = [i for i in rows if found.blank[i]]
-        result[split] = Findings(
-            blank_rows=blank,
-            dropped_rows=blank if split == "train" else [],
-            leaks=sum(leaks[i] for i in rows),
-        )
-    return result
+def _changed(source: Source) -> UserError:
+    return UserError(f"{source.name} changed while it was read; run the command again")
 
 
 def create_shards(
@@ -193,6 +141,8 @@ def create_shards(
     """
     if samples_per_shard < 1:
         raise UserError(f"--samples-per-shard is {samples_per_shard}; give 1 or more")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; give a folder for the shards")
     there = load_manifest(folder) if (folder / MANIFEST_NAME).exists() and not force else None
     found = survey(source, progress)
     info = SourceInfo(
@@ -206,10 +156,18 @@ def create_shards(
             f"{there.source.rows} rows); choose another folder or replace it with --force"
         )
     new_folder = not folder.exists()
-    (folder / MANIFEST_NAME).unlink(missing_ok=True)  # from here on the set is unfinished
+    try:
+        (folder / MANIFEST_NAME).unlink(missing_ok=True)  # from here on the set is unfinished
+    except OSError as error:
+        raise UserError(
+            f"cannot replace {folder / MANIFEST_NAME}: {error.strerror or error}; choose a folder "
+            "that can be written"
+        ) from error
     target = _ShardSet(source, folder, samples_per_shard)
     try:
         _write_all(source, found, target, progress)
+        if source.sha256 != info.sha256:  # fewer rows, or a label or split that is another now
+            raise _changed(source)
         channels, height, width = source.shape
         manifest = Manifest(
             created_by=f"pattlite_dist {__version__}",
@@ -218,11 +176,11 @@ def create_shards(
             image=ImageInfo(channels=cast(Any, channels), height=height, width=width),
             samples_per_shard=samples_per_shard,
             shards=target.shards,
-            findings=_findings(found),
+            findings=found.findings(),
         )
         manifest.save(folder)
     except BaseException:
-        for path in target.written:
+        for path in [folder / MANIFEST_NAME, *target.written]:
             path.unlink(missing_ok=True)
         if new_folder and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

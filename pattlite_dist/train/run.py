@@ -19,6 +19,7 @@ from pattlite_dist import world as worlds
 from pattlite_dist.config import Config, conflicts, parse_config, to_yaml
 from pattlite_dist.data.augment import Preprocess
 from pattlite_dist.data.module import FERData
+from pattlite_dist.data.plan import rank_slice
 from pattlite_dist.data.reader import fetch_manifest
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import write_text
@@ -58,11 +59,8 @@ def load_config(run: Path) -> Config:
     return parse_config(content, str(path))
 
 
-def prepare_folder(config: Config, run: Path) -> Path | None:
-    """Write `config.yaml`, after checking that the folder does not hold another run.
-
-    Returns:
-        The checkpoint to continue from, if there is one.
+def find_checkpoint(config: Config, run: Path) -> Path | None:
+    """The checkpoint to continue from, if the folder holds one.
 
     Raises:
         UserError: the folder holds a run with another configuration.
@@ -74,15 +72,14 @@ def prepare_folder(config: Config, run: Path) -> Path | None:
                 f"{run} holds a run with another configuration ({'; '.join(changed)}); "
                 "set name to start a new one, or restore these values to continue it"
             )
+    return checkpoints.newest(run / "checkpoints")
+
+
+def prepare_folder(config: Config, run: Path, found: Path | None) -> None:
+    """Write `config.yaml` and forget metrics of steps that will be taken again."""
     write_text(run / "config.yaml", to_yaml(config))
-    found = checkpoints.newest(run / "checkpoints")
-    step = 0
-    if found is not None:
-        parsed = checkpoints.parse_name(found.name)
-        assert parsed is not None  # `newest` lists only names that parse
-        step = parsed.step
-    rewind_metrics(run / "metrics.jsonl", step)
-    return found
+    place = found and checkpoints.parse_name(found.name)
+    rewind_metrics(run / "metrics.jsonl", place.step if place else 0)
 
 
 def on_main(world: World, work: Callable[[], T]) -> T:
@@ -192,13 +189,18 @@ def train(config: Config) -> Path:
     try:
         pl.seed_everything(config.seed, verbose=False)
         run = run_folder(config)
+        # All that can be wrong is found before anything is written.
         manifest = fetch_manifest(config.data.shards, config.data.allow_pipe)
-        model = build_model(config.model, config.data.image_size, len(manifest.labels))
-        data = FERData(config, world, build_preprocess(config, model), manifest)
-        steps = data.plan().steps
+        rank_slice(settings.global_batch, world.rank, world.size)
         if not manifest.samples("val"):
             raise UserError(f"{config.data.shards} has no val split to choose on; add one")
-        found = on_main(world, lambda: prepare_folder(config, run))
+        found = on_main(world, lambda: find_checkpoint(config, run))
+        model = build_model(
+            config.model, config.data.image_size, len(manifest.labels), pretrained=found is None
+        )
+        data = FERData(config, world, build_preprocess(config, model), manifest)
+        steps = data.plan().steps
+        on_main(world, lambda: prepare_folder(config, run, found))
         if settings.channels_last:
             model = model.to(memory_format=torch.channels_last)
         if settings.compile:

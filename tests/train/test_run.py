@@ -1,6 +1,7 @@
 """Whole training runs, killed for real and continued."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -206,6 +207,25 @@ def test_each_configuration_trains(config: str, face_shards: Path, tmp_path: Pat
     place = [f"--runs={tmp_path}", f"--data.shards={face_shards}", "--wandb.mode=disabled"]
     assert main(["train", "-c", str(folder / f"{config}.yaml"), *small, *place]) == 0
     assert final(tmp_path / config)["global_step"] == 2
+
+
+def test_bf16_trains(face_shards: Path, tmp_path: Path) -> None:
+    options = tiny(face_shards, tmp_path, trainer__precision="bf16", trainer__epochs=1)
+    assert main(options) == 0
+    assert all(v.dtype != torch.bfloat16 for v in final(tmp_path / "tiny")["state_dict"].values())
+
+
+@pytest.mark.slow
+def test_a_compiled_run_can_be_continued_uncompiled(
+    pattlite: Run, face_shards: Path, tmp_path: Path
+) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile on CPU wants g++; install it to run this")
+    done = pattlite(*tiny(face_shards, tmp_path, trainer__compile=True, trainer__epochs=1))
+    assert done.returncode == 0, done.stderr
+    assert not any("_orig_mod" in key for key in final(tmp_path / "tiny")["state_dict"])
+    assert main(tiny(face_shards, tmp_path)) == 0
+    assert final(tmp_path / "tiny")["global_step"] == 2 * STEPS
 
 
 def test_pattlite_trains(face_shards: Path, tmp_path: Path) -> None:
