@@ -61,7 +61,12 @@ def detect(env: Mapping[str, str] = os.environ) -> World:
             env, "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in env else "SLURM_NTASKS"
         )
         rank, local_rank = _number(env, "SLURM_PROCID"), _number(env, "SLURM_LOCALID")
-        return World("slurm", rank, size, local_rank, size // max(nodes, 1))
+        if nodes < 1 or size % nodes:  # all tasks must see it, or some would wait for the others
+            raise UserError(
+                f"{size} tasks over {nodes} nodes: every node must start the same number; "
+                "mend the srun command"
+            )
+        return World("slurm", rank, size, local_rank, size // nodes)
     return World()
 
 

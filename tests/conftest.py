@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -15,6 +16,10 @@ from pattlite_dist.shards.writer import create_shards
 
 ROOT = Path(__file__).resolve().parent.parent
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+# A busy machine is no failure.
+hypothesis.settings.register_profile("pattlite", deadline=None)
+hypothesis.settings.load_profile("pattlite")
 
 # Two ranks on two cores, and test runs beside them: more threads only get in each other's way.
 torch.set_num_threads(1)

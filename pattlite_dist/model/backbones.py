@@ -1,6 +1,5 @@
 """Truncated MobileNets, and the only place that loads their pretrained weights."""
 
-import pickle
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -142,10 +141,10 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         )
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+    except Exception as error:  # damaged files raise anything, from IndexError to struct.error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{path} is not a file of weights ({str(error).splitlines()[0]}); "
-            "give a state dict saved with torch.save"
+            f"{path} is not a file of weights ({reason}); give a state dict saved with torch.save"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise UserError(f"{path} holds no state dict; give one saved with torch.save")

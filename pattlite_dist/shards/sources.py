@@ -110,7 +110,7 @@ class Fer2013Csv:
         try:
             with contextlib.ExitStack() as stack:
                 raw = _HashingReader(_open_bytes(self.path, stack))
-                text = io.TextIOWrapper(io.BufferedReader(raw, 1 << 20), "utf-8", newline="")
+                text = io.TextIOWrapper(io.BufferedReader(raw, 1 << 20), "utf-8-sig", newline="")
                 yield from self._parse(csv.reader(text))
                 self._sha256 = raw.digest.hexdigest()
         except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as e:

@@ -90,7 +90,10 @@ def _samples(tar: tarfile.TarFile) -> dict[str, dict[str, bytes]]:
             raise ValueError(f"member {member.name!r} claims {member.size} bytes")
         stream = tar.extractfile(member)
         assert stream is not None  # a regular file always has one
-        samples.setdefault(key, {})[kind] = stream.read()
+        parts = samples.setdefault(key, {})
+        if kind in parts:
+            raise ValueError(f"member {member.name!r} is there twice")
+        parts[kind] = stream.read()
     return samples
 
 

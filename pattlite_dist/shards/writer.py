@@ -149,12 +149,13 @@ def create_shards(
         kind=source.kind, name=source.name, sha256=source.sha256, rows=len(found.splits)
     )
     if there is not None:
-        if there.source == info and there.samples_per_shard == samples_per_shard:
+        if there.source != info or there.samples_per_shard != samples_per_shard:
+            raise UserError(
+                f"{folder} holds another shard set (made from {there.source.name}, "
+                f"{there.source.rows} rows); choose another folder or replace it with --force"
+            )
+        if _all_there(folder, there):
             return there
-        raise UserError(
-            f"{folder} holds another shard set (made from {there.source.name}, "
-            f"{there.source.rows} rows); choose another folder or replace it with --force"
-        )
     new_folder = not folder.exists()
     try:
         (folder / MANIFEST_NAME).unlink(missing_ok=True)  # from here on the set is unfinished
@@ -187,6 +188,12 @@ def create_shards(
         raise
     _remove_stale(folder, manifest)
     return manifest
+
+
+def _all_there(folder: Path, manifest: Manifest) -> bool:
+    """Whether each shard lies there with its size; `verify` looks inside as well."""
+    paths = [(folder / s.name, s.bytes) for shards in manifest.shards.values() for s in shards]
+    return all(path.is_file() and path.stat().st_size == size for path, size in paths)
 
 
 def _remove_stale(folder: Path, manifest: Manifest) -> None:

@@ -1,0 +1,237 @@
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from pattlite_dist.cli import main
+from pattlite_dist.shards.manifest import load_manifest
+from tests.shards.conftest import TINY_PER_SHARD, TINY_SHARDS, face, snapshot, write_csv
+
+
+class Said(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def pattlite(capsys: pytest.CaptureFixture[str]) -> "Shell":
+    return Shell(capsys)
+
+
+class Shell:
+    """The command line, in this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+
+    def __call__(self, *arguments: object) -> Said:
+        status = main([str(argument) for argument in arguments])
+        out, err = self.capsys.readouterr()
+        return Said(status, out, err)
+
+    def refuses(self, *arguments: object) -> str:
+        """The one line with which the command is refused."""
+        said = self(*arguments)
+        assert said.status == 2
+        assert said.out == ""
+        (line,) = said.err.splitlines()
+        assert line.startswith("pattlite: error: ")
+        assert said.err.endswith("\n")
+        return line
+
+
+def table_row(out: str, split: str) -> list[str]:
+    """The cells of a split's row in the printed table."""
+    (line,) = (line for line in out.splitlines() if f" {split} " in line)
+    return [cell.strip() for cell in line.replace("┃", "│").strip("│").split("│")]
+
+
+TRAIN = ["train", "6", "0", "3", "5", "2", "1", "5", "22", "3", "2", "2", "0"]
+VAL = ["val", "1", "2", "1", "1", "1", "1", "1", "8", "1", "1", "0", "1"]
+TEST = ["test", "8", "0", "0", "0", "0", "0", "0", "8", "1", "0", "0", "2"]
+
+
+def test_create_verify_and_stats_in_turn(
+    pattlite: Shell, tiny_csv: Path, tiny_shards: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "deep" / "out"
+    options = ["--samples-per-shard", TINY_PER_SHARD]
+    created = pattlite("shards", "create", tiny_csv, out, *options)
+    assert (created.status, created.err) == (0, "")
+    fingerprint = load_manifest(out).fingerprint()[:12]
+    assert created.out.endswith(f"{out}: finished, manifest {fingerprint}\n")
+    assert snapshot(out) == snapshot(tiny_shards)
+
+    verified = pattlite("shards", "verify", out)
+    assert verified == (0, f"{out}: 5 shards, all as the manifest says\n", "")
+
+    counted = pattlite("shards", "stats", out)
+    assert (counted.status, counted.err) == (0, "")
+    for said in (created, counted):
+        assert table_row(said.out, "train") == TRAIN
+        assert table_row(said.out, "val") == VAL
+        assert table_row(said.out, "test") == TEST
+
+
+def test_a_shard_takes_2048_samples_unless_told(
+    pattlite: Shell, tiny_csv: Path, tmp_path: Path
+) -> None:
+    assert pattlite("shards", "create", tiny_csv, tmp_path / "out").status == 0
+    assert load_manifest(tmp_path / "out").samples_per_shard == 2048
+
+
+def test_creating_again_says_the_same(pattlite: Shell, tiny_csv: Path, tmp_path: Path) -> None:
+    first = pattlite("shards", "create", tiny_csv, tmp_path / "out")
+    before = snapshot(tmp_path / "out")
+    assert pattlite("shards", "create", tiny_csv, tmp_path / "out") == first
+    assert snapshot(tmp_path / "out") == before
+
+
+def test_another_set_needs_force(pattlite: Shell, shard_copy: Path, tmp_path: Path) -> None:
+    other = write_csv(tmp_path / "other.csv", [face()])
+    before = snapshot(shard_copy)
+    line = pattlite.refuses("shards", "create", other, shard_copy)
+    assert "another shard set" in line and line.endswith("replace it with --force")
+    assert snapshot(shard_copy) == before
+    assert pattlite("shards", "create", other, shard_copy, "--force").status == 0
+    assert {path.name for path in shard_copy.iterdir()} == {"train-000000.tar", "manifest.json"}
+
+
+def test_verify_names_each_bad_shard_on_its_own_line(pattlite: Shell, shard_copy: Path) -> None:
+    (shard_copy / "train-000001.tar").unlink()
+    (shard_copy / "val-000000.tar").write_bytes(b"short")
+    said = pattlite("shards", "verify", shard_copy)
+    assert (said.status, said.out) == (1, "")
+    first, second = said.err.splitlines()
+    assert first.startswith(f"pattlite: error: {shard_copy / 'train-000001.tar'} is missing")
+    assert second.startswith(f"pattlite: error: {shard_copy / 'val-000000.tar'} has 5 bytes")
+
+
+def test_stats_needs_only_the_manifest(pattlite: Shell, shard_copy: Path) -> None:
+    for name in TINY_SHARDS:
+        (shard_copy / name).unlink()
+    assert table_row(pattlite("shards", "stats", shard_copy).out, "test") == TEST
+
+
+@pytest.mark.parametrize("verb", ["verify", "stats"])
+@pytest.mark.parametrize("what", ["nothing", "folder", "file", "broken"])
+def test_what_is_no_shard_set_is_refused(
+    pattlite: Shell, tmp_path: Path, verb: str, what: str
+) -> None:
+    folder = tmp_path / "set"
+    if what == "file":
+        folder.write_text("something")
+    elif what != "nothing":
+        folder.mkdir()
+    if what == "broken":
+        (folder / "manifest.json").write_text("{\n\n")
+    line = pattlite.refuses("shards", verb, folder)
+    assert str(folder) in line
+    assert ("not JSON" if what == "broken" else "not a finished shard set") in line
+
+
+def bad_sources(folder: Path) -> dict[str, Path]:
+    """Sources that are refused, by what should be told of them."""
+    (folder / "empty").mkdir()
+    (folder / "faces.npz").write_bytes(b"PK")
+    (folder / "binary.csv").write_bytes(bytes(range(256)))
+    (folder / "cut.csv.xz").write_bytes(
+        write_csv(folder / "whole.csv.xz", [face()]).read_bytes()[:-9]
+    )
+    return {
+        "does not exist": folder / "none.csv",
+        "folder without a fer2013.csv": folder / "empty",
+        "not of a known kind": folder / "faces.npz",
+        "not text": folder / "binary.csv",
+        "truncated or damaged": folder / "cut.csv.xz",
+        "no column Usage": write_csv(folder / "a.csv", [face()], ("emotion", "pixels", "use")),
+        "no rows": write_csv(folder / "b.csv", []),
+        "row 1 (line 3): label '9'": write_csv(folder / "c.csv", [face(), face(9)]),
+        "row 0 (line 2): Usage 'x\\ny'": write_csv(folder / "d.csv", [face(0, "x\ny")]),
+    }
+
+
+def test_every_bad_source_is_told_in_one_line_and_leaves_nothing(
+    pattlite: Shell, tmp_path: Path
+) -> None:
+    for told, source in bad_sources(tmp_path).items():
+        line = pattlite.refuses("shards", "create", source, tmp_path / "out")
+        assert told in line
+        assert str(source) in line
+        assert "; " in line  # and then how to mend it
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_is_refused(
+    pattlite: Shell, tiny_csv: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert "is a file" in pattlite.refuses("shards", "create", tiny_csv, tmp_path / "file")
+    below = tmp_path / "file" / "out"
+    assert "cannot " in pattlite.refuses("shards", "create", tiny_csv, below)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("size", ["0", "-3", "many", "1.5", ""])
+def test_a_bad_number_of_samples_is_refused(
+    pattlite: Shell, tiny_csv: Path, tmp_path: Path, size: str
+) -> None:
+    line = pattlite.refuses(
+        "shards", "create", tiny_csv, tmp_path / "out", f"--samples-per-shard={size}"
+    )
+    assert "samples" in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["shards"], "'shards' is not a verb; known are shards create"),
+        (["shards", "make"], "'shards make' is not a verb"),
+        (["shard"], "'shard' is not a verb"),
+        (["shards", "create"], "source, out"),
+        (["shards", "create", "a.csv"], "out; see `pattlite shards create --help`"),
+        (["shards", "create", "a.csv", "b", "c"], "c; see `pattlite shards create --help`"),
+        (["shards", "create", "a.csv", "b", "--nope"], "--nope"),
+        (["shards", "create", "a.csv", "b", "nope=1"], "nope"),
+        (["shards", "verify"], "dir; see `pattlite shards verify --help`"),
+        (["shards", "verify", "a", "b"], "b; see `pattlite shards verify --help`"),
+        (["shards", "stats"], "dir; see `pattlite shards stats --help`"),
+    ],
+)
+def test_a_wrong_use_is_told_in_one_line(pattlite: Shell, arguments: list[str], told: str) -> None:
+    assert told in pattlite.refuses(*arguments)
+
+
+@pytest.mark.parametrize("verb", ["create", "verify", "stats"])
+def test_help_tells_the_options(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["shards", verb, "--help"])
+    assert left.value.code == 0
+    out = capsys.readouterr().out
+    assert f"pattlite shards {verb}" in out
+    assert ("--samples-per-shard" in out) == ("--force" in out) == (verb == "create")
+
+
+def test_an_interruption_is_told_without_a_traceback(
+    pattlite: Shell, tiny_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pattlite_dist.shards.writer.write_shard", interrupted)
+    said = pattlite("shards", "create", tiny_csv, tmp_path / "out")
+    assert said == (130, "", "pattlite: interrupted\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_fault_of_ours_is_not_hidden(
+    pattlite: Shell, tiny_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("pattlite_dist.shards.writer.write_shard", broken)
+    with pytest.raises(ZeroDivisionError):
+        pattlite("shards", "create", tiny_csv, tmp_path / "out")
