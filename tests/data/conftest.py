@@ -1,0 +1,105 @@
+"""A small shard set whose every sample is known, so that nothing but the reader can be wrong."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from numpy.typing import NDArray
+
+from pattlite_dist.data.reader import ShardReader
+from pattlite_dist.shards.manifest import Manifest, SplitName
+from pattlite_dist.shards.sources import FER2013_LABELS, Row
+from pattlite_dist.shards.tario import BLANK, LEAK, Block
+from pattlite_dist.shards.writer import create_shards
+
+# A shared, busy machine can take any time over an example; pytest-timeout stops what hangs.
+settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60
+)
+settings.load_profile("busy")
+
+SAMPLES: dict[SplitName, int] = {"train": 100, "val": 37, "test": 41}
+BLANK_VAL, LEAKED_TEST = 5, 20  # places in their splits
+SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+
+
+class MemorySource:
+    """Random images; one val image is blank and one test image is in train as well."""
+
+    kind = "memory"
+    labels = FER2013_LABELS
+
+    def __init__(self, shape: tuple[int, int, int], samples: dict[SplitName, int]) -> None:
+        self.name, self.shape = f"random {shape}", shape
+        random = np.random.default_rng(7)
+        self.blocks: dict[SplitName, Block] = {
+            split: Block(
+                random.integers(0, 256, (n, *shape), np.uint8),
+                random.integers(0, len(self.labels), n),
+                np.zeros(n, np.uint8),
+            )
+            for split, n in samples.items()
+        }
+        if "val" in samples:
+            self.blocks["val"].images[BLANK_VAL] = 77
+            self.blocks["val"].flags[BLANK_VAL] = BLANK
+        if "test" in samples:
+            self.blocks["test"].images[LEAKED_TEST] = self.blocks["train"].images[3]
+            self.blocks["test"].flags[LEAKED_TEST] = LEAK
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.name.encode()).hexdigest()
+
+    def rows(self) -> Iterator[Row]:
+        index = 0
+        for split, block in self.blocks.items():
+            for image, label in zip(block.images, block.labels, strict=True):
+                yield Row(index, int(label), split, image)
+                index += 1
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    folder: Path
+    manifest: Manifest
+    truth: dict[SplitName, Block]
+
+    def reader(self, split: SplitName, cache: Path) -> ShardReader:
+        return ShardReader(str(self.folder), self.manifest, split, cache)
+
+    def sizes(self, split: SplitName) -> tuple[int, ...]:
+        return tuple(shard.samples for shard in self.manifest.shards[split])
+
+
+@pytest.fixture(scope="session")
+def shard_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    """100 train, 37 val and 41 test samples, 48 x 48 grey, 16 a shard."""
+    source = MemorySource((1, 48, 48), SAMPLES)
+    folder = tmp_path_factory.mktemp("shards") / "grey"
+    return ShardSet(folder, create_shards(source, folder, samples_per_shard=16), source.blocks)
+
+
+@pytest.fixture(scope="session")
+def colour_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    """11 train samples, 3 x 5 x 7: the pixels of a shard do not end at a multiple of 8 bytes."""
+    source = MemorySource((3, 5, 7), {"train": 11})
+    folder = tmp_path_factory.mktemp("shards") / "colour"
+    return ShardSet(folder, create_shards(source, folder, samples_per_shard=4), source.blocks)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of decoded shards for the tests that do not look into it."""
+    return tmp_path_factory.mktemp("decoded")
+
+
+def assert_is(got: Block, truth: Block, ids: NDArray[np.int64]) -> None:
+    """The gathered block holds the source's samples `ids`, in that order."""
+    np.testing.assert_array_equal(got.images, truth.images[ids])
+    np.testing.assert_array_equal(got.labels, truth.labels[ids])
+    np.testing.assert_array_equal(got.flags, truth.flags[ids])

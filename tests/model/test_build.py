@@ -1,0 +1,143 @@
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pattlite_dist.config import ModelConfig
+from pattlite_dist.errors import UserError
+from pattlite_dist.model.build import PattLite, SeedNet, build_model
+
+SEED_14: dict[str, Any] = {"name": "seed", "cut": 14, "width": 32, "heads": 4}
+SEED_19: dict[str, Any] = {"name": "seed", "cut": 19, "width": 32, "heads": 4}
+PATTLITE: dict[str, Any] = {"name": "pattlite"}
+MODELS = pytest.mark.parametrize(
+    "model", [SEED_14, SEED_19, PATTLITE], ids=["seed-14", "seed-19", "pattlite"]
+)
+
+
+def build(model: dict[str, Any], size: int = 48, classes: int = 7) -> PattLite | SeedNet:
+    torch.manual_seed(0)
+    return build_model(ModelConfig.model_validate(model), size, classes)
+
+
+def images(n: int, size: int = 48, seed: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    # Each of another brightness, so that random weights tell them apart.
+    level = torch.linspace(-1, 1, n).view(n, 1, 1, 1)
+    return torch.randn(n, 3, size, size, generator=generator) + level
+
+
+@lru_cache
+def settled(name: str, cut: int, size: int) -> nn.Module:
+    """In eval mode and double precision.
+
+    The norms have statistics of a real pass: with those of birth the signals would die away.
+    """
+    model: dict[str, Any] = {"name": name, "cut": cut, "width": 32, "heads": 4}
+    net = build(model, size).double()
+    for module in net.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            module.momentum = 1.0
+    with torch.no_grad():
+        net(images(8, size, seed=2).double())
+    return net.eval()
+
+
+@MODELS
+@pytest.mark.parametrize("size", [48, 64, 96, 224])
+def test_images_of_every_size_become_one_logit_a_class(model: dict[str, Any], size: int) -> None:
+    net = build(model, size, classes=5).eval()
+    with torch.no_grad():
+        logits = net(images(2, size))
+    assert logits.shape == (2, 5)
+    assert logits.dtype == torch.float32
+    assert logits.isfinite().all()
+
+
+CASES = pytest.mark.parametrize(
+    ("name", "cut", "size"),
+    [("seed", 14, 48), ("seed", 14, 144), ("seed", 19, 64), ("pattlite", 14, 48),
+     ("pattlite", 14, 96)],
+)  # fmt: skip
+
+
+@CASES
+@torch.no_grad()
+def test_a_prediction_does_not_depend_on_its_companions(name: str, cut: int, size: int) -> None:
+    # In double precision, so that what is left of a dependence is no rounding.
+    net, x = settled(name, cut, size), images(6, size).double()
+    together = net(x)
+    assert (together - together.mean(0)).abs().max() > 1e-2  # the samples do differ
+    for i in range(6):
+        torch.testing.assert_close(net(x[i : i + 1])[0], together[i], atol=1e-9, rtol=0)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    torch.testing.assert_close(net(x[order]), together[order], atol=1e-9, rtol=0)
+    strangers = torch.cat([x[:1], images(5, size, seed=9).double() * 3])
+    torch.testing.assert_close(net(strangers)[0], together[0], atol=1e-9, rtol=0)
+
+
+@CASES
+def test_a_gradient_reaches_only_its_own_sample(name: str, cut: int, size: int) -> None:
+    net, x = settled(name, cut, size), images(3, size).double().requires_grad_()
+    net(x)[1].square().sum().backward()
+    assert x.grad is not None
+    assert (x.grad.abs().amax((1, 2, 3)) > 0).tolist() == [False, True, False]
+
+
+@MODELS
+def test_a_gradient_reaches_every_parameter(model: dict[str, Any]) -> None:
+    net = build(model, 64).train()
+    loss = nn.functional.cross_entropy(net(images(8, 64)), torch.arange(8) % 7)
+    loss.backward()
+    without = [
+        name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
+    ]
+    assert without == []
+
+
+def test_the_name_chooses_the_network() -> None:
+    assert isinstance(build(SEED_14), SeedNet)
+    assert isinstance(build(PATTLITE), PattLite)
+
+
+def test_pattlite_is_as_light_as_published() -> None:
+    """The paper counts 1.10 M parameters."""
+    net = build(PATTLITE, 224)
+    assert sum(p.numel() for p in net.parameters()) == pytest.approx(1.10e6, rel=0.02)
+
+
+@pytest.mark.parametrize("sizes", [(48, 224), (96, 64)])
+def test_pattlites_weights_fit_every_image_size(sizes: tuple[int, int]) -> None:
+    small, large = (build(PATTLITE, size) for size in sizes)
+    large.load_state_dict(small.state_dict())
+    with torch.no_grad():
+        assert large.eval()(images(1, sizes[1])).shape == (1, 7)
+
+
+def test_weights_are_loaded_into_the_backbone_only_when_wanted(tmp_path: Path) -> None:
+    source = build(PATTLITE)
+    path = tmp_path / "v1.pth"
+    torch.save(
+        {
+            key: value.new_full(value.shape, 0.25) if value.is_floating_point() else value
+            for key, value in source.backbone.state_dict().items()
+        },
+        path,
+    )
+    config = ModelConfig(name="pattlite", weights=str(path))
+    loaded, fresh = build_model(config, 48, 7), build_model(config, 48, 7, pretrained=False)
+    assert all((p == 0.25).all() for p in loaded.backbone.parameters())
+    assert not any((p == 0.25).all() for p in fresh.backbone.parameters())
+    assert not any((p == 0.25).all() for p in loaded.classifier.parameters())
+    path.unlink()
+    build_model(config, 48, 7, pretrained=False)  # continuing a run does not need the file
+    with pytest.raises(UserError, match="does not exist"):
+        build_model(config, 48, 7)
+
+
+def test_imagenet_weights_for_pattlite_are_the_users_error() -> None:
+    with pytest.raises(UserError, match="no weights for MobileNetV1"):
+        build_model(ModelConfig(name="pattlite", weights="imagenet"), 48, 7)

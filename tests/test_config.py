@@ -1,0 +1,223 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pattlite_dist.config import Config, conflicts, parse_config, to_yaml
+from pattlite_dist.errors import UserError
+from tests.conftest import ROOT
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """`a.b` and 1 to {"a": {"b": 1}}."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def config(key: str, value: Any) -> Config:
+    return parse_config(nested(key, value), "test")
+
+
+@pytest.mark.parametrize(
+    "key", ["sed", "data.windows", "augment.flips", "model.heads_", "trainer.batch", "wandb.key"]
+)
+def test_an_unknown_key_is_named(key: str) -> None:
+    with pytest.raises(UserError, match=rf"^a\.yaml: {re.escape(key)}: Extra inputs"):
+        parse_config(nested(key, 1), "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("name", ""),
+        ("name", "a/b"),
+        ("name", "../up"),
+        ("name", ".hidden"),
+        ("seed", -1),
+        ("seed", 2**32),
+        ("seed", 1.5),
+        ("data.image_size", 47),
+        ("data.image_size", 225),
+        ("data.window", 0),
+        ("data.tail", "keep"),
+        ("data.workers", -1),
+        ("augment.flip", 1.01),
+        ("augment.rotation", 181),
+        ("augment.rotation", -1),
+        ("augment.shift", 0.6),
+        ("augment.scale", 1),
+        ("augment.brightness", -0.1),
+        ("augment.contrast", 1),
+        ("augment.erasing", 2),
+        ("augment.mean", [0.5]),
+        ("augment.flip", float("nan")),
+        ("model.name", "resnet"),
+        ("model.cut", 6),
+        ("model.cut", 20),
+        ("model.dropout", 1),
+        ("model.heads", 0),
+        ("optim.lr", 0),
+        ("optim.name", "sgd"),
+        ("optim.ema", 1),
+        ("trainer.epochs", 0),
+        ("trainer.global_batch", 0),
+        ("trainer.global_batch", "many"),
+        ("trainer.precision", "16"),
+        ("trainer.keep_best", 0),
+        ("trainer.timeout_minutes", 0),
+        ("wandb.mode", "on"),
+        ("data", None),
+        ("data", [1]),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_its_key(key: str, value: Any) -> None:
+    with pytest.raises(UserError, match=rf"^a\.yaml: {re.escape(key)}[:.]") as caught:
+        parse_config(nested(key, value), "a.yaml")
+    assert "\n" not in str(caught.value)
+    assert "pattlite train --help" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, [], "text", 3])
+def test_content_that_is_no_mapping_is_an_error(content: Any) -> None:
+    with pytest.raises(UserError, match=r"^a\.yaml: configuration: "):
+        parse_config(content, "a.yaml")
+
+
+@pytest.mark.parametrize(("width", "heads"), [(128, 3), (100, 8), (8, 16)])
+def test_heads_that_do_not_divide_the_width_are_an_error(width: int, heads: int) -> None:
+    with pytest.raises(UserError, match=f"model: .*width {width} is not a multiple of .* {heads}"):
+        parse_config({"model": {"width": width, "heads": heads}}, "test")
+    parse_config({"model": {"width": width * heads, "heads": heads}}, "test")
+
+
+@pytest.mark.parametrize("area", [[0, 0.2], [-0.1, 0.2], [0.3, 0.2], [0.5, 1.1], [0.1]])
+def test_an_erased_area_that_is_no_range_is_an_error(area: list[float]) -> None:
+    with pytest.raises(UserError, match=r"augment.*erasing_area"):
+        config("augment.erasing_area", area)
+
+
+@pytest.mark.parametrize("std", [[0, 0.2, 0.2], [0.2, 0.2, -1], [0.2, 0.2]])
+def test_a_deviation_that_cannot_be_divided_by_is_an_error(std: list[float]) -> None:
+    with pytest.raises(UserError, match=r"augment.*std"):
+        config("augment.std", std)
+
+
+def test_a_configuration_cannot_be_changed_in_place() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Config().seed = 1
+
+
+def test_the_defaults_are_valid_and_come_back_from_yaml() -> None:
+    text = to_yaml(Config())
+    assert parse_config(yaml.safe_load(text), "test") == Config()
+    assert list(yaml.safe_load(text)) == list(Config.model_fields)  # in the models' order
+
+
+FRACTIONS = st.floats(0, 0.99)
+CONFIGS = st.builds(
+    lambda **values: parse_config(
+        {
+            "name": values["name"], "seed": values["seed"],
+            "data": {"shards": values["text"], "cache": values["cache"], "tail": values["tail"]},
+            "augment": {"flip": values["flip"], "scale": values["scale"], "mean": values["mean"]},
+            "optim": {"lr": values["lr"]},
+            "wandb": {"entity": values["cache"]},
+        },
+        "test",
+    ),
+    name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,9}", fullmatch=True),
+    seed=st.integers(0, 2**32 - 1),
+    text=st.text(st.characters(codec="utf-8"), max_size=20),
+    cache=st.none() | st.text(st.characters(codec="utf-8"), max_size=20),
+    tail=st.sampled_from(["drop", "wrap"]),
+    flip=FRACTIONS,
+    scale=FRACTIONS,
+    mean=st.none() | st.tuples(FRACTIONS, FRACTIONS, FRACTIONS),
+    lr=st.floats(1e-300, 1e300),
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=30)
+@given(CONFIGS)
+def test_any_configuration_comes_back_from_yaml(one: Config) -> None:
+    again = parse_config(yaml.safe_load(to_yaml(one)), "test")
+    assert again == one
+    assert conflicts(one, again) == []
+
+
+IDENTITY = {
+    "name": "other", "seed": 1, "data.image_size": 96, "data.window": 7, "data.tail": "wrap",
+    "augment.flip": 0.1, "augment.rotation": 1.0, "augment.shift": 0.1, "augment.scale": 0.1,
+    "augment.brightness": 0.1, "augment.contrast": 0.1, "augment.erasing": 0.1,
+    "augment.erasing_area": [0.1, 0.3], "augment.mean": [0.1, 0.2, 0.3],
+    "augment.std": [0.1, 0.2, 0.3], "model.name": "pattlite", "model.cut": 19, "model.width": 64,
+    "model.heads": 4, "model.dropout": 0.3, "optim.name": "adam", "optim.lr": 0.5,
+    "optim.backbone_lr_scale": 0.5, "optim.weight_decay": 0.5, "optim.schedule": "constant",
+    "optim.warmup_epochs": 2.0, "optim.label_smoothing": 0.5, "optim.clip_norm": 1.0,
+    "optim.ema": 0.5, "trainer.global_batch": 64,
+}  # fmt: skip
+FREE = {
+    "runs": "elsewhere", "data.shards": "elsewhere", "data.workers": 3, "data.cache": "/scratch",
+    "data.allow_pipe": True, "model.weights": "file.pth", "trainer.epochs": 99,
+    "trainer.eval_batch": 7, "trainer.accelerator": "cpu", "trainer.precision": "32",
+    "trainer.channels_last": False, "trainer.compile": True, "trainer.checkpoint_every_steps": 9,
+    "trainer.keep_best": 4, "trainer.log_every_steps": 3, "trainer.timeout_minutes": 1,
+    "wandb.mode": "disabled", "wandb.project": "p", "wandb.entity": "e", "wandb.group": "g",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", IDENTITY)
+def test_a_change_that_makes_another_run_is_listed(key: str) -> None:
+    changed = config(key, IDENTITY[key])
+    (line,) = conflicts(Config(), changed)
+    assert line.startswith(f"{key}: ")
+    assert line.endswith(f" -> {IDENTITY[key]}")
+    (back,) = conflicts(changed, Config())
+    assert back.startswith(f"{key}: {IDENTITY[key]} -> ")
+
+
+@pytest.mark.parametrize("key", FREE)
+def test_a_change_that_leaves_the_run_what_it_is_is_free(key: str) -> None:
+    changed = config(key, FREE[key])
+    assert changed != Config()
+    assert conflicts(Config(), changed) == []
+
+
+def test_every_key_is_known_to_be_free_or_not() -> None:
+    """A new key must be put into one of the two lists above, and so be thought about."""
+
+    def leaves(tree: dict[str, Any], prefix: str = "") -> set[str]:
+        return {
+            leaf
+            for key, value in tree.items()
+            for leaf in (
+                leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key}
+            )
+        }
+
+    assert leaves(Config().model_dump()) == IDENTITY.keys() | FREE.keys()
+    assert not IDENTITY.keys() & FREE.keys()
+
+
+def test_several_changes_are_all_listed() -> None:
+    changed = parse_config(
+        {"seed": 3, "optim": {"lr": 0.5}, "trainer": {"epochs": 2, "global_batch": 32}}, "test"
+    )
+    assert conflicts(Config(), changed) == [
+        "seed: 0 -> 3", "optim.lr: 0.001 -> 0.5", "trainer.global_batch: 128 -> 32",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_configuration_that_comes_with_the_package_parses(path: Path) -> None:
+    parsed = parse_config(yaml.safe_load(path.read_text()), str(path))
+    assert parsed.name == path.stem
+
+
+def test_configurations_do_come_with_the_package() -> None:
+    assert {"demo", "fer2013", "seed"} <= {path.stem for path in (ROOT / "configs").glob("*.yaml")}

@@ -1,0 +1,181 @@
+from typing import Any
+
+import pytest
+import torch
+
+from pattlite_dist.errors import UserError
+from pattlite_dist.world import (
+    World,
+    cluster_environment,
+    connect,
+    detect,
+    device,
+    disconnect,
+    from_main,
+    use_gpu,
+)
+
+TORCHRUN = {
+    "TORCHELASTIC_RUN_ID": "none", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "4",
+}  # fmt: skip
+SRUN = {
+    "SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "train", "SLURM_STEP_ID": "0", "SLURM_PROCID": "5",
+    "SLURM_LOCALID": "1", "SLURM_NTASKS": "8", "SLURM_NNODES": "2",
+}  # fmt: skip
+BATCH = {  # the batch script itself: SLURM sets a rank there too
+    "SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0", "SLURM_LOCALID": "0",
+    "SLURM_NTASKS": "8", "SLURM_NNODES": "2",
+}  # fmt: skip
+STEP = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "1", "SLURM_PROCID": "3"}
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        pytest.param({}, World(), id="none"),
+        pytest.param({"RANK": "3", "WORLD_SIZE": "4"}, World(), id="stray variables"),
+        pytest.param(TORCHRUN, World("torchrun", 5, 8, 1, 4), id="torchrun"),
+        pytest.param(SRUN, World("slurm", 5, 8, 1, 4), id="srun"),
+        pytest.param({**SRUN, **STEP}, World("slurm", 3, 4, 1, 4), id="step smaller than job"),
+        pytest.param(BATCH, World(), id="batch script"),
+        pytest.param({**BATCH, "SLURM_STEP_ID": "batch"}, World(), id="batch step by name"),
+        pytest.param({**SRUN, "SLURM_JOB_NAME": "bash"}, World(), id="srun --pty bash"),
+        pytest.param({**SRUN, "SLURM_JOB_NAME": "interactive"}, World(), id="salloc"),
+        pytest.param({**SRUN, **TORCHRUN}, World("torchrun", 5, 8, 1, 4), id="torchrun in srun"),
+        pytest.param({**BATCH, **TORCHRUN}, World("torchrun", 5, 8, 1, 4), id="torchrun in sbatch"),
+        pytest.param(
+            {**SRUN, "SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SLURM_PROCID": "0",
+             "SLURM_LOCALID": "0"},
+            World("slurm", 0, 1, 0, 1), id="one task",
+        ),
+    ],
+)  # fmt: skip
+def test_the_launcher_is_read_from_its_variables(env: dict[str, str], expected: World) -> None:
+    assert detect(env) == expected
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        pytest.param({**TORCHRUN, "RANK": "first"}, "set RANK='first' where a num", id="word"),
+        pytest.param({**TORCHRUN, "LOCAL_RANK": ""}, "set LOCAL_RANK=''", id="empty"),
+        pytest.param({"TORCHELASTIC_RUN_ID": "x"}, "set RANK=None", id="torchrun without rank"),
+        pytest.param({**SRUN, "SLURM_NTASKS": "8x"}, "set SLURM_NTASKS='8x'", id="tasks"),
+        pytest.param({**SRUN, "SLURM_NNODES": "2(x2)"}, "SLURM_NNODES=", id="nodes"),
+        pytest.param(
+            {k: v for k, v in SRUN.items() if k != "SLURM_NTASKS"}, "SLURM_NTASKS=None",
+            id="srun without tasks",
+        ),
+        pytest.param({**TORCHRUN, "RANK": "8"}, "do not fit together", id="rank too large"),
+        pytest.param({**TORCHRUN, "RANK": "-1"}, "do not fit together", id="negative rank"),
+        pytest.param({**SRUN, "SLURM_LOCALID": "4"}, "do not fit together", id="local rank"),
+        pytest.param({**SRUN, "SLURM_NTASKS": "0"}, "every node must|do not fit", id="no tasks"),
+        pytest.param({**SRUN, "SLURM_NNODES": "0"}, "every node must|do not fit", id="no nodes"),
+    ],
+)  # fmt: skip
+def test_variables_that_make_no_sense_are_the_users_error(
+    env: dict[str, str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        detect(env)
+
+
+@pytest.mark.parametrize(("tasks", "nodes"), [(5, 2), (4, 3), (7, 4), (2, 3)])
+def test_uneven_nodes_are_an_error_on_every_task_not_only_on_the_fuller_ones(
+    tasks: int, nodes: int
+) -> None:
+    """A task that went on alone would wait for the others until its time is up."""
+    for rank in range(tasks):
+        env = {**SRUN, "SLURM_NTASKS": f"{tasks}", "SLURM_NNODES": f"{nodes}",
+               "SLURM_PROCID": f"{rank}", "SLURM_LOCALID": "0"}  # fmt: skip
+        with pytest.raises(UserError, match="every node must start the same number"):
+            detect(env)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [(-1, 1, 0, 1), (1, 1, 0, 1), (0, 0, 0, 1), (0, 2, 1, 1), (0, 2, -1, 1), (0, 1, 0, 0)],
+)
+def test_a_rank_outside_its_world_is_an_error(numbers: tuple[int, int, int, int]) -> None:
+    with pytest.raises(UserError, match="rank and world size do not fit together"):
+        World("torchrun", *numbers)
+
+
+def test_nodes_of_different_size_are_an_error() -> None:
+    with pytest.raises(UserError, match="6 processes over nodes of 4: every node must start"):
+        World("torchrun", 0, 6, 0, 4)
+
+
+def test_nodes_are_counted_and_rank_0_writes() -> None:
+    assert World().nodes == 1
+    assert World("slurm", 5, 8, 1, 4).nodes == 2
+    assert [World("slurm", r, 8, r % 4, 4).main for r in range(8)] == [True] + [False] * 7
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> int:
+    """Make torch believe in so many GPUs."""
+    count = int(request.param)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    return count
+
+
+@pytest.mark.parametrize("gpus", [0], indirect=True)
+def test_without_a_gpu_the_cpu_is_used_unless_a_gpu_is_insisted_on(gpus: int) -> None:
+    for accelerator in ("auto", "cpu"):
+        assert not use_gpu(accelerator)
+        assert device(World(), accelerator) == torch.device("cpu")
+    for ask in (use_gpu, lambda accelerator: device(World(), accelerator)):
+        with pytest.raises(UserError, match="torch sees no GPU here"):
+            ask("gpu")
+
+
+@pytest.mark.parametrize("gpus", [4], indirect=True)
+def test_each_local_rank_has_its_own_gpu(gpus: int) -> None:
+    worlds = [World("torchrun", 4 + r, 8, r, 4) for r in range(4)]
+    for accelerator in ("auto", "gpu"):
+        assert [device(w, accelerator).index for w in worlds] == [0, 1, 2, 3]
+        assert device(worlds[2], accelerator).type == "cuda"
+    assert device(worlds[2], "cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("gpus", [1], indirect=True)
+def test_a_slurm_task_that_sees_one_gpu_takes_it_and_torchruns_ranks_do_not_share(
+    gpus: int,
+) -> None:
+    assert device(World("slurm", 3, 4, 3, 4), "auto") == torch.device("cuda", 0)
+    assert device(World("torchrun", 0, 4, 0, 4), "auto") == torch.device("cuda", 0)
+    with pytest.raises(UserError, match="local rank 3 has no GPU: torch sees 1"):
+        device(World("torchrun", 3, 4, 3, 4), "auto")
+
+
+@pytest.mark.parametrize(
+    ("world", "name"),
+    [
+        (World(), "LightningEnvironment"),
+        (World("torchrun", 0, 2, 0, 2), "TorchElasticEnvironment"),
+        (World("slurm", 0, 2, 0, 2), "SLURMEnvironment"),
+    ],
+)
+def test_lightning_is_told_the_launcher_that_was_found(world: World, name: str) -> None:
+    assert type(cluster_environment(world)).__name__ == name
+
+
+def test_lightning_leaves_requeueing_to_us() -> None:
+    assert cluster_environment(World("slurm")).auto_requeue is False
+
+
+def test_a_process_alone_joins_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a group of one")
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", refuse)
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", refuse)
+    connect(World(), "cpu", 1)
+    value = object()
+    assert from_main(World(), value) is value
+    disconnect()
+    with pytest.raises(AssertionError, match="a group of one"):
+        from_main(World("torchrun", 0, 2, 0, 2), value)
