@@ -147,8 +147,9 @@ def test_a_wide_window_mixes_shards_and_a_narrow_one_shuffles_inside_them() -> N
     assert sorted(narrow) == list(range(min(narrow), min(narrow) + 50)) != list(narrow)
 
 
-def test_windows_hold_as_many_whole_shards_as_fit() -> None:
-    order = EpochOrder(np.full(9, 10), 3, 0, window=39).take(0, 90) // 10
+@pytest.mark.parametrize("window", [30, 39])
+def test_windows_hold_as_many_whole_shards_as_fit(window: int) -> None:
+    order = EpochOrder(np.full(9, 10), 3, 0, window).take(0, 90) // 10
     assert [len(set(order[i : i + 30])) for i in (0, 30, 60)] == [3, 3, 3]
 
 
