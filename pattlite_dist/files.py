@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pattlite_dist.errors import UserError
 
@@ -56,6 +56,25 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8 to `path`, whole or not at all."""
     with atomic_write(path) as stream:
         stream.write(text.encode())
+
+
+def load_tensors(path: Path) -> Any:
+    """What `torch.save` wrote: tensors and plain data, for no code is ever run from a file.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds anything else.
+    """
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; check the path") from None
+    except Exception as error:  # damaged files raise anything, from IndexError to struct.error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{path} is cut off, or not a safe file of tensors ({reason}); use another one"
+        ) from error
 
 
 def sha256_file(path: Path) -> str:

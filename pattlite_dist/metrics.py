@@ -13,6 +13,8 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
+from pattlite_dist.errors import UserError
+
 _PADDING = -1
 
 
@@ -53,8 +55,17 @@ class Scores(nn.Module):
         self.nll = MeanMetric().set_dtype(torch.float64)
 
     def update(self, logits: torch.Tensor, labels: torch.Tensor, counts: torch.Tensor) -> None:
-        """Add a batch: logits [n, classes], labels int64 [n], and whether each counts, bool [n]."""
+        """Add a batch: logits [n, classes], labels int64 [n], and whether each counts, bool [n].
+
+        Raises:
+            UserError: a logit is NaN or infinite, for whose scores nobody should choose.
+        """
         logits = logits.float()
+        if not bool(logits.isfinite().all()):
+            raise UserError(
+                "the network's outputs are NaN or infinite: training has diverged; "
+                "lower optim.lr or set optim.clip_norm, and continue from an earlier checkpoint"
+            )
         self.counts.update(logits, torch.where(counts, labels, _PADDING))
         nll = F.cross_entropy(logits, labels, reduction="none").double()
         if counts.any():  # a rank's batch can be padding alone

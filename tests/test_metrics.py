@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from pattlite_dist.errors import UserError
 from pattlite_dist.metrics import Result, Scores
 
 CLASSES = 4
@@ -137,3 +138,11 @@ def test_a_class_that_is_never_there_has_no_recall_to_lose() -> None:
     result = everything(*batch(50))
     assert result.recall[CLASSES - 1] == 0
     assert sum(result.confusion[CLASSES - 1]) == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_diverged_model_gets_no_score(value: float) -> None:
+    logits, labels = batch(8)
+    logits[3, 2] = value
+    with pytest.raises(UserError, match="NaN or infinite"):
+        Scores(CLASSES).update(logits, labels, torch.ones(8, dtype=torch.bool))

@@ -2,13 +2,14 @@
 
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from pattlite_dist.errors import UserError
+from pattlite_dist.files import load_tensors
 
 
 def same_padding(x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
@@ -139,13 +140,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
             f"model.weights: {path} does not exist; give a local file, `imagenet` to download "
             "torchvision's, or leave it out"
         )
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files raise anything, from IndexError to struct.error
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{path} is not a file of weights ({reason}); give a state dict saved with torch.save"
-        ) from error
+    state = load_tensors(path)
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise UserError(f"{path} holds no state dict; give one saved with torch.save")
     return state

@@ -5,7 +5,6 @@ The name of a file says all that is needed to choose among them:
 This module alone decides which checkpoint is the newest and which is the best.
 """
 
-import pickle
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.files import atomic_write
+from pattlite_dist.files import atomic_write, load_tensors
 
 _NAME = re.compile(r"^epoch=(\d+)-step=(\d+)(?:-top1=(\d\.\d+))?\.ckpt$")
 
@@ -62,15 +61,7 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is missing, cut off, or not a checkpoint of this package.
     """
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; give a checkpoint or a run folder") from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{path} is cut off or not a safe checkpoint ({reason}); use another one"
-        ) from error
+    content = load_tensors(path)
     if not isinstance(content, dict) or not {"state_dict", "pattlite"} <= content.keys():
         raise UserError(f"{path} is not a checkpoint of pattlite_dist; give one from a run folder")
     return content

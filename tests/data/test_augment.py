@@ -270,12 +270,13 @@ def test_erasing_at_zero_erases_nothing_and_at_a_half_about_half() -> None:
     assert parameters(4000, erasing=0.5).box.any(1).mean() == pytest.approx(0.5, abs=0.03)
 
 
-@pytest.mark.parametrize("shape", [(192, 192), (192, 48), (48, 192)])
+@pytest.mark.parametrize("shape", [(192, 192), (192, 16), (16, 192)])
 @pytest.mark.parametrize("augmented", [False, True])
 def test_a_larger_image_is_shrunk_without_aliasing(shape: tuple[int, int], augmented: bool) -> None:
     """Stripes finer than the output's pixels become grey, along either side."""
     height, width = shape
-    stripes = (torch.arange(max(shape)) % 8 < 4).to(torch.uint8) * 255
+    # Bare samples would all fall inside stripes of one kind: at 3.5, 11.5, and so on.
+    stripes = ((torch.arange(max(shape)) + 2) % 8 < 4).to(torch.uint8) * 255
     image = stripes.expand(height, width) if width == 192 else stripes[:, None].expand(shape)
     out = plain(24)(image[None, None].contiguous(), still() if augmented else None)
     assert (out[..., 2:-2, 2:-2] - 0.5).abs().max() < 0.1

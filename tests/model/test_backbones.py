@@ -247,7 +247,7 @@ def test_a_cut_off_file_is_refused(
     data = path.read_bytes()
     for part in (0.999, 0.5, 0.05, 0.01, 0.001, 0.0):
         path.write_bytes(data[: int(len(data) * part)])
-        assert_refused(str(path), "is not a file of weights")
+        assert_refused(str(path), "not a safe file of tensors")
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_a_cut_off_file_is_refused(
 def test_a_file_of_something_else_is_refused(content: bytes, tmp_path: Path) -> None:
     """Some of these are the opcodes of a pickle that pops what is not there."""
     (tmp_path / "w.pth").write_bytes(content)
-    assert_refused(str(tmp_path / "w.pth"), "is not a file of weights")
+    assert_refused(str(tmp_path / "w.pth"), "not a safe file of tensors")
 
 
 class _Malicious:
@@ -279,7 +279,7 @@ def test_code_in_a_file_of_weights_is_refused_and_not_run(
         path.write_bytes(pickle.dumps(_Malicious(mark)))
     else:
         torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
-    assert_refused(str(path), "is not a file of weights")
+    assert_refused(str(path), "not a safe file of tensors")
     assert not mark.exists()
     # The file is what it is meant to be: an unsafe load would have run it.
     if kind == "bare":

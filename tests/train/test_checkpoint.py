@@ -1,3 +1,4 @@
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,7 @@ class Malicious:
 def test_a_checkpoint_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
     path, victim = tmp_path / "bad.ckpt", tmp_path / "touched"
     torch.save({"state_dict": {}, "pattlite": Malicious(victim)}, path)
-    with pytest.raises(UserError, match="not a safe checkpoint"):
+    with pytest.raises(UserError, match="not a safe file of tensors"):
         load(path)
     assert not victim.exists()
 
@@ -123,3 +124,12 @@ def test_a_failed_save_leaves_the_old_file_and_no_temporary(
         AtomicCheckpointIO().save_checkpoint({}, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_any_damage_is_a_user_error_or_no_damage(tmp_path: Path) -> None:
+    whole = save(tmp_path, make_name(0, 1, None), x=torch.arange(50)).read_bytes()
+    path = tmp_path / make_name(0, 2, None)
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with contextlib.suppress(UserError):
+            load(path)
