@@ -77,6 +77,26 @@ def fetch_manifest(root: str, allow_pipe: bool = False) -> Manifest:
     return load_manifest(Path(root))
 
 
+def check_sizes(root: str, manifest: Manifest) -> None:
+    """Compare the shards of a local folder with the manifest before hours are spent on them.
+
+    The hash of a shard is checked when it is first read; an address is not asked at all.
+
+    Raises:
+        UserError: a shard is missing or has another size; names it.
+    """
+    if root.startswith(("pipe:", *_REMOTE)):
+        return
+    for shard in (shard for shards in manifest.shards.values() for shard in shards):
+        path = Path(root) / shard.name
+        size = path.stat().st_size if path.is_file() else None
+        if size != shard.bytes:
+            found = "is missing" if size is None else f"has {size} bytes"
+            raise UserError(
+                f"{path} {found}, its manifest says {shard.bytes} bytes; create the shards again"
+            )
+
+
 class ShardReader:
     """Gathers samples of one split by their ids, whichever shards they lie in.
 

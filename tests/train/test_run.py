@@ -238,3 +238,18 @@ def test_the_run_folders_configuration_is_the_resolved_one(reference: Path) -> N
     assert content["optim"]["weight_decay"] == 0.05  # a default, written out
     with pytest.raises(UserError, match="not a run folder"):
         load_config(reference / "checkpoints")
+
+
+@pytest.mark.parametrize("cut", [None, 100])
+def test_shards_that_are_gone_or_cut_off_are_told_before_anything_is_written(
+    cut: int | None, face_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad"
+    shutil.copytree(face_shards, bad)
+    victim = bad / "test-000001.tar"
+    victim.unlink() if cut is None else os.truncate(victim, cut)
+    assert main(tiny(bad, tmp_path)) == 2
+    error = capsys.readouterr().err
+    assert f"{victim} {'is missing' if cut is None else 'has 100 bytes'}" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "tiny").exists()
