@@ -129,8 +129,7 @@ def _verify(options: Any) -> int:
         print(f"pattlite: error: {problem}", file=sys.stderr)
     if problems:
         return 1
-    shards = sum(len(shards) for shards in manifest.shards.values())
-    print(f"{options.dir}: {shards} shards, all as the manifest says")
+    print(f"{options.dir}: {len(manifest.all_shards())} shards, all as the manifest says")
     return 0
 
 

@@ -49,6 +49,7 @@ class EpochOrder:
         self._starts = np.concatenate([[0], np.cumsum(sizes)])[self._shards]
         self._ends = np.cumsum(sizes[self._shards])
         self._window_ends = _group(self._ends, window)
+        self._place_ends = self._ends[self._window_ends - 1]
         self._cached: tuple[int, Ids] = (-1, np.empty(0, np.int64))
 
     def take(self, start: int, stop: int) -> Ids:
@@ -61,10 +62,6 @@ class EpochOrder:
             parts.append(self._window(number)[start - begin : end - begin])
             start = end
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
-
-    @property
-    def _place_ends(self) -> Ids:
-        return self._ends[self._window_ends - 1]
 
     def _window(self, number: int) -> Ids:
         if self._cached[0] != number:

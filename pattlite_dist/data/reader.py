@@ -23,9 +23,13 @@ from pattlite_dist.shards.manifest import (
     parse_manifest,
 )
 from pattlite_dist.shards.tario import Block, decode_shard
-from pattlite_dist.shards.verify import read_shard_file
+from pattlite_dist.shards.verify import read_shard_file, wrong_sizes
 
-_REMOTE = ("http://", "https://")
+_ADDRESSES = ("http://", "https://", "pipe:")
+
+
+def _is_local(root: str) -> bool:
+    return not root.startswith(_ADDRESSES)
 
 
 def default_cache() -> Path:
@@ -47,17 +51,17 @@ def fetch(root: str, name: str, allow_pipe: bool) -> bytes:
     Raises:
         UserError: it cannot be read, or its kind of address is not allowed.
     """
-    if root.startswith("pipe:"):
-        if not allow_pipe:
-            raise UserError(
-                f"data.shards is {root!r}, which would run a shell command; "
-                "set data.allow_pipe=true if that is what you want"
-            )
-    elif not root.startswith(_REMOTE):
+    if _is_local(root):
         return read_shard_file(Path(root) / name)
+    pipe = root.startswith("pipe:")
+    if pipe and not allow_pipe:
+        raise UserError(
+            f"data.shards is {root!r}, which would run a shell command; "
+            "set data.allow_pipe=true if that is what you want"
+        )
     import webdataset
 
-    pipe = root.startswith("pipe:")  # replaced, not formatted: a shell has braces of its own
+    # Replaced, not formatted: a shell has braces of its own.
     url = root.replace("{name}", name) if pipe else f"{root.rstrip('/')}/{name}"
     try:
         with webdataset.gopen(url, "rb") as stream:
@@ -72,9 +76,9 @@ def fetch_manifest(root: str, allow_pipe: bool = False) -> Manifest:
     Raises:
         UserError: it cannot be read or is not a manifest.
     """
-    if root.startswith(("pipe:", *_REMOTE)):
-        return parse_manifest(fetch(root, MANIFEST_NAME, allow_pipe), f"{root}/{MANIFEST_NAME}")
-    return load_manifest(Path(root))
+    if _is_local(root):
+        return load_manifest(Path(root))
+    return parse_manifest(fetch(root, MANIFEST_NAME, allow_pipe), f"{root}/{MANIFEST_NAME}")
 
 
 def check_sizes(root: str, manifest: Manifest) -> None:
@@ -85,16 +89,9 @@ def check_sizes(root: str, manifest: Manifest) -> None:
     Raises:
         UserError: a shard is missing or has another size; names it.
     """
-    if root.startswith(("pipe:", *_REMOTE)):
-        return
-    for shard in (shard for shards in manifest.shards.values() for shard in shards):
-        path = Path(root) / shard.name
-        size = path.stat().st_size if path.is_file() else None
-        if size != shard.bytes:
-            found = "is missing" if size is None else f"has {size} bytes"
-            raise UserError(
-                f"{path} {found}, its manifest says {shard.bytes} bytes; create the shards again"
-            )
+    problems = wrong_sizes(Path(root), manifest) if _is_local(root) else []
+    if problems:
+        raise UserError(problems[0])
 
 
 class ShardReader:

@@ -72,6 +72,10 @@ class Manifest(_Model):
     shards: dict[SplitName, list[ShardInfo]]
     findings: dict[SplitName, Findings]
 
+    def all_shards(self) -> list[ShardInfo]:
+        """The shards of every split."""
+        return [shard for shards in self.shards.values() for shard in shards]
+
     def samples(self, split: SplitName) -> int:
         """The number of samples in a split."""
         return sum(shard.samples for shard in self.shards.get(split, []))

@@ -32,6 +32,20 @@ def verify_shards(
     return manifest, problems
 
 
+def wrong_sizes(folder: Path, manifest: Manifest) -> list[str]:
+    """One line for each shard that is missing or has another size; looks inside none."""
+    lines = []
+    for shard in manifest.all_shards():
+        path = folder / shard.name
+        size = path.stat().st_size if path.is_file() else None
+        if size != shard.bytes:
+            found = "is missing" if size is None else f"has {size} bytes"
+            lines.append(
+                f"{path} {found}, its manifest says {shard.bytes} bytes; create the shards again"
+            )
+    return lines
+
+
 def read_shard_file(path: Path) -> bytes:
     """The bytes of a local shard, or a `UserError` that names it."""
     try:

@@ -26,6 +26,7 @@ from pattlite_dist.shards.manifest import (
 )
 from pattlite_dist.shards.sources import Row, Source
 from pattlite_dist.shards.survey import Progress, Survey, survey
+from pattlite_dist.shards.verify import wrong_sizes
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:
@@ -154,7 +155,7 @@ def create_shards(
                 f"{folder} holds another shard set (made from {there.source.name}, "
                 f"{there.source.rows} rows); choose another folder or replace it with --force"
             )
-        if _all_there(folder, there):
+        if not wrong_sizes(folder, there):
             return there
     new_folder = not folder.exists()
     try:
@@ -190,15 +191,9 @@ def create_shards(
     return manifest
 
 
-def _all_there(folder: Path, manifest: Manifest) -> bool:
-    """Whether each shard lies there with its size; `verify` looks inside as well."""
-    paths = [(folder / s.name, s.bytes) for shards in manifest.shards.values() for s in shards]
-    return all(path.is_file() and path.stat().st_size == size for path, size in paths)
-
-
 def _remove_stale(folder: Path, manifest: Manifest) -> None:
     """Remove shards of an earlier, longer set, which the manifest no longer names."""
-    named = {shard.name for shards in manifest.shards.values() for shard in shards}
+    named = {shard.name for shard in manifest.all_shards()}
     for split in SPLIT_NAMES:
         for path in folder.glob(f"{split}-[0-9][0-9][0-9][0-9][0-9][0-9].tar"):
             if path.name not in named:

@@ -46,12 +46,10 @@ def make_name(epoch: int, step: int, top1: float | None) -> str:
 
 def superfluous(names: list[str], keep_best: int) -> list[str]:
     """Names to remove: all but the newest and the `keep_best` best (of equals, the earlier)."""
-    found = [item for item in map(parse_name, names) if item is not None]
+    found = _parsed(names)
     if not found:
         return []
-    scored = [item for item in found if item.top1 >= 0]
-    best = sorted(scored, key=lambda item: (-item.top1, item.step))[:keep_best]
-    kept = {max(found).name, *(item.name for item in best)}
+    kept = {max(found).name, *(item.name for item in _ranked(found)[:keep_best])}
     return sorted(item.name for item in found if item.name not in kept)
 
 
@@ -88,14 +86,21 @@ def best(folder: Path) -> Path:
     found = _listed(folder)
     if not found:
         raise UserError(f"{folder} holds no checkpoint; train first")
+    return folder / (_ranked(found) or [max(found)])[0].name
+
+
+def _parsed(names: list[str]) -> list[Found]:
+    return [item for item in map(parse_name, names) if item is not None]
+
+
+def _ranked(found: list[Found]) -> list[Found]:
+    """Those scored on val, the best first, of equals the earlier."""
     scored = [item for item in found if item.top1 >= 0]
-    choice = min(scored, key=lambda item: (-item.top1, item.step)) if scored else max(found)
-    return folder / choice.name
+    return sorted(scored, key=lambda item: (-item.top1, item.step))
 
 
 def _listed(folder: Path) -> list[Found]:
-    names = [path.name for path in folder.glob("*.ckpt")]
-    return [item for item in map(parse_name, names) if item is not None]
+    return _parsed([path.name for path in folder.glob("*.ckpt")])
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

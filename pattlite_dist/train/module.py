@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from pattlite_dist.config import Config
 from pattlite_dist.data.plan import DROPOUT, raw_stream
 from pattlite_dist.metrics import Scores
-from pattlite_dist.train.optim import build_optimizer, lr_factor
+from pattlite_dist.train.optim import build_optimizer, lr_factor, warmup_steps
 
 
 class FERModule(pl.LightningModule):
@@ -80,7 +80,7 @@ class FERModule(pl.LightningModule):
         """The optimiser and its schedule, a step at a time."""
         optim = self.config.optim
         total = self.config.trainer.epochs * self.steps_per_epoch
-        warmup = round(optim.warmup_epochs * self.steps_per_epoch)
+        warmup = warmup_steps(optim, self.steps_per_epoch)
         optimizer = build_optimizer(self.model, optim)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: lr_factor(step, total, warmup, optim.schedule)

@@ -25,6 +25,11 @@ def lr_factor(step: int, total: int, warmup: int, schedule: str) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def warmup_steps(config: OptimConfig, steps_per_epoch: int) -> int:
+    """Steps of the linear warm-up; the averaged weights start after it."""
+    return round(config.warmup_epochs * steps_per_epoch)
+
+
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     """Weights with decay; norms, biases and other vectors without; the backbone at its own rate."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}

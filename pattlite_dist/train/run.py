@@ -32,7 +32,7 @@ from pattlite_dist.train.logs import (
     wandb_logger,
 )
 from pattlite_dist.train.module import FERModule
-from pattlite_dist.train.optim import Ema
+from pattlite_dist.train.optim import Ema, warmup_steps
 from pattlite_dist.world import World
 
 T = TypeVar("T")
@@ -150,8 +150,7 @@ def build_trainer(config: Config, world: World, run: Path, steps_per_epoch: int)
         ),
     ]
     if config.optim.ema:
-        warmup = round(config.optim.warmup_epochs * steps_per_epoch)
-        callbacks.append(Ema(config.optim.ema, warmup))
+        callbacks.append(Ema(config.optim.ema, warmup_steps(config.optim, steps_per_epoch)))
     loggers = [JsonlLogger(run / "metrics.jsonl"), wandb_logger(config, run, world.main)]
     device = worlds.device(world, settings.accelerator)
     return pl.Trainer(
