@@ -4,6 +4,7 @@ The order of an epoch depends on (seed, epoch, shard sizes, window) alone. A ran
 each global batch, so neither the number of ranks nor an interruption can change what a step sees.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
@@ -89,12 +90,12 @@ def _group(ends: Ids, window: int) -> Ids:
     return np.array(result, np.int64)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # by identity: a million sizes are not compared at every step
 class TrainPlan:
     """The global batches of every epoch.
 
     Attributes:
-        sizes: samples per shard, in the manifest's order.
+        sizes: int64 [shards], samples per shard, in the manifest's order.
         seed: of the run.
         window: samples shuffled together.
         global_batch: samples a step over all ranks.
@@ -102,7 +103,7 @@ class TrainPlan:
             from the beginning of the same epoch.
     """
 
-    sizes: tuple[int, ...]
+    sizes: Ids | Sequence[int]
     seed: int
     window: int
     global_batch: int
@@ -110,7 +111,8 @@ class TrainPlan:
     samples: int = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "samples", sum(self.sizes))
+        object.__setattr__(self, "sizes", np.asarray(self.sizes, np.int64))
+        object.__setattr__(self, "samples", int(np.sum(self.sizes)))
         if self.steps == 0:
             raise UserError(
                 f"{self.samples} training samples do not fill one global batch of "
@@ -136,7 +138,7 @@ class TrainPlan:
         part = rank_slice(self.global_batch, rank, world)
         first = step * self.global_batch
         start, stop = first + part.start, first + part.stop
-        order = _epoch_order(self.sizes, self.seed, epoch, self.window)
+        order = _epoch_order(self, epoch)
         ids = order.take(min(start, self.samples), min(stop, self.samples))
         while start + len(ids) < stop:  # wrap; more than once where the data are few
             place = (start + len(ids)) % self.samples
@@ -146,8 +148,8 @@ class TrainPlan:
 
 
 @lru_cache(maxsize=2)  # of large manifests an order takes tens of megabytes
-def _epoch_order(sizes: tuple[int, ...], seed: int, epoch: int, window: int) -> EpochOrder:
-    return EpochOrder(np.array(sizes, np.int64), seed, epoch, window)
+def _epoch_order(plan: TrainPlan, epoch: int) -> EpochOrder:
+    return EpochOrder(np.asarray(plan.sizes), plan.seed, epoch, plan.window)
 
 
 def rank_slice(global_batch: int, rank: int, world: int) -> slice:
