@@ -210,7 +210,34 @@ def test_a_sparse_member_that_would_swell_is_refused() -> None:
     header[483:495] = b"%011o\0" % (1 << 32)  # its size once the holes are filled
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
-    assert f"claims {1 << 32} bytes" in refusal(bytes(header) + bytes(1024))
+    message = refusal(bytes(header) + bytes(1024))
+    assert "member '00000000.png' is not a <key>.png, .cls or .json file" in message
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_that_would_change_the_next_member_is_refused(kind: bytes) -> None:
+    assert "is not a <key>.png" in refusal(tar_of([(special("x.png", kind), b""), *sample()]))
+
+
+def test_a_member_in_a_folder_by_its_prefix_is_refused() -> None:
+    header = bytearray(tar_of(sample())[:512])
+    header[345:353] = b"../../up"
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    assert "member '../../up/00000000.png' is not a" in refusal(bytes(header) + bytes(1024))
+
+
+@pytest.mark.parametrize("size", [b"-0000000001\0", b"0x000000010\0", b"\x80" + bytes(11)])
+def test_a_size_that_is_none_is_refused(size: bytes) -> None:
+    header = bytearray(tar_of(sample())[:512])
+    header[124:136] = size
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    assert "has no readable size" in refusal(bytes(header) + bytes(4096))
+
+
+def test_a_member_that_is_cut_off_is_named() -> None:
+    assert "member '00000000.png' is cut off" in refusal(tar_of(sample())[:1024])
 
 
 def test_the_largest_honest_images_are_read() -> None:
