@@ -10,11 +10,11 @@ import torch
 from pattlite_dist import __version__
 from pattlite_dist import world as worlds
 from pattlite_dist.config import Config, parse_config
-from pattlite_dist.data.module import FERData
-from pattlite_dist.data.reader import fetch_manifest
+from pattlite_dist.data.fetch import fetch_manifest
+from pattlite_dist.data.module import FERData, origin
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import write_text
-from pattlite_dist.metrics import Result, Scores
+from pattlite_dist.metrics import Census, Result, Scores
 from pattlite_dist.model.build import build_model
 from pattlite_dist.shards.manifest import SplitName
 from pattlite_dist.shards.tario import LEAK
@@ -32,16 +32,19 @@ def score(
     Collective. One view of each image, no test-time augmentation.
     """
     classes = len(data.manifest.labels)
+    samples = data.manifest.samples(split)
     whole, clean = Scores(classes).to(device), Scores(classes).to(device)
+    census = Census(samples).to(device)
     with torch.inference_mode():
         for batch in data.eval_dataloader(split):
             images = data.preprocess(batch["image"].to(device))
             logits = model(images.contiguous(memory_format=torch.channels_last))
             labels, counts = batch["label"].to(device), batch["counts"].to(device)
             whole.update(logits, labels, counts)
+            census.update(batch["id"].to(device), counts)
             leaked = (batch["flags"].to(device) & LEAK) > 0
             clean.update(logits, labels, counts & ~leaked)
-    samples = data.manifest.samples(split)
+    census.compute()
     results: dict[str, Result] = {split: whole.compute(samples)}
     if split == "test":
         leaks = data.manifest.findings["test"].leaks
@@ -78,7 +81,7 @@ def evaluate(
     worlds.connect(world, accelerator, config.trainer.timeout_minutes)
     try:
         device = worlds.device(world, accelerator)
-        manifest = fetch_manifest(config.data.shards, config.data.allow_pipe)
+        manifest = fetch_manifest(origin(config.data))
         labels = content["pattlite"]["labels"]
         if labels != manifest.labels:
             raise UserError(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassConfusionMatrix,
@@ -39,6 +39,41 @@ class Result:
     confusion: list[list[int]]
 
 
+class Census(Metric):
+    """Which samples of a split have counted, and how often: the proof of exactly once.
+
+    Args:
+        samples: of the split; a byte of memory each.
+    """
+
+    full_state_update = False
+    seen: torch.Tensor
+
+    def __init__(self, samples: int) -> None:
+        super().__init__()
+        self.add_state("seen", torch.zeros(samples, dtype=torch.uint8), dist_reduce_fx="sum")
+
+    def update(self, ids: torch.Tensor, counts: torch.Tensor) -> None:
+        """Add a batch: ids int64 [n], and whether each counts, bool [n]."""
+        self.seen.index_add_(0, ids, counts.to(torch.uint8))
+
+    def compute(self) -> int:
+        """How many samples counted, over all ranks. Collective.
+
+        Raises:
+            RuntimeError: one was lost or counted twice; says how many, and names one.
+        """
+        samples, total = len(self.seen), int(self.seen.sum(dtype=torch.int64))
+        lost, doubled = (self.seen == 0).nonzero(), (self.seen > 1).nonzero()
+        if len(lost) or len(doubled):
+            first = int((lost if len(lost) else doubled)[0])
+            raise RuntimeError(
+                f"evaluation counted {total} samples where the manifest has {samples}: "
+                f"{len(lost)} lost, {len(doubled)} more than once, sample {first} among them"
+            )
+        return total
+
+
 class Scores(nn.Module):
     """Collects predictions; counts are integers, so their sum over ranks is exact."""
 
@@ -68,6 +103,8 @@ class Scores(nn.Module):
             )
         self.counts.update(logits, torch.where(counts, labels, _PADDING))
         nll = F.cross_entropy(logits, labels, reduction="none").double()
+        # In steps of 2^-20 nats, so that the sum is exact and its order does not matter.
+        nll = (nll * 2**20).round() / 2**20
         if counts.any():  # a rank's batch can be padding alone
             self.nll.update(nll[counts])
 

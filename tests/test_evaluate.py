@@ -46,7 +46,7 @@ def test_it_scores_the_checkpoint_as_training_did(run: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_any_number_of_processes_gives_the_same_report(
     run: Path, pattlite: Run, ranks: int
 ) -> None:
@@ -55,11 +55,7 @@ def test_any_number_of_processes_gives_the_same_report(
     (run / "evaluation.json").unlink()
     done = pattlite("evaluate", str(run), ranks=ranks)
     assert done.returncode == 0, done.stderr
-    shared = report(run)
-    for name in alone["splits"]:
-        a, b = alone["splits"][name], shared["splits"][name]
-        assert a.pop("nll") == pytest.approx(b.pop("nll"), abs=1e-7)
-    assert alone == shared
+    assert report(run) == alone
 
 
 def test_a_single_checkpoint_file_can_be_scored(run: Path) -> None:
