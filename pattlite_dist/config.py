@@ -19,7 +19,10 @@ class _Model(BaseModel):
 class DataConfig(_Model):
     """Which shards to stream, and how."""
 
-    shards: str = Field("shards/fer2013", description="Folder (or URL) that holds manifest.json.")
+    shards: str = Field(
+        "shards/fer2013",
+        description="What holds manifest.json: a folder, or an http(s)://, s3:// or gs:// address.",
+    )
     image_size: int = Field(64, ge=48, le=224, description="Side of the model's input, pixels.")
     window: int = Field(
         131072, ge=1, description="Samples shuffled together: whole shards up to this many."
@@ -29,10 +32,27 @@ class DataConfig(_Model):
         description="An epoch's last, short global batch: left out, or filled from its start.",
     )
     workers: int = Field(0, ge=0, description="Loader processes a rank; 0 reads in-process.")
+    start_method: Literal["fork", "forkserver", "spawn"] | None = Field(
+        None, description="How loader processes start; default: the system's way."
+    )
     cache: str | None = Field(
         None, description="Folder for decoded shards; default: the job's temporary folder."
     )
+    cache_gb: float | None = Field(
+        None,
+        gt=0,
+        description="Gigabytes the cache may take, the oldest make room; default: nine tenths of "
+        "what the disk has free.",
+    )
     allow_pipe: bool = Field(False, description="Let `pipe:` shard URLs run a shell command.")
+    retries: int = Field(4, ge=0, description="Further tries at a shard that could not be fetched.")
+    timeout_seconds: float = Field(
+        60.0, gt=0, description="Silence after which a connection or a command is given up."
+    )
+    bad_shards: Literal["stop", "skip"] = Field(
+        "stop",
+        description="A training shard that stays bad: stop, or leave it out, counted and logged.",
+    )
 
 
 class AugmentConfig(_Model):
@@ -182,7 +202,8 @@ def to_yaml(config: Config) -> str:
 # What may change between two starts of one run: none of it touches the order of the samples, the
 # network or the optimiser's path, except `epochs`, which stretches the schedule on purpose.
 _FREE = {
-    "runs", "data.shards", "data.workers", "data.cache", "data.allow_pipe", "model.weights",
+    "runs", "data.shards", "data.workers", "data.start_method", "data.cache", "data.cache_gb",
+    "data.allow_pipe", "data.retries", "data.timeout_seconds", "data.bad_shards", "model.weights",
     "trainer.epochs", "trainer.eval_batch", "trainer.accelerator", "trainer.precision",
     "trainer.channels_last", "trainer.compile", "trainer.checkpoint_every_steps",
     "trainer.keep_best", "trainer.log_every_steps", "trainer.timeout_minutes", "wandb.mode",

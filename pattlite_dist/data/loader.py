@@ -38,23 +38,62 @@ class Batch(TypedDict):
     step: int
 
 
-class BatchDataset(Dataset[Batch]):
+class BatchDataset(Dataset["Batch | UserError"]):
     """Map-style: a place in the plan goes in, the gathered batch comes out."""
 
     def __init__(self, reader: ShardReader) -> None:
         self.reader = reader
 
-    def __getitem__(self, place: Place) -> Batch:
-        block = self.reader.gather(place.ids)
+    def __getitem__(self, place: Place) -> "Batch | UserError":
+        try:
+            block, good = self.reader.gather(place.ids)
+        except UserError as error:
+            return error  # raised in a loader process it would arrive with a traceback
         return Batch(
             image=torch.from_numpy(block.images),
             label=torch.from_numpy(block.labels),
             flags=torch.from_numpy(block.flags),
             id=torch.from_numpy(place.ids),
-            counts=torch.from_numpy(place.counts),
+            counts=torch.from_numpy(place.counts & good),
             epoch=place.epoch,
             step=place.step,
         )
+
+
+def _as_it_is(batch: Any) -> Any:
+    """Nothing to collate: the dataset yields whole batches of tensors."""
+    return batch
+
+
+class BatchLoader(DataLoader[Batch]):
+    """Yields the batches of a sampler's places, gathered in-process or by loader processes.
+
+    Args:
+        reader: of the split.
+        sampler: of one rank.
+        workers: loader processes; 0 gathers in-process.
+        start_method: of those processes; None is the system's.
+    """
+
+    def __init__(
+        self, reader: ShardReader, sampler: Sampler[Place], workers: int, start_method: str | None
+    ) -> None:
+        super().__init__(
+            BatchDataset(reader),  # type: ignore[arg-type]
+            batch_size=None,
+            sampler=sampler,
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            multiprocessing_context=start_method if workers else None,
+            persistent_workers=workers > 0,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        # A generator, so that workers start to read only when the first batch is asked for.
+        for batch in super().__iter__():
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
 
 
 class TrainSampler(Sampler[Place]):
@@ -105,14 +144,19 @@ class EvalSampler(Sampler[Place]):
 
 
 def eval_loader(
-    reader: ShardReader, batch_size: int, rank: int, world: int, workers: int
-) -> DataLoader[Batch]:
+    reader: ShardReader,
+    batch_size: int,
+    rank: int,
+    world: int,
+    workers: int = 0,
+    start_method: str | None = None,
+) -> BatchLoader:
     """A loader that visits every sample of the reader's split once over all ranks."""
     sampler = EvalSampler(EvalPlan(len(reader), batch_size, world), rank)
-    return DataLoader(BatchDataset(reader), batch_size=None, sampler=sampler, num_workers=workers)
+    return BatchLoader(reader, sampler, workers, start_method)
 
 
-class TrainLoader(DataLoader[Batch]):
+class TrainLoader(BatchLoader):
     """A resumable loader for training.
 
     Its state is the number of samples that all ranks together have consumed since the start of
@@ -124,6 +168,7 @@ class TrainLoader(DataLoader[Batch]):
         rank: of this process.
         world: number of processes.
         workers: loader processes; 0 gathers in-process.
+        start_method: of those processes; None is the system's.
         fingerprint: of the manifest, so that a state is not loaded onto other data.
     """
 
@@ -136,15 +181,10 @@ class TrainLoader(DataLoader[Batch]):
         rank: int,
         world: int,
         workers: int = 0,
+        start_method: str | None = None,
         fingerprint: str = "",
     ) -> None:
-        super().__init__(
-            BatchDataset(reader),
-            batch_size=None,
-            sampler=TrainSampler(plan, rank, world),
-            num_workers=workers,
-            persistent_workers=workers > 0,
-        )
+        super().__init__(reader, TrainSampler(plan, rank, world), workers, start_method)
         self.fingerprint = fingerprint
 
     def set_epoch(self, epoch: int) -> None:
@@ -152,7 +192,6 @@ class TrainLoader(DataLoader[Batch]):
         self.sampler.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        # A generator, so that workers start to read only after `set_epoch` or a loaded state.
         for batch in super().__iter__():
             # Counted as it is handed over, not as the workers read ahead.
             self.sampler.advance(batch["epoch"], batch["step"])

@@ -7,13 +7,20 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from pattlite_dist.config import Config
+from pattlite_dist.config import Config, DataConfig
 from pattlite_dist.data.augment import Preprocess, draw
+from pattlite_dist.data.cache import Cache, default_cache
+from pattlite_dist.data.fetch import Origin
 from pattlite_dist.data.loader import Batch, TrainLoader, eval_loader
 from pattlite_dist.data.plan import TrainPlan, rank_slice
-from pattlite_dist.data.reader import ShardReader, default_cache
+from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.shards.manifest import Manifest, SplitName
 from pattlite_dist.world import World
+
+
+def origin(data: DataConfig) -> Origin:
+    """Where the configured shards lie."""
+    return Origin(data.shards, data.allow_pipe, data.retries, data.timeout_seconds)
 
 
 class FERData(pl.LightningDataModule):
@@ -36,7 +43,7 @@ class FERData(pl.LightningDataModule):
     def plan(self) -> TrainPlan:
         """The global batches of the run."""
         return TrainPlan(
-            sizes=tuple(shard.samples for shard in self.manifest.shards["train"]),
+            sizes=[shard.samples for shard in self.manifest.shards["train"]],
             seed=self.config.seed,
             window=self.config.data.window,
             global_batch=self.config.trainer.global_batch,
@@ -46,8 +53,13 @@ class FERData(pl.LightningDataModule):
     def reader(self, split: SplitName) -> ShardReader:
         """Random access to one split."""
         data = self.config.data
-        cache = Path(data.cache) if data.cache else default_cache()
-        return ShardReader(data.shards, self.manifest, split, cache, data.allow_pipe)
+        cache = Cache(
+            Path(data.cache) if data.cache else default_cache(),
+            None if data.cache_gb is None else int(data.cache_gb * 1e9),
+        )
+        # A score of some other set than the manifest's is no score: evaluation always stops.
+        policy = data.bad_shards if split == "train" else "stop"
+        return ShardReader(origin(data), self.manifest, split, cache, policy)
 
     def train_dataloader(self) -> TrainLoader:
         """This rank's share of every global batch."""
@@ -57,6 +69,7 @@ class FERData(pl.LightningDataModule):
             self.world.rank,
             self.world.size,
             self.config.data.workers,
+            self.config.data.start_method,
             self.manifest.fingerprint(),
         )
 
@@ -68,6 +81,7 @@ class FERData(pl.LightningDataModule):
             self.world.rank,
             self.world.size,
             self.config.data.workers,
+            self.config.data.start_method,
         )
 
     def val_dataloader(self) -> DataLoader[Batch]:

@@ -1,200 +1,171 @@
-"""Random access to shards: fetched and decoded once a node, then gathered from a memory map."""
+"""Random access to the samples of a split, gathered from memory-mapped shards."""
 
-import contextlib
-import os
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+import logging
+import mmap
+from collections import OrderedDict
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
+from pattlite_dist.data.cache import Cache
+from pattlite_dist.data.fetch import Origin
 from pattlite_dist.errors import UserError
-from pattlite_dist.files import atomic_write
-from pattlite_dist.shards.manifest import (
-    MANIFEST_NAME,
-    ImageInfo,
-    Manifest,
-    ShardInfo,
-    SplitName,
-    load_manifest,
-    parse_manifest,
-)
+from pattlite_dist.shards.manifest import ImageInfo, Manifest, ShardInfo, SplitName
 from pattlite_dist.shards.tario import Block, decode_shard
-from pattlite_dist.shards.verify import read_shard_file, wrong_sizes
 
-_ADDRESSES = ("http://", "https://", "pipe:")
+_log = logging.getLogger(__name__)
+_META = 8  # bytes after a record's pixels: int64, the label and, 32 bits up, the flags
+_MOST_OPEN = 512  # each costs a file descriptor
+_TOUCHED = 64 << 20  # bytes of mapped pages that a reader may hold in its memory
+_FAULT = 64 << 10  # the kernel maps so much around a page that is touched
+
+BadShards = Literal["stop", "skip"]
+Records = NDArray[np.uint8]
 
 
-def _is_local(root: str) -> bool:
-    return not root.startswith(_ADDRESSES)
+class _BadShard(UserError):
+    """A shard that cannot be had, or is not what the manifest says."""
 
 
-def default_cache() -> Path:
-    """The job's temporary folder: the scheduler's where it has one, else the system's.
+class Gathered(NamedTuple):
+    """Samples, and which of them are what was asked for.
 
-    Raises:
-        UserError: somebody else made it, who could put other pixels there.
+    Attributes:
+        block: the samples.
+        good: bool [n]; False where another sample stands in for one of a shard left out.
     """
-    base = os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir()
-    path = Path(base) / f"pattlite-cache-{os.getuid()}"
-    if path.exists() and path.stat().st_uid != os.getuid():
-        raise UserError(f"the cache folder {path} belongs to another user; set data.cache")
-    return path
 
-
-def fetch(root: str, name: str, allow_pipe: bool) -> bytes:
-    """A shard's bytes, from a folder or through webdataset's openers.
-
-    Raises:
-        UserError: it cannot be read, or its kind of address is not allowed.
-    """
-    if _is_local(root):
-        return read_shard_file(Path(root) / name)
-    pipe = root.startswith("pipe:")
-    if pipe and not allow_pipe:
-        raise UserError(
-            f"data.shards is {root!r}, which would run a shell command; "
-            "set data.allow_pipe=true if that is what you want"
-        )
-    import webdataset
-
-    # Replaced, not formatted: a shell has braces of its own.
-    url = root.replace("{name}", name) if pipe else f"{root.rstrip('/')}/{name}"
-    try:
-        with webdataset.gopen(url, "rb") as stream:
-            return bytes(stream.read())
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot fetch {url}: {error}; check the address") from error
-
-
-def fetch_manifest(root: str, allow_pipe: bool = False) -> Manifest:
-    """The manifest of the shards at `root`, a folder or an address.
-
-    Raises:
-        UserError: it cannot be read or is not a manifest.
-    """
-    if _is_local(root):
-        return load_manifest(Path(root))
-    return parse_manifest(fetch(root, MANIFEST_NAME, allow_pipe), f"{root}/{MANIFEST_NAME}")
-
-
-def check_sizes(root: str, manifest: Manifest) -> None:
-    """Compare the shards of a local folder with the manifest before hours are spent on them.
-
-    The hash of a shard is checked when it is first read; an address is not asked at all.
-
-    Raises:
-        UserError: a shard is missing or has another size; names it.
-    """
-    problems = wrong_sizes(Path(root), manifest) if _is_local(root) else []
-    if problems:
-        raise UserError(problems[0])
+    block: Block
+    good: NDArray[np.bool_]
 
 
 class ShardReader:
     """Gathers samples of one split by their ids, whichever shards they lie in.
 
-    A shard is checked and decoded by the first process of the node that needs it, while others
-    wait on a lock; all of them then map the same file. Opened maps do not travel to other
-    processes, so a reader can be pickled for any start method.
+    A shard is fetched, checked and decoded by the first process of the node that needs it, and
+    lies in the cache as records of pixels, label and flags; all processes map the same file.
+    Opened maps do not travel to other processes, so a reader can be pickled for any start method.
 
     Args:
-        root: folder of the shards, or its address.
+        origin: of the shards.
         manifest: describes them.
         split: which of them.
-        cache: node-local folder for decoded shards.
-        allow_pipe: whether `root` may be a `pipe:` command, `{name}` standing for the shard.
+        cache: of this node.
+        bad_shards: what to do about a shard that stays bad: stop, or take samples of the next
+            good shard in its place, which do not count.
     """
 
     def __init__(
-        self, root: str, manifest: Manifest, split: SplitName, cache: Path, allow_pipe: bool = False
+        self,
+        origin: Origin,
+        manifest: Manifest,
+        split: SplitName,
+        cache: Cache,
+        bad_shards: BadShards = "stop",
     ) -> None:
-        self.root, self.cache, self.allow_pipe = root, cache, allow_pipe
+        self.origin, self.cache, self.bad_shards = origin, cache, bad_shards
         self.image: ImageInfo = manifest.image
         self.shards: list[ShardInfo] = list(manifest.shards.get(split, []))
         self._ends = np.cumsum([shard.samples for shard in self.shards], dtype=np.int64)
-        self._open: dict[int, Block] = {}
+        self._starts = self._ends - [shard.samples for shard in self.shards]
+        self._pixels = int(np.prod(self.image.shape))
+        self._open: OrderedDict[int, tuple[mmap.mmap, Records]] = OrderedDict()
+        self._mapped = self._touched = 0  # bytes
+        self._bad: set[int] = set()
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}
+        return {**self.__dict__, "_open": OrderedDict(), "_mapped": 0, "_touched": 0}
 
-    def gather(self, ids: NDArray[np.int64]) -> Block:
-        """The samples with these ids, in this order."""
-        images = np.empty((len(ids), *self.image.shape), np.uint8)
-        labels = np.empty(len(ids), np.int64)
-        flags = np.empty(len(ids), np.uint8)
+    def gather(self, ids: NDArray[np.int64]) -> Gathered:
+        """The samples with these ids, in this order.
+
+        Raises:
+            UserError: a shard cannot be had or is not what the manifest says.
+            IndexError: an id is not one of the split's.
+        """
+        if len(ids) and not 0 <= ids.min() <= ids.max() < len(self):
+            raise IndexError(f"an id is not in 0 to {len(self) - 1}")
         shard_of = np.searchsorted(self._ends, ids, side="right")
-        for number in np.unique(shard_of):
-            here = np.flatnonzero(shard_of == number)
-            shard = self.shards[number]
-            local = ids[here] - (self._ends[number] - shard.samples)
-            block = self._block(int(number))
-            images[here] = block.images[local]
-            labels[here] = block.labels[local]
-            flags[here] = block.flags[local]
-        return Block(images, labels, flags)
+        places = ids - self._starts[shard_of]
+        good = np.ones(len(ids), bool)
+        maps: dict[int, Records] = {}
+        for number in set(shard_of.tolist()):
+            used, maps[number] = self._usable(number)
+            if used != number:
+                bad = shard_of == number
+                good[bad] = False
+                places[bad] %= self.shards[used].samples
+        records = np.empty((len(ids), self._pixels + _META), np.uint8)
+        if len(ids):
+            rows = [maps[s][i] for s, i in zip(shard_of.tolist(), places.tolist(), strict=True)]
+            np.concatenate(rows, out=records.reshape(-1))
+        self._let_go(len(ids))
+        images = np.ascontiguousarray(records[:, : self._pixels])
+        meta = np.ascontiguousarray(records[:, self._pixels :]).view("<i8")[:, 0]
+        block = Block(
+            images.reshape(len(ids), *self.image.shape),
+            meta & 0xFFFFFFFF,
+            (meta >> 32).astype(np.uint8),
+        )
+        return Gathered(block, good)
 
-    def _block(self, number: int) -> Block:
-        if number not in self._open:
-            shard = self.shards[number]
-            self._open[number] = cached_block(
-                self.cache,
-                shard,
-                self.image,
-                lambda: decode_shard(
-                    fetch(self.root, shard.name, self.allow_pipe),
-                    shard,
-                    self.image,
-                    f"{self.root.rstrip('/')}/{shard.name}",
-                ),
-            )
-        return self._open[number]
-
-
-def cached_block(
-    cache: Path, shard: ShardInfo, image: ImageInfo, decode: Callable[[], Block]
-) -> Block:
-    """Map a decoded shard from the cache, after decoding it there if need be.
-
-    The entry is named by the shard's hash, so a changed shard is another entry, and it has one
-    possible size, so a cut-off entry is recognised and made again.
-    """
-    path = cache / f"{shard.sha256}.block"
-    n, shape = shard.samples, (shard.samples, *image.shape)
-    labels_at = -(-int(np.prod(shape)) // 8) * 8  # int64 labels start at a multiple of 8
-    size = labels_at + 9 * n
-    if not _has_size(path, size):
-        with contextlib.ExitStack() as stack:
+    def _usable(self, number: int) -> tuple[int, Records]:
+        """A shard's records; where it is bad and may be left out, the next good one's."""
+        for candidate in (*range(number, len(self.shards)), *range(number)):
+            if candidate in self._bad:
+                continue
             try:
-                cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-                stack.enter_context(FileLock(path.with_suffix(".lock")))
-            except OSError as error:
-                raise UserError(
-                    f"cannot use the cache folder {cache}: {error.strerror}; set data.cache"
-                ) from error
-            if not _has_size(path, size):
-                block = decode()
-                with atomic_write(path) as stream:
-                    stream.write(block.images.tobytes())
-                    stream.write(bytes(labels_at - block.images.nbytes))
-                    stream.write(block.labels.tobytes())
-                    stream.write(block.flags.tobytes())
-    data = np.memmap(path, np.uint8, "r")
-    return Block(
-        images=data[: int(np.prod(shape))].reshape(shape),
-        labels=data[labels_at : labels_at + 8 * n].view(np.int64),
-        flags=data[labels_at + 8 * n :],
-    )
+                return candidate, self._records(candidate)
+            except _BadShard as error:
+                if self.bad_shards == "stop":
+                    raise
+                self._bad.add(candidate)
+                _log.warning("left out of this run: %s", error)
+        raise UserError(f"no shard of {self.origin.root} is good; create the shards again")
 
+    def _records(self, number: int) -> Records:
+        """A shard's records, uint8 [samples, pixels + meta], from the map opened last or anew."""
+        if number in self._open:
+            self._open.move_to_end(number)
+            return self._open[number][1]
+        shard = self.shards[number]
+        shape = (shard.samples, self._pixels + _META)
+        pages = self.cache.open(shard.sha256, shape[0] * shape[1], lambda: self._decode(shard))
+        records = np.frombuffer(pages, np.uint8, shape[0] * shape[1]).reshape(shape)
+        self._open[number] = (pages, records)
+        self._mapped += records.nbytes
+        if len(self._open) > _MOST_OPEN:
+            _, (_, oldest) = self._open.popitem(last=False)
+            self._mapped -= oldest.nbytes
+        return records
 
-def _has_size(path: Path, size: int) -> bool:
-    try:
-        return path.stat().st_size == size
-    except OSError:  # missing, or the folder cannot be used, which making the entry will tell
-        return False
+    def _decode(self, shard: ShardInfo) -> Records:
+        where = self.origin.shown(shard.name)
+        try:
+            block = self.origin.read(
+                shard.name,
+                lambda data: decode_shard(data, shard, self.image, where),
+                most=shard.bytes + 1,
+            )
+        except UserError as error:
+            raise _BadShard(str(error)) from error
+        records = np.empty((shard.samples, self._pixels + _META), np.uint8)
+        records[:, : self._pixels] = block.images.reshape(shard.samples, -1)
+        meta = block.labels | block.flags.astype(np.int64) << 32
+        records[:, self._pixels :] = meta.astype("<i8")[:, None].view(np.uint8)
+        return records
+
+    def _let_go(self, samples: int) -> None:
+        """Hand mapped pages back from time to time, so that memory is flat in the data's size.
+
+        They stay in the node's page cache, shared by all ranks; touching them again is cheap.
+        """
+        self._touched += samples * max(self._pixels, _FAULT)
+        if min(self._touched, self._mapped) > _TOUCHED:
+            for pages, _ in self._open.values():
+                pages.madvise(mmap.MADV_DONTNEED)
+            self._touched = 0

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from pattlite_dist.config import Config
 from pattlite_dist.data.plan import DROPOUT, raw_stream
-from pattlite_dist.metrics import Scores
+from pattlite_dist.metrics import Census, Scores
 from pattlite_dist.train.optim import build_optimizer, lr_factor, warmup_steps
 
 
@@ -36,7 +36,7 @@ class FERModule(pl.LightningModule):
         self.config, self.labels = config, labels
         self.steps_per_epoch, self.val_samples = steps_per_epoch, val_samples
         self.model = model
-        self.scores = Scores(len(labels))
+        self.scores, self.census = Scores(len(labels)), Census(val_samples)
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Seed dropout from the step: a resumed run draws what an uninterrupted one would."""
@@ -44,11 +44,25 @@ class FERModule(pl.LightningModule):
         torch.manual_seed(int(stream[0] >> 1))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
-        """The mean loss of this rank's share; the ranks' shares are equal, so DDP's mean is too."""
+        """The mean loss of this rank's share; the ranks' shares are equal, so DDP's mean is too.
+
+        A sample that stands in for one of a shard left out weighs nothing; the sum is divided by
+        the whole share even so, or its companions' weight would depend on the ranks.
+        """
         logits = self.model(self._layout(batch["image"]))
-        label = batch["label"]
-        loss = F.cross_entropy(logits, label, label_smoothing=self.config.optim.label_smoothing)
+        label, smoothing = batch["label"], self.config.optim.label_smoothing
         size = len(label)
+        loss: torch.Tensor
+        if self.config.data.bad_shards == "skip":
+            losses = F.cross_entropy(logits, label, label_smoothing=smoothing, reduction="none")
+            loss = (losses * batch["counts"]).sum() / size
+            left_out = (~batch["counts"]).sum().float()
+            self.log(
+                "train/left_out", left_out, on_step=False, on_epoch=True, reduce_fx="sum",
+                sync_dist=True, batch_size=size,
+            )  # fmt: skip
+        else:
+            loss = F.cross_entropy(logits, label, label_smoothing=smoothing)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size)
         self.log("train/lr", self.optimizers().param_groups[-1]["lr"], batch_size=size)  # type: ignore[union-attr]
         top1 = (logits.detach().argmax(1) == label).float().mean()
@@ -68,10 +82,13 @@ class FERModule(pl.LightningModule):
         """Collect predictions; padding does not count."""
         logits = self.model(self._layout(batch["image"]))
         self.scores.update(logits, batch["label"], batch["counts"])
+        self.census.update(batch["id"], batch["counts"])
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the whole val split."""
+        self.census.compute()
         result = self.scores.compute(self.val_samples)
+        self.census.reset()
         self.scores.reset()
         for name in ("top1", "macro_f1", "nll"):
             self.log(f"val/{name}", getattr(result, name), prog_bar=name == "top1", sync_dist=True)

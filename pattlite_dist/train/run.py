@@ -18,9 +18,9 @@ from pytorch_lightning.strategies import DDPStrategy
 from pattlite_dist import world as worlds
 from pattlite_dist.config import Config, conflicts, parse_config, to_yaml
 from pattlite_dist.data.augment import Preprocess
-from pattlite_dist.data.module import FERData
+from pattlite_dist.data.fetch import check_sizes, fetch_manifest
+from pattlite_dist.data.module import FERData, origin
 from pattlite_dist.data.plan import rank_slice
-from pattlite_dist.data.reader import check_sizes, fetch_manifest
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import write_text
 from pattlite_dist.model.build import PattLite, SeedNet, build_model
@@ -189,11 +189,11 @@ def train(config: Config) -> Path:
         pl.seed_everything(config.seed, verbose=False)
         run = run_folder(config)
         # All that can be wrong is found before anything is written.
-        manifest = fetch_manifest(config.data.shards, config.data.allow_pipe)
+        manifest = fetch_manifest(origin(config.data))
         rank_slice(settings.global_batch, world.rank, world.size)
         if not manifest.samples("val"):
             raise UserError(f"{config.data.shards} has no val split to choose on; add one")
-        on_main(world, lambda: check_sizes(config.data.shards, manifest))
+        on_main(world, lambda: check_sizes(origin(config.data), manifest))
         found = on_main(world, lambda: find_checkpoint(config, run))
         model = build_model(
             config.model, config.data.image_size, len(manifest.labels), pretrained=found is None

@@ -4,16 +4,20 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
-from pattlite_dist.data.reader import ShardReader
-from pattlite_dist.shards.manifest import Manifest, SplitName
+from pattlite_dist.data import reader as reader_module
+from pattlite_dist.data.cache import Cache
+from pattlite_dist.data.fetch import Origin, fetch_manifest
+from pattlite_dist.data.reader import Gathered, ShardReader
+from pattlite_dist.shards.manifest import ImageInfo, Manifest, ShardInfo, SplitName
 from pattlite_dist.shards.sources import FER2013_LABELS, Row
-from pattlite_dist.shards.tario import BLANK, LEAK, Block
+from pattlite_dist.shards.tario import BLANK, LEAK, Block, decode_shard
 from pattlite_dist.shards.writer import create_shards
 
 # A shared, busy machine can take any time over an example; pytest-timeout stops what hangs.
@@ -70,7 +74,7 @@ class ShardSet:
     truth: dict[SplitName, Block]
 
     def reader(self, split: SplitName, cache: Path) -> ShardReader:
-        return ShardReader(str(self.folder), self.manifest, split, cache)
+        return ShardReader(Origin(str(self.folder)), self.manifest, split, Cache(cache))
 
     def sizes(self, split: SplitName) -> tuple[int, ...]:
         return tuple(shard.samples for shard in self.manifest.shards[split])
@@ -98,8 +102,40 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("decoded")
 
 
-def assert_is(got: Block, truth: Block, ids: NDArray[np.int64]) -> None:
-    """The gathered block holds the source's samples `ids`, in that order."""
+def assert_is(gathered: Gathered, truth: Block, ids: NDArray[np.int64]) -> None:
+    """What was gathered are the source's samples `ids`, in that order."""
+    got, good = gathered
+    assert good.all()
     np.testing.assert_array_equal(got.images, truth.images[ids])
     np.testing.assert_array_equal(got.labels, truth.labels[ids])
     np.testing.assert_array_equal(got.flags, truth.flags[ids])
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the shards that this process decodes, as it decodes them."""
+    names: list[str] = []
+
+    def spy(data: bytes, shard: ShardInfo, image: ImageInfo, where: str) -> Block:
+        names.append(shard.name)
+        return decode_shard(data, shard, image, where)
+
+    monkeypatch.setattr(reader_module, "decode_shard", spy)
+    return names
+
+
+@pytest.fixture
+def copied(shard_set: ShardSet, tmp_path: Path) -> Path:
+    """A copy of the shards that a test may break."""
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for path in shard_set.folder.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def read_all(root: str, cache: Path, **settings: Any) -> Gathered:
+    """All of train, by an address."""
+    origin = Origin(root, **settings)
+    reader = ShardReader(origin, fetch_manifest(origin), "train", Cache(cache))
+    return reader.gather(np.arange(SAMPLES["train"]))

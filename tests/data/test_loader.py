@@ -10,9 +10,12 @@ from lightning_fabric.utilities.types import _Stateful
 
 from pattlite_dist.config import Config
 from pattlite_dist.data.augment import Preprocess
+from pattlite_dist.data.cache import Cache
+from pattlite_dist.data.fetch import Origin
 from pattlite_dist.data.loader import Batch, TrainLoader, TrainSampler, eval_loader
 from pattlite_dist.data.module import FERData
 from pattlite_dist.data.plan import TrainPlan
+from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.errors import UserError
 from pattlite_dist.world import World
 from tests.data.conftest import SAMPLES, ShardSet
@@ -44,10 +47,12 @@ class Make:
         world: int = 1,
         workers: int = 0,
         manifest: str = "here",
+        start_method: str | None = None,
         **changes: Any,
     ) -> TrainLoader:
         reader = self.shards.reader("train", self.cache)
-        loader = TrainLoader(reader, self.plan(**changes), rank, world, workers, manifest)
+        plan = self.plan(**changes)
+        loader = TrainLoader(reader, plan, rank, world, workers, start_method, manifest)
         self.made.append(loader)
         return loader
 
@@ -222,8 +227,53 @@ def test_an_uneven_world_is_refused_when_the_loader_is_made(loaders: Make) -> No
         TrainSampler(loaders.plan(), 0, 5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("start_method", ["fork", "forkserver", "spawn"])
+def test_however_loader_processes_start_the_batches_are_the_same(
+    loaders: Make, start_method: str
+) -> None:
+    here, there = loaders(), loaders(workers=2, start_method=start_method)
+    for a, b in itertools.zip_longest(itertools.chain(here, here), itertools.chain(there, there)):
+        assert_same(a, b)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more than there are cores
+@pytest.mark.parametrize("workers", [0, 1, 3, 8])
+def test_every_worker_count_gives_a_ranks_part_of_the_epoch(loaders: Make, workers: int) -> None:
+    loader, plan = loaders(rank=1, world=4, workers=workers, tail="wrap"), loaders.plan(tail="wrap")
+    ids = [batch["id"].tolist() for batch in loader]
+    assert ids == [plan.batch(0, step, 1, 4).tolist() for step in range(plan.steps)]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("world", [1, 2, 3])
+def test_a_bad_shard_is_one_line_from_a_loader_process_too(
+    shard_set: ShardSet, copied: Path, tmp_path: Path, workers: int
+) -> None:
+    (copied / "val-000001.tar").unlink()
+    reader = ShardReader(Origin(str(copied)), shard_set.manifest, "val", Cache(tmp_path))
+    with pytest.raises(UserError, match=r"^\S*val-000001\.tar is missing .*") as caught:
+        list(eval_loader(reader, 8, 0, 1, workers))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_samples_of_a_shard_left_out_do_not_count(
+    shard_set: ShardSet, copied: Path, tmp_path: Path, loaders: Make, workers: int
+) -> None:
+    (copied / "train-000001.tar").write_bytes(b"")
+    cache = Cache(tmp_path)
+    reader = ShardReader(Origin(str(copied)), shard_set.manifest, "train", cache, "skip")
+    loader = TrainLoader(reader, loaders.plan(tail="wrap"), 0, 1, workers)
+    loaders.made.append(loader)
+    batches = list(loader)
+    ids = torch.cat([batch["id"] for batch in batches])
+    counts = torch.cat([batch["counts"] for batch in batches])
+    assert torch.equal(counts, (ids < 16) | (ids >= 32))
+    assert len(batches) == STEPS + 1  # as many steps as on ranks that had a good copy
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_an_evaluation_counts_each_sample_once_over_all_ranks(
     shard_set: ShardSet, cache: Path, world: int, workers: int
 ) -> None:
