@@ -1,99 +1,166 @@
-"""Images a second of the stream beside stock webdataset's, in one run, on one core.
+"""Images a second and memory of the stream beside its peers, in one run, one thread each.
 
-    python benchmarks/stream.py shards/fer2013 [--json figures.json]
+    python benchmarks/stream.py shards/fer2013 [--mosaic PYTHON] [--json figures.json]
 
-Every line says what it delivers. Ours is measured cold (read, check, decode into the cache) and
-warm (gathered from the memory map); stock webdataset as its README shows, in one process.
+Every figure comes from a process of its own. Ours is measured cold (fetch, check, decode into the
+cache: the first epoch) and warm (gathered from the memory map: every later one). `--mosaic` names
+the interpreter of an environment with mosaicml-streaming; without it that peer is left out.
 """
 
 import argparse
+import itertools
 import json
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-import webdataset
-from torchvision.transforms import v2
 
 from pattlite_dist.config import AugmentConfig
 from pattlite_dist.console import print_rows
 from pattlite_dist.data.augment import Preprocess, draw
+from pattlite_dist.data.cache import Cache
+from pattlite_dist.data.fetch import Origin
 from pattlite_dist.data.loader import TrainLoader
 from pattlite_dist.data.plan import TrainPlan
 from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.shards.manifest import load_manifest
+from pattlite_dist.train.run import reuse_memory
 
-BATCH, SIZE = 128, 96
-MEAN = STD = (0.5, 0.5, 0.5)
+sys.path.insert(0, str(Path(__file__).parent))
+import peers
+from peers import BATCH, MEAN, SIZE, STD, measure
 
-
-def rate(batches: Callable[[], Iterable[Any]], seconds: float = 5.0) -> float:
-    """Images a second: at least one pass, and passes until the time is over."""
-    images, start = 0, time.perf_counter()
-    while not images or time.perf_counter() - start < seconds:
-        for batch in batches():
-            images += len(batch)
-    return images / (time.perf_counter() - start)
+Figures = dict[str, Any]
 
 
-def ours(folder: Path, cache: Path) -> TrainLoader:
+def loader_of(folder: Path, cache: Path) -> TrainLoader:
     """The loader of one rank that is the whole world."""
     manifest = load_manifest(folder)
-    plan = TrainPlan(tuple(s.samples for s in manifest.shards["train"]), 0, 1 << 17, BATCH)
-    return TrainLoader(ShardReader(str(folder), manifest, "train", cache), plan, 0, 1)
+    plan = TrainPlan([shard.samples for shard in manifest.shards["train"]], 0, 1 << 17, BATCH)
+    return TrainLoader(
+        ShardReader(Origin(str(folder)), manifest, "train", Cache(cache)), plan, 0, 1
+    )
 
 
-def augmented(loader: TrainLoader) -> Iterable[torch.Tensor]:
+def uint8(loader: TrainLoader) -> Iterator[torch.Tensor]:
+    """Batches as the loader yields them, epoch after epoch."""
+    return (batch["image"] for batch in itertools.chain.from_iterable(itertools.repeat(loader)))
+
+
+def augmented(loader: TrainLoader) -> Iterator[torch.Tensor]:
     """Flip, rotation, resize and normalisation on the batch."""
     preprocess, config = Preprocess(SIZE, MEAN, STD), AugmentConfig(flip=0.5, rotation=10)
-    for batch in loader:
+    for batch in itertools.chain.from_iterable(itertools.repeat(loader)):
         where = (batch["epoch"], batch["step"], BATCH)
         yield preprocess(batch["image"], draw(config, 0, *where, slice(0, BATCH)))
 
 
-def stock(folder: Path, transform: Callable[[Any], Any] | None) -> Iterable[Any]:
-    """Read as webdataset's README does: shuffle, decode, per-sample transforms, batched."""
-    urls = [str(folder / shard.name) for shard in load_manifest(folder).shards["train"]]
-    data = webdataset.WebDataset(urls, shardshuffle=len(urls)).shuffle(1000)
-    data = data.decode("l8" if transform is None else "pil").to_tuple("png", "cls")
-    if transform is not None:
-        data = data.map_tuple(transform, lambda label: label)
-    return (images for images, _ in data.batched(BATCH, partial=False))
+def ours(kind: str, folder: Path, cache: Path, seconds: float) -> Figures:
+    """One figure of ours, in this process."""
+    torch.set_num_threads(1)
+    reuse_memory()  # as training does
+    loader = loader_of(folder, cache)
+    if kind != "cold":
+        return measure(uint8(loader) if kind == "uint8" else augmented(loader), seconds)
+    own, resident = peers.memory()
+    begin = time.perf_counter()
+    images = sum(len(batch["image"]) for batch in loader)
+    rate = images / (time.perf_counter() - begin)
+    grown = peers.memory()
+    return {
+        "images_per_second": rate, "own_mb": grown[0] - own, "resident_mb": grown[1] - resident,
+    }  # fmt: skip
+
+
+def in_its_own_process(*arguments: object) -> Figures:
+    """What a child prints as its last line."""
+    done = subprocess.run([str(a) for a in arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def unpack(folder: Path, pictures: Path) -> None:
+    """The training shards' PNGs as ImageFolder wants them: a file a sample, a folder a class."""
+    import webdataset
+
+    urls = sorted(str(path) for path in folder.glob("train-*.tar"))
+    for sample in webdataset.WebDataset(urls, shardshuffle=False):
+        path = pictures / sample["cls"].decode() / f"{sample['__key__']}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(sample["png"])
+
+
+def run_all(shards: Path, mosaic: str | None, seconds: float, folder: Path) -> dict[str, Figures]:
+    """Every figure, by kind and name, the kinds' peers right after ours."""
+    script, cache = Path(peers.__file__), folder / "cache"
+    unpack(shards, folder / "pictures")
+    where = {"webdataset": shards, "imagefolder": folder / "pictures"}
+    python = {"webdataset": sys.executable, "imagefolder": sys.executable}
+    if mosaic:
+        in_its_own_process(mosaic, script, "write-mosaic", folder / "pictures", folder / "mds")
+        where["mosaic"], python["mosaic"] = folder / "mds", mosaic
+    figures: dict[str, Figures] = {}
+    for kind in ("cold", "uint8", "float"):
+        figures[f"{kind} ours"] = in_its_own_process(
+            sys.executable, __file__, shards, "--one", kind, "--cache", cache, "--seconds", seconds
+        )
+        for name in where if kind != "cold" else ():
+            figures[f"{kind} {name}"] = in_its_own_process(
+                python[name], script, name, where[name], kind, seconds
+            )
+    return figures
+
+
+NAMES = {
+    "ours": "ours",
+    "webdataset": "webdataset (decodes each time)",
+    "imagefolder": "ImageFolder + DataLoader (decodes each time)",
+    "mosaic": "mosaicml-streaming (decodes each time)",
+}
+KINDS = {
+    "cold": "first epoch: fetched, checked, decoded, uint8 48 px",
+    "uint8": "warm: uint8 48 px",
+    "float": f"warm: float {SIZE} px, augmented, normalised",
+}
+
+
+def table(figures: dict[str, Figures]) -> list[list[str]]:
+    """Rows, header first; a ratio is ours over that peer."""
+    rows = [["batches of 128", "who", "images/s", "ours over it", "own MB", "resident MB"]]
+    for key, figure in figures.items():
+        kind, name = key.split()
+        mine, rate = figures[f"{kind} ours"]["images_per_second"], figure["images_per_second"]
+        ratio = "" if name == "ours" else f"{mine / rate:.1f}"
+        memory = [f"{figure[part]:.0f}" for part in ("own_mb", "resident_mb")]
+        rows.append([KINDS[kind], NAMES[name], f"{rate:,.0f}", ratio, *memory])
+        if key == "cold ours":  # webdataset decodes in every epoch as it does in the first
+            rate = figures["uint8 webdataset"]["images_per_second"]
+            rows.append([KINDS[kind], "webdataset", f"{rate:,.0f}", f"{mine / rate:.1f}", "", ""])
+    return rows
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shards", type=Path)
+    parser.add_argument("--mosaic", help="an interpreter that has mosaicml-streaming")
+    parser.add_argument("--seconds", type=float, default=8.0, help="a measurement takes")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--one", choices=list(KINDS), help=argparse.SUPPRESS)
+    parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    per_sample = v2.Compose(
-        [v2.Grayscale(3), v2.Resize((SIZE, SIZE)), v2.RandomHorizontalFlip(),
-         v2.RandomRotation(10), v2.ToImage(), v2.ToDtype(torch.float32, scale=True),
-         v2.Normalize(MEAN, STD)]
-    )  # fmt: skip
+    if options.one:
+        print(json.dumps(ours(options.one, options.shards, options.cache, options.seconds)))
+        return
     with tempfile.TemporaryDirectory() as folder:
-        loader = ours(options.shards, Path(folder))
-        images = lambda: (batch["image"] for batch in loader)  # noqa: E731
-        figures = {
-            "ours, cold: uint8 48 px": rate(images, 0),
-            "webdataset: uint8 48 px": rate(lambda: stock(options.shards, None)),
-            "ours, warm: uint8 48 px": rate(images),
-            f"webdataset: float {SIZE} px, augmented": rate(
-                lambda: stock(options.shards, per_sample)
-            ),
-            f"ours, warm: float {SIZE} px, augmented": rate(lambda: augmented(loader)),
-        }
-    peers = list(figures.values())
-    ratios = [peers[0] / peers[1], 1, peers[2] / peers[1], 1, peers[4] / peers[3]]
-    rows = [["what is delivered, batches of 128", "images/s", "over webdataset"]]
-    for (name, value), ratio in zip(figures.items(), ratios, strict=True):
-        rows.append([name, f"{value:,.0f}", f"{ratio:.1f}"])
-    print_rows(rows)
+        figures = run_all(options.shards, options.mosaic, options.seconds, Path(folder))
+    print_rows(table(figures))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
 

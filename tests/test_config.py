@@ -163,6 +163,8 @@ IDENTITY = {
 }  # fmt: skip
 FREE = {
     "runs": "elsewhere", "data.shards": "elsewhere", "data.workers": 3, "data.cache": "/scratch",
+    "data.start_method": "spawn", "data.cache_gb": 2.5, "data.retries": 0,
+    "data.timeout_seconds": 5.0, "data.bad_shards": "skip",
     "data.allow_pipe": True, "model.weights": "file.pth", "trainer.epochs": 99,
     "trainer.eval_batch": 7, "trainer.accelerator": "cpu", "trainer.precision": "32",
     "trainer.channels_last": False, "trainer.compile": True, "trainer.checkpoint_every_steps": 9,

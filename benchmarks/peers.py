@@ -1,0 +1,119 @@
+"""Other loaders over the same images, as their own documentation shows them.
+
+Imports nothing of pattlite_dist, so that a peer can run in an environment of its own:
+
+    python benchmarks/peers.py NAME FOLDER {uint8,float} SECONDS
+
+prints one line of JSON: images a second, and the memory the process grew by.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+BATCH, SIZE = 128, 96
+MEAN = STD = (0.5, 0.5, 0.5)
+WARM_UP = 10  # batches before the clock starts
+
+
+def per_sample(kind: str) -> Callable[[Any], torch.Tensor]:
+    """Torchvision's transforms: the bare pixels, or flip, rotation, 96 px, normalised floats."""
+    from torchvision.transforms import v2
+
+    if kind == "uint8":
+        return v2.Compose([v2.Grayscale(1), v2.PILToTensor()])
+    return v2.Compose(
+        [v2.Grayscale(3), v2.Resize((SIZE, SIZE)), v2.RandomHorizontalFlip(),
+         v2.RandomRotation(10), v2.ToImage(), v2.ToDtype(torch.float32, scale=True),
+         v2.Normalize(MEAN, STD)]
+    )  # fmt: skip
+
+
+def stock_webdataset(folder: Path, kind: str) -> Iterator[torch.Tensor]:
+    """Webdataset as its README shows: shuffle, decode, per-sample transforms, batched."""
+    import webdataset
+
+    urls = sorted(str(path) for path in folder.glob("train-*.tar"))
+    transform = per_sample(kind)
+    while True:
+        data = webdataset.WebDataset(urls, shardshuffle=len(urls)).shuffle(1000).decode("pil")
+        data = data.to_tuple("png", "cls").map_tuple(transform, lambda label: label)
+        for images, _ in data.batched(BATCH, partial=False):
+            yield images
+
+
+def image_folder(folder: Path, kind: str) -> Iterator[torch.Tensor]:
+    """Torchvision's ImageFolder in a DataLoader, one PNG file a sample."""
+    from torch.utils.data import DataLoader
+    from torchvision.datasets import ImageFolder
+
+    data = ImageFolder(str(folder), per_sample(kind))
+    while True:
+        for images, _ in DataLoader(data, BATCH, shuffle=True, drop_last=True):
+            yield images
+
+
+def mosaic(folder: Path, kind: str) -> Iterator[torch.Tensor]:
+    """mosaicml-streaming over PNGs in its own format, which it keeps encoded."""
+    from streaming import StreamingDataLoader, StreamingDataset
+
+    transform = per_sample(kind)
+
+    class Faces(StreamingDataset):  # type: ignore[misc]
+        def __getitem__(self, at: int) -> Any:
+            return transform(super().__getitem__(at)["image"])
+
+    data = Faces(local=str(folder), shuffle=True, batch_size=BATCH)
+    while True:
+        yield from StreamingDataLoader(data, batch_size=BATCH, drop_last=True)
+
+
+def write_mosaic(pictures: Path, folder: Path) -> None:
+    """Convert a folder of PNGs by class into mosaicml-streaming's format."""
+    from PIL import Image
+    from streaming import MDSWriter
+
+    with MDSWriter(out=str(folder), columns={"image": "png", "label": "int"}) as writer:
+        for path in sorted(pictures.glob("*/*.png")):
+            with Image.open(path) as picture:
+                writer.write({"image": picture.copy(), "label": int(path.parent.name)})
+
+
+def memory() -> tuple[float, float]:
+    """Resident MB of this process: its own pages, and with the shared ones it maps."""
+    lines = (line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    fields = {key: value.split()[0] for key, value in lines if value.split()}
+    return int(fields["RssAnon"]) / 1e3, int(fields["VmRSS"]) / 1e3
+
+
+def measure(batches: Iterable[torch.Tensor], seconds: float) -> dict[str, float]:
+    """Images a second after a few batches, and the memory grown by the end."""
+    own, resident = memory()
+    images, begin = 0, 0.0
+    for number, batch in enumerate(batches):
+        if number < WARM_UP:
+            begin = time.perf_counter()
+            continue
+        images += len(batch)
+        if time.perf_counter() - begin > seconds:
+            break
+    rate = images / (time.perf_counter() - begin)
+    own, resident = memory()[0] - own, memory()[1] - resident
+    return {"images_per_second": rate, "own_mb": own, "resident_mb": resident}
+
+
+PEERS = {"webdataset": stock_webdataset, "imagefolder": image_folder, "mosaic": mosaic}
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    name, where = sys.argv[1], Path(sys.argv[2])
+    if name == "write-mosaic":
+        write_mosaic(where, Path(sys.argv[3]))
+        print("{}")
+    else:
+        print(json.dumps(measure(PEERS[name](where, sys.argv[3]), float(sys.argv[4]))))
