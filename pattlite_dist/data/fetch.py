@@ -84,7 +84,7 @@ class Origin:
         Args:
             name: of the file.
             parse: raises `UserError` where the bytes are not what they should be.
-            most: stop after so many bytes; -1 reads all.
+            most: a server or a command is read no further than so many bytes; -1 reads all.
 
         Raises:
             UserError: the file cannot be had or stays bad, or a command is not allowed.
@@ -119,7 +119,7 @@ class Origin:
             return _read_command(address.removeprefix("pipe:"), most, self.timeout)
         if address.startswith(("http://", "https://")):
             return _read_http(address, most, self.timeout)
-        return _read_store(address, most)
+        return _read_store(address)
 
 
 def _split_login(address: str) -> tuple[str, str]:
@@ -156,13 +156,13 @@ def _read_http(address: str, most: int, timeout: float) -> bytes:
     return data
 
 
-def _read_store(address: str, most: int) -> bytes:
+def _read_store(address: str) -> bytes:
     import fsspec
 
     scheme = address.partition("://")[0]
     try:
         store, path = fsspec.core.url_to_fs(address)
-        return bytes(store.cat_file(path) if most < 0 else store.cat_file(path, 0, most))
+        return bytes(store.cat_file(path))
     except ImportError as error:
         extra = {"gcs": "gs", "s3a": "s3"}.get(scheme, scheme)
         raise _Final(f"{error}; pip install 'pattlite_dist[{extra}]'") from error

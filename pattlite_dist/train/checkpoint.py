@@ -17,6 +17,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import atomic_write, load_tensors
+from pattlite_dist.train.logs import log_this_step
 
 _NAME = re.compile(r"^epoch=(\d+)-step=(\d+)(?:-top1=(\d\.\d+))?\.ckpt$")
 
@@ -137,6 +138,7 @@ class Checkpoints(Checkpoint):
         """Save inside the epoch. Its last step is left to the epoch's end, after validation."""
         due = self.every_steps and trainer.global_step % self.every_steps == 0
         if due and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            log_this_step(trainer)
             self._save(trainer, None)
 
     def on_train_epoch_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:

@@ -26,6 +26,7 @@ class JsonlLogger(Logger):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
+        self._last: dict[str, Any] = {}
 
     @property
     def name(self) -> str:
@@ -39,14 +40,17 @@ class JsonlLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append one line."""
+        """Append one line, unless it says what the last one said."""
         epoch = metrics.get("epoch")
         line = {
             "step": step,
             **({} if epoch is None else {"epoch": int(epoch)}),
-            "time": round(time.time(), 3),
             **{key: value for key, value in metrics.items() if key != "epoch"},
         }
+        if line == self._last:
+            return
+        self._last = dict(line)
+        line["time"] = round(time.time(), 3)
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
 
@@ -54,6 +58,22 @@ class JsonlLogger(Logger):
         self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
     ) -> None:
         """Nothing: `config.yaml` holds them."""
+
+
+def log_this_step(trainer: "pl.Trainer") -> None:
+    """Write the line of the step that has just been taken, before a checkpoint of it is saved.
+
+    Lightning tells its loggers of a step only after the hooks in which one can save: a kill in
+    between would leave a checkpoint whose last step is not in the record.
+    """
+    if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        return
+    values, names = trainer.callback_metrics, ("train/loss", "train/lr")
+    metrics = {str(name): float(values[name]) for name in names if name in values}
+    metrics["epoch"] = trainer.current_epoch
+    for logger in trainer.loggers:
+        if isinstance(logger, JsonlLogger):
+            logger.log_metrics(metrics, trainer.global_step - 1)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,44 +18,9 @@ from pattlite_dist.train import checkpoint as checkpoints
 from pattlite_dist.train.logs import read_metrics
 from pattlite_dist.train.run import load_config
 from tests.conftest import Run, command, environment, tiny
+from tests.train.harness import assert_same_training, final
 
 STEPS = 13  # an epoch of 104 samples in global batches of 8
-
-
-def final(run: Path) -> dict[str, Any]:
-    path = checkpoints.newest(run / "checkpoints")
-    assert path is not None
-    return checkpoints.load(path)
-
-
-def assert_same(a: Any, b: Any, where: str = "") -> None:
-    """Equal bit for bit, tensors inside included."""
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{where}[{i}]")
-    else:
-        assert a == b, where
-
-
-def assert_same_training(one: Path, other: Path) -> None:
-    a, b = final(one), final(other)
-    for key in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers"):
-        assert_same(a[key], b[key], key)
-    assert a["global_step"] == b["global_step"]
-    losses = [
-        [(line["step"], line["train/loss"]) for line in read_metrics(run / "metrics.jsonl")
-         if "train/loss" in line]
-        for run in (one, other)
-    ]  # fmt: skip
-    assert losses[0] == losses[1]
-    assert [step for step, _ in losses[0]] == list(range(a["global_step"]))
 
 
 @pytest.fixture(scope="module")
@@ -253,3 +217,26 @@ def test_shards_that_are_gone_or_cut_off_are_told_before_anything_is_written(
     assert f"{victim} {'is missing' if cut is None else 'has 100 bytes'}" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "tiny").exists()
+
+
+def test_a_bad_shard_stops_the_run_or_is_left_out_counted_and_logged(
+    face_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad"
+    shutil.copytree(face_shards, bad)
+    victim = bad / "train-000001.tar"
+    victim.write_bytes(bytes(victim.stat().st_size))  # of the right size, so told when it is read
+    options = {"trainer__epochs": 1, "data__cache": tmp_path / "cache"}
+    assert main(tiny(bad, tmp_path, **options)) == 2
+    assert f"{victim} differs from its manifest (SHA-256)" in capsys.readouterr().err
+    assert main(tiny(bad, tmp_path, "skips", **options, data__bad_shards="skip")) == 0
+    lines = read_metrics(tmp_path / "skips" / "metrics.jsonl")
+    assert [line["train/left_out"] for line in lines if "train/left_out" in line] == [32]
+    assert final(tmp_path / "skips")["global_step"] == STEPS
+    # Never in evaluation: that score would be of some other set.
+    shutil.copy(face_shards / victim.name, victim)
+    victim = bad / "val-000000.tar"
+    victim.write_bytes(bytes(victim.stat().st_size))
+    shutil.rmtree(tmp_path / "cache")
+    assert main(tiny(bad, tmp_path, "again", **options, data__bad_shards="skip")) == 2
+    assert f"{victim} differs" in capsys.readouterr().err

@@ -1,0 +1,216 @@
+"""Runs killed at random places, again and again, end as if nothing had happened."""
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pattlite_dist.train import checkpoint as checkpoints
+from tests.conftest import tiny
+from tests.train.harness import (
+    Zygote,
+    assert_same_training,
+    final,
+    nothing_left_over,
+)
+from tests.train.zygote import REMOVE, RENAME, RENAMED, REWIND, WRITE, Fault
+
+EPOCHS, STEPS, SAVE_EVERY = 6, 6, 4  # steps an epoch: 104 samples in global batches of 16
+VALIDATION_BATCHES = {1: 5, 2: 3}  # by ranks: 37 samples in batches of 8
+
+# What can happen at a step, by what kind of step it is. All that is named for one kind comes
+# after all that the steps before it bring, so that faults in the order of their steps are all met.
+INSIDE = [
+    ("on_train_batch_start", False),
+    ("on_after_backward", False),
+    ("on_before_optimizer_step", False),
+    ("on_train_batch_end", False),
+    ("on_train_batch_end", True),
+]
+SAVING = [(WRITE, False), (RENAME, False), (RENAMED, False), ("on_train_batch_end", True)]
+EPOCH_END = [
+    ("on_validation_batch_start", False),
+    (WRITE, False),
+    ("on_train_epoch_end", False),
+    (RENAMED, False),
+    ("on_validation_end", False),
+    (REMOVE, False),
+    ("on_validation_batch_end", True),
+    (RENAME, False),
+    ("on_train_epoch_end", True),
+    ("on_train_epoch_start", False),
+]
+
+
+def is_epoch_end(step: int) -> bool:
+    return step % STEPS == 0
+
+
+def is_saving(step: int) -> bool:
+    return step % SAVE_EVERY == 0 and not is_epoch_end(step)
+
+
+def plan(seed: int, epoch_ends: int, saves: int, inside: int, ranks: int) -> list[Fault]:
+    """Random faults in the order in which a run meets them, at most one a step.
+
+    The kinds of places are dealt out in turn, seed after seed, so that none is left to chance.
+    """
+    draw = random.Random(seed)
+    steps = range(1, EPOCHS * STEPS)
+    faults = []
+    for kind, count, places in (
+        ([s for s in steps if is_epoch_end(s)], epoch_ends, EPOCH_END),
+        ([s for s in steps if is_saving(s)], saves, SAVING),
+        ([s for s in steps if not is_epoch_end(s) and not is_saving(s)], inside, INSIDE),
+    ):
+        dealt = [places[(seed * count + i) % len(places)] for i in range(count)]
+        for step, (place, late) in zip(draw.sample(kind, count), dealt, strict=True):
+            validating = place.startswith("on_validation_batch")
+            detail = draw.randrange(VALIDATION_BATCHES[ranks]) if validating else 0
+            if place == WRITE:
+                detail = draw.randrange(1, 100)
+            on_disk = place in (WRITE, RENAME, RENAMED, REMOVE)
+            rank = 0 if on_disk else draw.randrange(ranks)
+            faults.append(Fault(place, step, late, detail, rank))
+    return sorted(faults, key=lambda fault: fault.step)
+
+
+def options(shards: Path, runs: Path, **overrides: object) -> list[str]:
+    return tiny(shards, runs, **{"trainer.epochs": EPOCHS, "trainer.global_batch": 16, **overrides})
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    zygote = Zygote(tmp_path_factory.mktemp("zygote"))
+    yield zygote
+    zygote.close()
+
+
+@pytest.fixture(scope="module")
+def references(
+    zygote: Zygote, face_shards: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, Path]:
+    """Uninterrupted runs, by their number of ranks."""
+    folder = tmp_path_factory.mktemp("references")
+    for ranks in (1, 2):
+        start = zygote.start(options(face_shards, folder, name=str(ranks)), ranks)
+        assert start.ended, start.log
+    return {ranks: folder / str(ranks) for ranks in (1, 2)}
+
+
+def assert_whole(folder: Path) -> None:
+    """What has a checkpoint's name can be loaded and holds what its name says."""
+    for path in folder.glob("*.ckpt"):
+        found = checkpoints.parse_name(path.name)
+        assert found is not None
+        assert checkpoints.load(path)["global_step"] == found.step
+
+
+def killed(zygote: Zygote, arguments: list[str], run: Path, ranks: int, faults: list[Fault]) -> int:
+    """Start a run once for each fault, and once more to its end; counts the kills."""
+    sessions: list[int] = []
+    kills = 0
+    with nothing_left_over(sessions):
+        for fault in faults:
+            start = zygote.start(arguments, ranks, fault)
+            sessions += start.sessions
+            assert start.killed_by(fault), (fault, start)
+            assert "Warning" not in start.log, start.log
+            kills += 1
+            assert_whole(run / "checkpoints")
+        start = zygote.start(arguments, ranks)
+        sessions += start.sessions
+        assert start.ended, start.log
+    return kills
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ranks", "workers", "seed", "counts"),
+    [(1, 0, 0, (5, 4, 4)), (1, 2, 1, (5, 4, 4)), (2, 0, 2, (2, 1, 1)), (2, 2, 3, (2, 1, 1))],
+)
+def test_a_run_killed_again_and_again_ends_with_the_same_weights(
+    ranks: int,
+    workers: int,
+    seed: int,
+    counts: tuple[int, int, int],
+    zygote: Zygote,
+    references: dict[int, Path],
+    face_shards: Path,
+    tmp_path: Path,
+) -> None:
+    """Inside steps, validations and checkpoints, at epoch ends, and once as it starts again."""
+    faults = plan(seed, *counts, ranks)
+    faults.insert(len(faults) // 2, Fault(REWIND, 0))
+    arguments = options(
+        face_shards, tmp_path,
+        **{"data.workers": workers, "trainer.checkpoint_every_steps": SAVE_EVERY},
+    )  # fmt: skip
+    kills = killed(zygote, arguments, tmp_path / "tiny", ranks, faults)
+    assert kills == sum(counts) + 1
+    assert_same_training(references[ranks], tmp_path / "tiny")
+
+
+def fed(record: Path) -> dict[tuple[int, int], dict[int, str]]:
+    """What all ranks together were fed at each step: each sample's pixels, hashed, by its id."""
+    found: dict[tuple[int, int], dict[int, str]] = {}
+    for path in record.parent.glob(f"{record.name}.*"):
+        for line in map(json.loads, path.read_text().splitlines()):
+            batch = found.setdefault(tuple(line["place"]), {})
+            assert not batch.keys() & set(line["ids"])
+            batch.update(zip(line["ids"], line["pixels"], strict=True))
+    return found
+
+
+def losses(record: Path) -> dict[tuple[int, int], float]:
+    """The mean loss over all ranks at each step."""
+    found: dict[tuple[int, int], list[float]] = {}
+    for path in record.parent.glob(f"{record.name}.*"):
+        for line in map(json.loads, path.read_text().splitlines()):
+            found.setdefault(tuple(line["place"]), []).append(line["loss"])
+    return {place: float(np.mean(values)) for place, values in found.items()}
+
+
+@pytest.mark.slow
+def test_saved_at_two_ranks_a_run_continues_on_one_and_on_four(
+    zygote: Zygote, face_shards: Path, tmp_path: Path
+) -> None:
+    """The same global batches and augmented pixels, byte for byte, and the same loss curve.
+
+    For the curve BatchNorm keeps its starting statistics and nothing is dropped: both depend on
+    which samples share a rank.
+    """
+    plain = {"model.dropout": 0, "optim.ema": 0, "trainer.epochs": 2,
+             "trainer.checkpoint_every_steps": SAVE_EVERY}  # fmt: skip
+    whole = tmp_path / "whole-record"
+    arguments = options(face_shards, tmp_path, name="whole", **plain)
+    start = zygote.start(arguments, 2, record=whole, freeze=True)
+    assert start.ended, start.log
+    everything, curve = fed(whole), losses(whole)
+    assert sorted(everything) == [(epoch, step) for epoch in range(2) for step in range(STEPS)]
+    assert all(len(batch) == 16 for batch in everything.values())
+
+    half = options(face_shards, tmp_path, name="half", **plain)
+    fault = Fault("on_train_batch_end", SAVE_EVERY + 1, late=True)
+    first = tmp_path / "half-record"
+    assert zygote.start(half, 2, fault, first, freeze=True).killed_by(fault)
+    assert losses(first).items() <= curve.items()
+    for ranks in (1, 4):
+        shutil.copytree(tmp_path / "half", tmp_path / f"on-{ranks}")
+        record = tmp_path / f"record-{ranks}"
+        arguments = options(face_shards, tmp_path, name=f"on-{ranks}", **plain)
+        config = tmp_path / f"on-{ranks}" / "config.yaml"
+        config.write_text(config.read_text().replace("name: half", f"name: on-{ranks}"))
+        start = zygote.start(arguments, ranks, record=record, freeze=True)
+        assert start.ended, start.log
+        rest = fed(record)
+        assert sorted(rest) == sorted(everything)[SAVE_EVERY:]
+        assert rest == {place: everything[place] for place in rest}
+        continued = losses(record)
+        assert continued == pytest.approx({place: curve[place] for place in continued}, rel=1e-4)
+        assert len(list(record.parent.glob(f"{record.name}.*"))) == ranks
+        assert final(tmp_path / f"on-{ranks}")["global_step"] == 2 * STEPS
