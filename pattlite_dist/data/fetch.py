@@ -24,7 +24,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.shards.manifest import MANIFEST_NAME, Manifest, load_manifest, parse_manifest
+from pattlite_dist.shards.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ShardInfo,
+    load_manifest,
+    parse_manifest,
+)
 from pattlite_dist.shards.verify import read_shard_file, wrong_sizes
 
 T = TypeVar("T")
@@ -213,14 +219,14 @@ def fetch_manifest(origin: Origin) -> Manifest:
     )
 
 
-def check_sizes(origin: Origin, manifest: Manifest) -> None:
-    """Compare the shards of a local folder with the manifest before hours are spent on them.
+def check_sizes(origin: Origin, shards: list[ShardInfo]) -> None:
+    """Compare shards in a local folder with the manifest's word before hours are spent on them.
 
     The hash of a shard is checked when it is first read; an address is not asked at all.
 
     Raises:
         UserError: a shard is missing or has another size; names it.
     """
-    problems = wrong_sizes(Path(origin.root), manifest) if origin.local else []
+    problems = wrong_sizes(Path(origin.root), shards) if origin.local else []
     if problems:
         raise UserError(problems[0])

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.shards.manifest import SPLIT_NAMES, Findings, Manifest, load_manifest
+from pattlite_dist.shards.manifest import SPLIT_NAMES, Findings, Manifest, ShardInfo, load_manifest
 from pattlite_dist.shards.survey import Progress
 from pattlite_dist.shards.tario import decode_shard
 
@@ -32,10 +32,10 @@ def verify_shards(
     return manifest, problems
 
 
-def wrong_sizes(folder: Path, manifest: Manifest) -> list[str]:
+def wrong_sizes(folder: Path, shards: list[ShardInfo]) -> list[str]:
     """One line for each shard that is missing or has another size; looks inside none."""
     lines = []
-    for shard in manifest.all_shards():
+    for shard in shards:
         path = folder / shard.name
         size = path.stat().st_size if path.is_file() else None
         if size != shard.bytes:

@@ -155,7 +155,7 @@ def create_shards(
                 f"{folder} holds another shard set (made from {there.source.name}, "
                 f"{there.source.rows} rows); choose another folder or replace it with --force"
             )
-        if not wrong_sizes(folder, there):
+        if not wrong_sizes(folder, there.all_shards()):
             return there
     new_folder = not folder.exists()
     try:

@@ -68,17 +68,16 @@ class FERModule(pl.LightningModule):
             )  # fmt: skip
         else:
             loss = F.cross_entropy(logits, label, label_smoothing=smoothing)
-        # A call of `log` takes Lightning as long as all else in the step: what nobody reads of a
-        # step is not logged.
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0 or self._is_last(batch_idx):  # type: ignore[attr-defined]
+        # A call of `log` takes Lightning as long as all else in the step: the loss is logged where
+        # it is written down, and in an epoch's first and last step for who shows progress.
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        last = batch_idx + 1 == self.steps_per_epoch
+        if not self._seen or last or (self.global_step + 1) % every == 0:
             self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size)
             self.log("train/lr", self.optimizers().param_groups[-1]["lr"], batch_size=size)  # type: ignore[union-attr]
         self._right = self._right + (logits.detach().argmax(1) == label).sum()
         self._seen += size
         return loss
-
-    def _is_last(self, batch_idx: int) -> bool:
-        return batch_idx + 1 == self.steps_per_epoch
 
     def on_train_epoch_end(self) -> None:
         """Log the accuracy over what this start has seen of the epoch."""

@@ -193,7 +193,13 @@ def train(config: Config) -> Path:
         rank_slice(settings.global_batch, world.rank, world.size)
         if not manifest.samples("val"):
             raise UserError(f"{config.data.shards} has no val split to choose on; add one")
-        on_main(world, lambda: check_sizes(origin(config.data), manifest))
+        needed = [
+            shard
+            for split, shards in manifest.shards.items()
+            if split != "train" or config.data.bad_shards == "stop"
+            for shard in shards
+        ]
+        on_main(world, lambda: check_sizes(origin(config.data), needed))
         found = on_main(world, lambda: find_checkpoint(config, run))
         model = build_model(
             config.model, config.data.image_size, len(manifest.labels), pretrained=found is None

@@ -233,6 +233,10 @@ def test_a_bad_shard_stops_the_run_or_is_left_out_counted_and_logged(
     lines = read_metrics(tmp_path / "skips" / "metrics.jsonl")
     assert [line["train/left_out"] for line in lines if "train/left_out" in line] == [32]
     assert final(tmp_path / "skips")["global_step"] == STEPS
+    victim.unlink()  # missing from the start is the same
+    shutil.rmtree(tmp_path / "cache")
+    assert main(tiny(bad, tmp_path, "missing", **options, data__bad_shards="skip")) == 0
+    assert_same_training(tmp_path / "skips", tmp_path / "missing")
     # Never in evaluation: that score would be of some other set.
     shutil.copy(face_shards / victim.name, victim)
     victim = bad / "val-000000.tar"
