@@ -31,7 +31,7 @@ from pattlite_dist.config import Config
 from pattlite_dist.console import print_rows
 from pattlite_dist.train.module import FERModule
 from pattlite_dist.train.optim import build_optimizer
-from pattlite_dist.train.run import build_trainer, quiet_libraries, reuse_memory
+from pattlite_dist.train.trainer import build_trainer, quiet_libraries, reuse_memory
 from pattlite_dist.world import World
 
 BATCH, CLASSES, WARM_UP = 8, 7, 100

@@ -29,7 +29,7 @@ from pattlite_dist.data.loader import TrainLoader
 from pattlite_dist.data.plan import TrainPlan
 from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.shards.manifest import load_manifest
-from pattlite_dist.train.run import reuse_memory
+from pattlite_dist.train.trainer import reuse_memory
 
 sys.path.insert(0, str(Path(__file__).parent))
 import peers

@@ -143,7 +143,13 @@ class TrainerConfig(_Model):
     channels_last: bool = True
     compile: bool = False
     checkpoint_every_steps: int = Field(
-        0, ge=0, description="Checkpoint also every so many steps; 0: only after each epoch."
+        0, ge=0, description="Checkpoint also every so many steps; 0: not by steps."
+    )
+    checkpoint_every_minutes: float = Field(
+        10,
+        ge=0,
+        description="Checkpoint also every so many minutes, less often where that would take more "
+        "than 1 % of the time; 0: not by the clock.",
     )
     keep_best: int = Field(1, ge=1, description="Best checkpoints kept, by accuracy on val.")
     log_every_steps: int = Field(20, ge=1)
@@ -206,8 +212,8 @@ _FREE = {
     "data.allow_pipe", "data.retries", "data.timeout_seconds", "data.bad_shards", "model.weights",
     "trainer.epochs", "trainer.eval_batch", "trainer.accelerator", "trainer.precision",
     "trainer.channels_last", "trainer.compile", "trainer.checkpoint_every_steps",
-    "trainer.keep_best", "trainer.log_every_steps", "trainer.timeout_minutes", "wandb.mode",
-    "wandb.project", "wandb.entity", "wandb.group",
+    "trainer.checkpoint_every_minutes", "trainer.keep_best", "trainer.log_every_steps",
+    "trainer.timeout_minutes", "wandb.mode", "wandb.project", "wandb.entity", "wandb.group",
 }  # fmt: skip
 
 

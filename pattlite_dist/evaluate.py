@@ -19,7 +19,8 @@ from pattlite_dist.model.build import build_model
 from pattlite_dist.shards.manifest import SplitName
 from pattlite_dist.shards.tario import LEAK
 from pattlite_dist.train import checkpoint as checkpoints
-from pattlite_dist.train.run import build_preprocess, load_config, quiet_libraries
+from pattlite_dist.train.folder import load_config
+from pattlite_dist.train.trainer import build_preprocess, quiet_libraries
 
 SCHEMA_VERSION = 1
 
@@ -93,9 +94,12 @@ def evaluate(
         data = FERData(config, world, build_preprocess(config, model), manifest)
         model = model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         results: dict[str, Result] = {}
-        for split in ("val", "test"):
-            if manifest.samples(split):
-                results.update(score(model, data, split, device))
+        try:
+            for split in ("val", "test"):
+                if manifest.samples(split):
+                    results.update(score(model, data, split, device))
+        finally:
+            data.close()
         if world.main:
             _write(run, path, content, manifest.fingerprint(), labels, results)
         return run, results

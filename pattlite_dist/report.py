@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from pattlite_dist.files import atomic_write
 from pattlite_dist.metrics import Result
-from pattlite_dist.train.logs import read_metrics
+from pattlite_dist.train.record import read_metrics
 
 
 def save_figure(figure: Figure, path: Path) -> None:

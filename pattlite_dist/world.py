@@ -1,7 +1,7 @@
 """The only place that knows rank, world size, node and device."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -177,3 +177,37 @@ def from_main(world: World, value: Any) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+class Agreement:
+    """Lets the ranks of a run agree on small numbers, on the CPU whatever the run computes on.
+
+    Made on all ranks at once, after `world.connect`.
+
+    Args:
+        world: which rank this is.
+        timeout_minutes: how long a rank waits for the others.
+    """
+
+    def __init__(self, world: World, timeout_minutes: float) -> None:
+        self._group: Any = None
+        if world.size > 1:
+            import datetime
+
+            import torch.distributed as dist
+
+            # A group of its own: with NCCL's, asking would wait for the GPU at every step.
+            self._group = dist.new_group(
+                backend="gloo", timeout=datetime.timedelta(minutes=timeout_minutes)
+            )
+
+    def largest(self, values: Sequence[int]) -> list[int]:
+        """The largest of each value over all ranks. Collective."""
+        if self._group is None:
+            return list(values)
+        import torch
+        import torch.distributed as dist
+
+        box = torch.tensor(values, dtype=torch.int64)
+        dist.all_reduce(box, dist.ReduceOp.MAX, self._group)
+        return [int(value) for value in box]

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from pattlite_dist.data.plan import EvalPlan, TrainPlan, rank_slice
 from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.errors import UserError
+from pattlite_dist.signals import held_back, ignore_in_loader
 
 
 class Place(NamedTuple):
@@ -86,14 +87,27 @@ class BatchLoader(DataLoader[Batch]):
             num_workers=workers,
             multiprocessing_context=start_method if workers else None,
             persistent_workers=workers > 0,
+            worker_init_fn=ignore_in_loader,
         )
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # A generator, so that workers start to read only when the first batch is asked for.
-        for batch in super().__iter__():
+        with held_back():
+            batches = super().__iter__()
+        for batch in batches:
             if isinstance(batch, UserError):
                 raise batch
             yield batch
+
+    def close(self) -> None:
+        """End the loader processes, which take no notice of signals."""
+        iterator: Any = self._iterator
+        if iterator is None:
+            return
+        self._iterator = None
+        iterator._shutdown_workers()
+        for process in iterator._workers:
+            process.kill()  # one that hangs would hold up the end of this process
 
 
 class TrainSampler(Sampler[Place]):

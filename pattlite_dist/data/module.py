@@ -5,13 +5,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader
 
 from pattlite_dist.config import Config, DataConfig
 from pattlite_dist.data.augment import Preprocess, draw
 from pattlite_dist.data.cache import Cache, default_cache
 from pattlite_dist.data.fetch import Origin
-from pattlite_dist.data.loader import Batch, TrainLoader, eval_loader
+from pattlite_dist.data.loader import Batch, BatchLoader, TrainLoader, eval_loader
 from pattlite_dist.data.plan import TrainPlan, rank_slice
 from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.shards.manifest import Manifest, SplitName
@@ -39,6 +38,7 @@ class FERData(pl.LightningDataModule):
         super().__init__()
         self.config, self.world, self.preprocess = config, world, preprocess
         self.manifest = manifest
+        self._loaders: list[BatchLoader] = []
 
     def plan(self) -> TrainPlan:
         """The global batches of the run."""
@@ -63,7 +63,7 @@ class FERData(pl.LightningDataModule):
 
     def train_dataloader(self) -> TrainLoader:
         """This rank's share of every global batch."""
-        return TrainLoader(
+        loader = TrainLoader(
             self.reader("train"),
             self.plan(),
             self.world.rank,
@@ -72,10 +72,12 @@ class FERData(pl.LightningDataModule):
             self.config.data.start_method,
             self.manifest.fingerprint(),
         )
+        self._loaders.append(loader)
+        return loader
 
-    def eval_dataloader(self, split: SplitName) -> DataLoader[Batch]:
+    def eval_dataloader(self, split: SplitName) -> BatchLoader:
         """Every sample of a split once over all ranks."""
-        return eval_loader(
+        loader = eval_loader(
             self.reader(split),
             self.config.trainer.eval_batch,
             self.world.rank,
@@ -83,10 +85,17 @@ class FERData(pl.LightningDataModule):
             self.config.data.workers,
             self.config.data.start_method,
         )
+        self._loaders.append(loader)
+        return loader
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> BatchLoader:
         """Every val sample once over all ranks."""
         return self.eval_dataloader("val")
+
+    def close(self) -> None:
+        """End the loader processes."""
+        for loader in self._loaders:
+            loader.close()
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> dict[str, Any]:
         """Turn the uint8 images into the model's input, augmented while training."""

@@ -1,12 +1,13 @@
-"""What a run leaves to read: `metrics.jsonl`, plain progress lines, one Weights & Biases run."""
+"""What a run leaves to read: `metrics.jsonl`, and plain progress lines."""
 
+import contextlib
+import errno
 import json
-import netrc
 import os
-import secrets
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,20 @@ from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from pattlite_dist.config import Config, WandbConfig
 from pattlite_dist.errors import UserError
-from pattlite_dist.files import write_text
 
 
 class JsonlLogger(Logger):
-    """Appends each set of metrics as one line of JSON: the run's own record, network or not."""
+    """Appends each set of metrics as one line of JSON: the run's own record, network or not.
+
+    Lines that a full disk refuses wait for the next one; `flush` tells whether any still do.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
         self._last: dict[str, Any] = {}
+        self._waiting: list[str] = []
 
     @property
     def name(self) -> str:
@@ -51,8 +54,34 @@ class JsonlLogger(Logger):
             return
         self._last = dict(line)
         line["time"] = round(time.time(), 3)
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+        self._waiting.append(json.dumps(line) + "\n")
+        with contextlib.suppress(UserError):
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the lines that wait.
+
+        Raises:
+            UserError: the disk does not take them.
+        """
+        if not self._waiting:
+            return
+        data = "".join(self._waiting).encode()
+        whole: int | None = None
+        try:
+            # Unbuffered, so that an error is raised here and not at closing, by which time a part
+            # of the lines may be on the disk.
+            with self.path.open("ab", buffering=0) as stream:
+                whole = stream.tell()
+                if stream.write(data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            if whole is not None:
+                os.truncate(self.path, whole)
+            raise UserError(
+                f"cannot write {self.path}: {error.strerror}; free some space"
+            ) from error
+        self._waiting.clear()
 
     def log_hyperparams(
         self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
@@ -60,40 +89,61 @@ class JsonlLogger(Logger):
         """Nothing: `config.yaml` holds them."""
 
 
-def log_this_step(trainer: "pl.Trainer") -> None:
-    """Write the line of the step that has just been taken, before a checkpoint of it is saved.
+class LenientWandbLogger(WandbLogger):
+    """Lightning's, for a run that goes on where wandb's process ends: the record has everything.
 
-    Lightning tells its loggers of a step only after the hooks in which one can save: a kill in
-    between would leave a checkpoint whose last step is not in the record.
+    SLURM signals every process of a job, and wandb's own ends at SIGTERM.
+
+    Args:
+        experiment: from `wandb.init`.
+        folder: of the run.
+        note: called once, when W&B is lost.
     """
-    if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
-        return
-    values, names = trainer.callback_metrics, ("train/loss", "train/lr")
+
+    def __init__(self, experiment: Any, folder: str, note: Callable[[], None]) -> None:
+        super().__init__(experiment=experiment, save_dir=folder)
+        self._note, self._is_lost = note, False
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        """Tell W&B, as long as it listens."""
+        if self._is_lost:
+            return
+        try:
+            super().log_metrics(metrics, step)
+        except Exception as error:
+            self._is_lost = True
+            self._note()
+            print(
+                f"W&B's process has ended ({error}); training goes on, and the next start of the "
+                "run tells W&B what it missed",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def log_before_saving(
+    trainer: "pl.Trainer", names: Sequence[str], step: int, leaving: bool = False
+) -> None:
+    """Write a line of what has just been logged, before a checkpoint that has it behind it.
+
+    Lightning tells its loggers only after the hooks in which one can save: a kill, or a stop, in
+    between would leave a checkpoint whose last step is not in the record.
+
+    Args:
+        trainer: whose metrics and loggers.
+        names: of the metrics that belong into the line.
+        step: that Lightning would write beside them.
+        leaving: Lightning will not come to tell the other loggers.
+    """
+    values = trainer.callback_metrics
     metrics = {str(name): float(values[name]) for name in names if name in values}
+    if not metrics:
+        return
     metrics["epoch"] = trainer.current_epoch
     for logger in trainer.loggers:
-        if isinstance(logger, JsonlLogger):
-            logger.log_metrics(metrics, trainer.global_step - 1)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`; a last line cut off by a crash is left out."""
-    if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
-
-
-def rewind_metrics(path: Path, step: int) -> None:
-    """Forget the lines of steps that a resumed run will take again."""
-    if path.exists():
-        kept = [line for line in read_metrics(path) if line["step"] < step]
-        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        if leaving or isinstance(logger, JsonlLogger):
+            logger.log_metrics(metrics, step)
 
 
 class PlainProgress(Callback):
@@ -140,10 +190,12 @@ class PlainProgress(Callback):
             seconds = time.monotonic() - self._begin
             steps = trainer.global_step - self._first_step
             size = trainer.datamodule.config.trainer.global_batch  # type: ignore[attr-defined]
+            # A run that was stopped inside a validation has taken no step yet.
+            loss = trainer.callback_metrics.get("train/loss")
             print(
                 f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, "
                 f"step {trainer.global_step}: "
-                f"loss {float(trainer.callback_metrics['train/loss']):.4f}, {what} "
+                f"{'' if loss is None else f'loss {float(loss):.4f}, '}{what} "
                 f"({seconds:.0f} s, {steps * size / max(seconds, 1e-9):.0f} images/s)",
                 flush=True,
             )
@@ -152,61 +204,3 @@ class PlainProgress(Callback):
 def progress_callback() -> Callback:
     """A bar on a terminal, plain lines elsewhere."""
     return RichProgressBar() if sys.stdout.isatty() else PlainProgress()
-
-
-def wandb_mode(wanted: str) -> str:
-    """online, offline or disabled: `auto` is online where there is a login, else offline."""
-    if wanted != "auto":
-        return wanted
-    if os.environ.get("WANDB_MODE") in ("online", "offline", "disabled"):
-        return os.environ["WANDB_MODE"]
-    return "online" if os.environ.get("WANDB_API_KEY") or _has_netrc_login() else "offline"
-
-
-def _has_netrc_login() -> bool:
-    try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
-def _run_id(folder: Path) -> str:
-    """The run's id, kept beside its files so that every restart continues the same run."""
-    path = folder / "run-id.txt"
-    if not path.exists():
-        write_text(path, secrets.token_hex(4) + "\n")
-    return path.read_text(encoding="utf-8").strip()
-
-
-def wandb_logger(config: Config, run: Path, main: bool) -> WandbLogger | None:
-    """Lightning's Weights & Biases logger, all of its files inside the run folder.
-
-    Returns None where it is disabled, and on all ranks but the first.
-
-    Raises:
-        UserError: online was asked for without a login.
-    """
-    settings: WandbConfig = config.wandb
-    mode = wandb_mode(settings.mode)
-    if mode == "disabled" or not main:
-        return None
-    if mode == "online" and not (os.environ.get("WANDB_API_KEY") or _has_netrc_login()):
-        raise UserError("wandb.mode is online without a login; run `wandb login` or use offline")
-    folder = run / "wandb"
-    for name in ("CACHE", "CONFIG", "DATA", "ARTIFACT"):  # else they fill the home folder's quota
-        os.environ.setdefault(f"WANDB_{name}_DIR", str(folder / name.lower()))
-    import wandb
-
-    experiment = wandb.init(
-        name=config.name,
-        id=_run_id(folder),
-        project=settings.project,
-        entity=settings.entity,
-        group=settings.group,
-        dir=str(run),
-        mode="offline" if mode == "offline" else "online",
-        resume="allow" if mode == "online" else None,  # offline, W&B joins segments by their id
-        settings=wandb.Settings(silent=True, console="off"),
-        config=config.model_dump(mode="json"),
-    )
-    return WandbLogger(experiment=experiment, save_dir=str(run))

@@ -36,7 +36,8 @@ class FERModule(pl.LightningModule):
         self.config, self.labels = config, labels
         self.steps_per_epoch, self.val_samples = steps_per_epoch, val_samples
         self.model = model
-        self._right, self._seen = torch.zeros((), dtype=torch.int64), 0  # of this epoch
+        self._right, self._seen = torch.zeros((), dtype=torch.int64), 0  # of this epoch and start
+        self._before = (0, 0)  # the same over all ranks, of the epoch's earlier starts
         self.scores, self.census = Scores(len(labels)), Census(val_samples)
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -80,9 +81,17 @@ class FERModule(pl.LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Log the accuracy over what this start has seen of the epoch."""
-        self.log("train/top1", self._right / max(self._seen, 1), sync_dist=True)
+        """Log the accuracy over the epoch, its earlier starts included."""
+        right, seen = self._counted()
+        self.log("train/top1", right / max(seen, 1), sync_dist=True)  # equal on all ranks
         self._right, self._seen = torch.zeros((), dtype=torch.int64), 0
+        self._before = (0, 0)
+
+    def _counted(self) -> tuple[int, int]:
+        """Samples of the epoch that were predicted right, and all, over all ranks. Collective."""
+        here = torch.tensor([int(self._right), self._seen], device=self.device)
+        right, seen = self.trainer.strategy.reduce(here, reduce_op="sum").tolist()
+        return right + self._before[0], seen + self._before[1]
 
     def on_validation_epoch_start(self) -> None:
         """Give every rank rank 0's BatchNorm statistics: it is those that a checkpoint holds.
@@ -127,7 +136,13 @@ class FERModule(pl.LightningModule):
         checkpoint["pattlite"] = {
             "config": self.config.model_dump(mode="json"),
             "labels": list(self.labels),
+            "counted": list(self._counted()),
         }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Continue the counts of an epoch that was interrupted."""
+        right, seen = checkpoint["pattlite"].get("counted", (0, 0))
+        self._before = (right, seen)
 
     def _layout(self, images: torch.Tensor) -> torch.Tensor:
         if self.config.trainer.channels_last:

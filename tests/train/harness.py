@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from pattlite_dist.train import checkpoint as checkpoints
-from pattlite_dist.train.logs import read_metrics
+from pattlite_dist.train.record import read_metrics
 from tests.conftest import ROOT, environment
 from tests.train.zygote import Fault
 
@@ -55,7 +55,7 @@ def assert_same_training(one: Path, other: Path) -> None:
     for key in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers"):
         assert_same(a[key], b[key], key)
     assert a["global_step"] == b["global_step"]
-    for key in ("train/loss", "train/lr", "val/top1", "val/macro_f1", "val/nll"):
+    for key in ("train/loss", "train/lr", "train/top1", "val/top1", "val/macro_f1", "val/nll"):
         assert logged(one, key) == logged(other, key), key
     assert [step for step, _ in logged(one, "train/loss")] == list(range(a["global_step"]))
 
@@ -81,7 +81,12 @@ class Start:
 
     def killed_by(self, fault: Fault) -> bool:
         """Whether the fault was met, and nothing else went wrong before."""
-        return self.statuses[fault.rank] == -9 and f"killed by {fault}\n" in self.log
+        return self.statuses[fault.rank] == -9 and f"struck by {fault}\n" in self.log
+
+    def stopped_by(self, fault: Fault) -> bool:
+        """Whether the signal was met, and all ranks left together because of it."""
+        left = all(status == 128 + fault.signum for status in self.statuses)
+        return left and f"struck by {fault}\n" in self.log
 
 
 class Zygote:

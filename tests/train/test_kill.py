@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pattlite_dist.train import checkpoint as checkpoints
+from pattlite_dist.train.names import parse_name
 from tests.conftest import tiny
 from tests.train.harness import (
     Zygote,
@@ -105,7 +106,7 @@ def references(
 def assert_whole(folder: Path) -> None:
     """What has a checkpoint's name can be loaded and holds what its name says."""
     for path in folder.glob("*.ckpt"):
-        found = checkpoints.parse_name(path.name)
+        found = parse_name(path.name)
         assert found is not None
         assert checkpoints.load(path)["global_step"] == found.step
 

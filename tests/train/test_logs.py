@@ -1,17 +1,11 @@
-import json
 from pathlib import Path
 
 import pytest
 
 from pattlite_dist.config import Config
 from pattlite_dist.errors import UserError
-from pattlite_dist.train.logs import (
-    JsonlLogger,
-    read_metrics,
-    rewind_metrics,
-    wandb_logger,
-    wandb_mode,
-)
+from pattlite_dist.train.logs import JsonlLogger, wandb_logger, wandb_mode
+from pattlite_dist.train.record import read_metrics
 
 
 def test_each_set_of_metrics_is_a_line(tmp_path: Path) -> None:
@@ -22,17 +16,6 @@ def test_each_set_of_metrics_is_a_line(tmp_path: Path) -> None:
     assert (first["step"], first["epoch"], first["train/loss"]) == (7, 2, 0.5)
     assert (second["step"], second["val/top1"]) == (8, 0.25)
     assert "epoch" not in second
-
-
-def test_rewinding_forgets_steps_that_come_again_and_a_cut_off_line(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    lines = [json.dumps({"step": step, "train/loss": 1.0}) for step in range(5)]
-    path.write_text("\n".join(lines) + '\n{"step": 5, "tra')
-    rewind_metrics(path, 3)
-    assert [line["step"] for line in read_metrics(path)] == [0, 1, 2]
-    assert path.read_text().endswith("\n")
-    rewind_metrics(tmp_path / "none.jsonl", 3)
-    assert not (tmp_path / "none.jsonl").exists()
 
 
 @pytest.fixture

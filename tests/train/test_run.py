@@ -14,9 +14,9 @@ import yaml
 
 from pattlite_dist.cli import main
 from pattlite_dist.errors import UserError
-from pattlite_dist.train import checkpoint as checkpoints
-from pattlite_dist.train.logs import read_metrics
-from pattlite_dist.train.run import load_config
+from pattlite_dist.train.folder import load_config
+from pattlite_dist.train.names import parse_name
+from pattlite_dist.train.record import read_metrics
 from tests.conftest import Run, command, environment, tiny
 from tests.train.harness import assert_same_training, final
 
@@ -39,7 +39,7 @@ def test_a_run_folder_holds_what_it_should(reference: Path) -> None:
     assert (reference / "curves.png").read_bytes().startswith(b"\x89PNG")
     names = [path.name for path in (reference / "checkpoints").iterdir()]
     assert 1 <= len(names) <= 2
-    assert all(checkpoints.parse_name(name) for name in names)
+    assert all(parse_name(name) for name in names)
     lines = read_metrics(reference / "metrics.jsonl")
     assert sum("val/top1" in line for line in lines) == 3
     assert final(reference)["global_step"] == 3 * STEPS

@@ -24,15 +24,16 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from pattlite_dist.cli import main
-from pattlite_dist.train import checkpoint as checkpoints
 from pattlite_dist.train import run as runs
+from pattlite_dist.train.names import parse_name
 
 WRITE, RENAME, RENAMED, REMOVE, REWIND = "write", "rename", "renamed", "remove", "rewind"
+EVERY = -1
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Where a rank kills itself.
+    """Where a rank kills itself, or is sent another signal.
 
     Attributes:
         place: a hook of Lightning, or what happens to a checkpoint: it is being written, about to
@@ -41,7 +42,8 @@ class Fault:
         step: optimiser steps taken by then; `REWIND` takes no notice.
         late: in a hook, after the package's own callbacks instead of before them.
         detail: the batch of a validation; how many per cent of a checkpoint have been written.
-        rank: who.
+        rank: who; `EVERY` for all of them.
+        signum: by what; what is not SIGKILL is sent once, and the rank lives on.
     """
 
     place: str
@@ -49,20 +51,24 @@ class Fault:
     late: bool = False
     detail: int = 0
     rank: int = 0
+    signum: int = signal.SIGKILL
 
-    def die(self) -> NoReturn:
-        os.write(2, f"killed by {self}\n".encode())
-        os.kill(os.getpid(), signal.SIGKILL)
-        raise AssertionError("unreachable")
+    def strike(self) -> None:
+        os.write(2, f"struck by {self}\n".encode())
+        os.kill(os.getpid(), self.signum)
 
 
 def killer(fault: Fault) -> Callback:
-    """A callback that kills in a hook."""
+    """A callback that strikes in a hook, once."""
+    struck = False
 
     def hook(self: Callback, trainer: pl.Trainer, module: pl.LightningModule, *args: Any) -> None:
+        nonlocal struck
         anywhere = not fault.place.startswith("on_validation_batch")
-        if trainer.global_step == fault.step and (anywhere or args[-1] == fault.detail):
-            fault.die()
+        here = trainer.global_step == fault.step and (anywhere or args[-1] == fault.detail)
+        if here and not struck:
+            struck = True
+            fault.strike()
 
     return type("Killer", (Callback,), {fault.place: hook})()
 
@@ -72,7 +78,7 @@ def watch_files(fault: Fault) -> None:
     renamed = dying = False
 
     def is_checkpoint(path: Any, step: int | None) -> bool:
-        found = checkpoints.parse_name(Path(os.fsdecode(path)).name)
+        found = parse_name(Path(os.fsdecode(path)).name)
         return found is not None and step in (None, found.step)
 
     def met(event: str, args: tuple[Any, ...]) -> bool:
@@ -90,7 +96,7 @@ def watch_files(fault: Fault) -> None:
             return
         if met(event, args):
             dying = True
-            fault.die()
+            fault.strike()
         renamed = renamed or (event == "os.rename" and is_checkpoint(args[1], fault.step))
 
     sys.addaudithook(hook)
@@ -109,7 +115,7 @@ def tear_checkpoint(fault: Fault) -> None:
         part = whole.getvalue()[: len(whole.getvalue()) * fault.detail // 100]
         target.write(part)
         target.flush()
-        fault.die()
+        fault.strike()
 
     torch.save = torn
 
@@ -179,12 +185,16 @@ def be_rank(request: dict[str, Any], rank: int, port: int) -> NoReturn:
         )  # fmt: skip
     fault = Fault(**request["fault"]) if request["fault"] else None
     record = request["record"] and f"{request['record']}.{rank}"
-    install(fault if fault and fault.rank == rank else None, record, request["freeze"])
+    mine = fault is not None and fault.rank in (rank, EVERY)
+    install(fault if mine else None, record, request["freeze"])
     sys.exit(main(request["arguments"]))
 
 
-def wait(ranks: list[int], limit: float) -> list[int]:
-    """How each rank ended; where one fails, the others are killed, as a scheduler does."""
+def wait(ranks: list[int], limit: float, together: bool) -> list[int]:
+    """How each rank ended.
+
+    Where one fails, the others are killed, as a scheduler does, unless all are to leave `together`.
+    """
     statuses: dict[int, int] = {}
     deadline = time.monotonic() + limit
     while len(statuses) < len(ranks):
@@ -192,7 +202,8 @@ def wait(ranks: list[int], limit: float) -> list[int]:
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:
                 statuses[pid] = os.waitstatus_to_exitcode(status)
-        if any(statuses.values()) or time.monotonic() > deadline:
+        failed = any(statuses.values()) and not together
+        if failed or time.monotonic() > deadline:
             for pid in set(ranks) - statuses.keys():
                 with contextlib.suppress(ProcessLookupError):  # not yet a session of its own
                     os.killpg(pid, signal.SIGKILL)
@@ -212,7 +223,8 @@ def start(request: dict[str, Any]) -> dict[str, Any]:
             be_rank(request, rank, port)
         pids.append(pid)
     begin = time.monotonic()
-    statuses = wait(pids, request["limit"])
+    together = bool(request["fault"]) and request["fault"]["signum"] != signal.SIGKILL
+    statuses = wait(pids, request["limit"], together)
     return {"sessions": pids, "statuses": statuses, "seconds": time.monotonic() - begin}
 
 

@@ -1,0 +1,55 @@
+"""A run's folder: where it is, what it was made with, and whether it is ours to continue."""
+
+from pathlib import Path
+
+import yaml
+
+from pattlite_dist.config import Config, conflicts, parse_config, to_yaml
+from pattlite_dist.errors import UserError
+from pattlite_dist.files import write_text
+from pattlite_dist.train.record import RECORD_NAME, rewind_metrics
+
+CONFIG_NAME = "config.yaml"
+
+
+def run_folder(config: Config) -> Path:
+    """Where a run keeps everything."""
+    return Path(config.runs) / config.name
+
+
+def load_config(run: Path) -> Config:
+    """The configuration that a run folder was made with.
+
+    Raises:
+        UserError: it is not a run folder.
+    """
+    path = run / CONFIG_NAME
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{run} is not a run folder: it has no config.yaml; train first") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read {path}: {error}; restore it") from error
+    return parse_config(content, str(path))
+
+
+def check_same_run(config: Config, run: Path) -> None:
+    """Make sure that a folder, if it holds a run, holds this one.
+
+    Raises:
+        UserError: the folder holds a run with another configuration.
+    """
+    if (run / CONFIG_NAME).exists():
+        changed = conflicts(load_config(run), config)
+        if changed:
+            raise UserError(
+                f"{run} holds a run with another configuration ({'; '.join(changed)}); "
+                "set name to start a new one, or restore these values to continue it"
+            )
+
+
+def prepare_folder(config: Config, run: Path, step: int | None) -> None:
+    """Write `config.yaml`, and forget metrics of steps from `step` on: they are taken again."""
+    write_text(run / CONFIG_NAME, to_yaml(config))
+    if step is not None:
+        rewind_metrics(run / RECORD_NAME, step)

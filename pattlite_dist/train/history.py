@@ -1,0 +1,144 @@
+"""What happened to a run: `history.jsonl`, a line for each submission, start, stop and end.
+
+SLURM forgets a job minutes after its end, and knows nothing of steps; this file is what is left to
+tell how often a run was restarted, where it stands and why it stopped.
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+HISTORY_NAME = "history.jsonl"
+Event = Literal[
+    "submitted", "started", "first_step", "stopped", "requeued", "finished", "failed", "cancelled"
+]
+
+
+def job_id(env: Mapping[str, str] = os.environ) -> str | None:
+    """The SLURM job that this process belongs to, as SLURM writes it: `12`, or `12_3` in an array.
+
+    None outside of a job.
+    """
+    if "SLURM_ARRAY_JOB_ID" in env:
+        return f"{env['SLURM_ARRAY_JOB_ID']}_{env.get('SLURM_ARRAY_TASK_ID', '')}"
+    return env.get("SLURM_JOB_ID")
+
+
+def append(run: Path, event: Event, **facts: Any) -> None:
+    """Add an event to a run's history, with the time, and the job and host where it happened.
+
+    Args:
+        run: folder.
+        event: `submitted` (by the command, with `job`), `started` (with `step` and `ranks`),
+            `first_step`, `stopped` (with `signal`, `step`, whether it was `saved`, and `noted`, the
+            time of the signal), `requeued`, `finished`, `failed` (with `error`), `cancelled` (by
+            the command, with `job`).
+        facts: further keys.
+    """
+    line = {
+        "event": event,
+        "time": round(time.time(), 3),
+        "job": job_id(),
+        "restart": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
+        "host": socket.gethostname(),
+        **facts,
+    }
+    with (run / HISTORY_NAME).open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(line) + "\n")
+
+
+def read(run: Path) -> list[dict[str, Any]]:
+    """The events of a run, oldest first; a line cut off by a crash is left out."""
+    events = []
+    try:
+        text = (run / HISTORY_NAME).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    for line in text.splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and "event" in event:
+            events.append(event)
+    return events
+
+
+class Standing(NamedTuple):
+    """What a history says of a run's training; evaluations do not count.
+
+    Attributes:
+        job: the newest job that trained, or was to train, it; None outside of SLURM.
+        submitted: whether `job` was submitted for this run, and is no interactive session.
+        last: the newest event's name, or `none`.
+        starts: how often it was started.
+        step: steps taken when it last stopped or ended; a start's first step until then.
+        reason: why it stopped or failed.
+        epochs: of the whole run, where it was ever started.
+        steps_per_epoch: where it was ever started.
+        begin: the time of the newest start, seconds since 1970.
+        end: the time of the newest event.
+    """
+
+    job: str | None = None
+    submitted: bool = False
+    last: str = "none"
+    starts: int = 0
+    step: int = 0
+    reason: str = ""
+    epochs: int | None = None
+    steps_per_epoch: int | None = None
+    begin: float | None = None
+    end: float | None = None
+
+
+def submissions(events: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The jobs that were ever submitted for a run, oldest first, and what each does: its kind."""
+    return {
+        str(event["job"]): str(event.get("kind", "train"))
+        for event in events
+        if event["event"] == "submitted" and event.get("job")
+    }
+
+
+def standing(events: Sequence[Mapping[str, Any]]) -> Standing:
+    """Sum a history up."""
+    submitted = submissions(events)
+    now = Standing()
+    for event in events:
+        name, job = event["event"], event.get("job") and str(event["job"])
+        if event.get("kind", "train") != "train":
+            continue
+        now = now._replace(job=job or None, submitted=job in submitted)
+        # A job that is cancelled still saves and says `stopped`, or was just about to finish.
+        if not (
+            (now.last == "finished" and name == "cancelled")
+            or (now.last == "cancelled" and name in ("stopped", "failed"))
+        ):
+            reason = event.get("error") or event.get("signal") or ""
+            now = now._replace(last=str(name), reason=str(reason))
+        now = now._replace(
+            starts=now.starts + (name == "started"),
+            step=_whole(event.get("step"), now.step),
+            epochs=_whole(event.get("epochs"), now.epochs),
+            steps_per_epoch=_whole(event.get("steps_per_epoch"), now.steps_per_epoch),
+            end=_number(event.get("time"), now.end),
+        )
+        if name == "started":
+            now = now._replace(begin=now.end)
+    return now
+
+
+_T = TypeVar("_T")
+
+
+def _whole(value: Any, otherwise: _T) -> int | _T:
+    return value if isinstance(value, int) else otherwise
+
+
+def _number(value: Any, otherwise: _T) -> float | _T:
+    return float(value) if isinstance(value, int | float) else otherwise

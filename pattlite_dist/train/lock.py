@@ -1,0 +1,100 @@
+"""One process at a time trains in a run folder; the second is refused, and told about the first."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from pattlite_dist.errors import UserError
+from pattlite_dist.train.history import job_id
+
+LOCK_NAME = "run.lock"
+_OWN_JOB_SECONDS = 60.0  # what is left of a job's former start may still be ending on another node
+_ANY_SECONDS = 3.0  # and so may a process that was killed a moment ago
+
+
+class RunLock:
+    """Holds a run folder from `acquire` to `release`, or to the process's end, however it ends.
+
+    A POSIX record lock: forked loader processes do not inherit it, as they would flock's, so that
+    it goes with its process; and it holds across the nodes of NFS and Lustre. Where a file system
+    has no locks, the holder that the file names is all there is to go by, and it is not refused.
+
+    Args:
+        run: folder.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.path = run / LOCK_NAME
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Take the folder.
+
+        Raises:
+            UserError: another process has it; says which job, host and process.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        begin = time.monotonic()
+        while not self._try():
+            holder = self.holder()
+            own = holder.get("job") is not None and holder.get("job") == job_id()
+            if time.monotonic() - begin > (_OWN_JOB_SECONDS if own else _ANY_SECONDS):
+                os.close(self._descriptor)
+                self._descriptor = None
+                raise UserError(
+                    f"{self.path.parent} is being trained by {describe(holder)}; wait for it, "
+                    "cancel it, or give this run another name"
+                )
+            time.sleep(0.1)
+        me = {
+            "job": job_id(),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "since": round(time.time()),
+        }
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, json.dumps(me).encode(), 0)
+
+    def release(self) -> None:
+        """Give the folder back."""
+        if self._descriptor is not None:
+            os.ftruncate(self._descriptor, 0)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def holder(self) -> dict[str, Any]:
+        """What the file says of the last holder; empty if nothing."""
+        if self._descriptor is None:
+            return {}
+        # Not opened again: closing a file ends all of the process's locks on it.
+        with contextlib.suppress(OSError, ValueError):
+            content = json.loads(os.pread(self._descriptor, 4096, 0))
+            if isinstance(content, dict):
+                return content
+        return {}
+
+    def _try(self) -> bool:
+        assert self._descriptor is not None
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return False
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+        return True
+
+
+def describe(holder: dict[str, Any]) -> str:
+    """A holder in words."""
+    if not holder:
+        return "another process"
+    process = f"process {holder.get('pid')} on {holder.get('host')}"
+    return f"job {holder['job']} ({process})" if holder.get("job") else process

@@ -1,0 +1,55 @@
+"""Names of checkpoints, which say all that is needed to choose among them.
+
+`epoch=0003-step=00000896-top1=0.6412.ckpt`, without `top1` when val has not been scored at that
+step. This module alone decides which checkpoint is the newest and which are the best.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+_NAME = re.compile(r"^epoch=(\d+)-step=(\d+)(?:-top1=(\d\.\d+))?\.ckpt$")
+
+
+class Found(NamedTuple):
+    """A checkpoint as its file name tells it; `top1` is -1 where val was not scored."""
+
+    step: int
+    top1: float
+    epoch: int
+    name: str
+
+
+def parse_name(name: str) -> Found | None:
+    """Read a file name; None if it is not a checkpoint's."""
+    match = _NAME.match(name)
+    if match is None:
+        return None
+    return Found(int(match[2]), float(match[3] or -1), int(match[1]), name)
+
+
+def make_name(epoch: int, step: int, top1: float | None) -> str:
+    """The file name of a checkpoint."""
+    score = "" if top1 is None else f"-top1={top1:.4f}"
+    return f"epoch={epoch:04d}-step={step:08d}{score}.ckpt"
+
+
+def superfluous(names: Iterable[str], keep_best: int) -> list[str]:
+    """Names to remove: all but the newest and the `keep_best` best (of equals, the earlier)."""
+    found = [item for item in map(parse_name, names) if item is not None]
+    if not found:
+        return []
+    kept = {max(found).name, *(item.name for item in ranked(found)[:keep_best])}
+    return sorted(item.name for item in found if item.name not in kept)
+
+
+def ranked(found: Iterable[Found]) -> list[Found]:
+    """Those scored on val, the best first, of equals the earlier."""
+    scored = [item for item in found if item.top1 >= 0]
+    return sorted(scored, key=lambda item: (-item.top1, item.step))
+
+
+def listed(folder: Path) -> list[Found]:
+    """The checkpoints of a folder by their names, in no order."""
+    return [item for path in folder.glob("*.ckpt") if (item := parse_name(path.name)) is not None]

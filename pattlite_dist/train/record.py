@@ -1,0 +1,29 @@
+"""The run's own record, `metrics.jsonl`: read, and rewound where steps are taken again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pattlite_dist.files import write_text
+
+RECORD_NAME = "metrics.jsonl"
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`; a last line cut off by a crash is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines
+
+
+def rewind_metrics(path: Path, step: int) -> None:
+    """Forget the lines of steps that a resumed run will take again."""
+    if path.exists():
+        kept = [line for line in read_metrics(path) if line["step"] < step]
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

@@ -1,0 +1,219 @@
+"""When a run saves, and when it stops: the callback through which all ranks decide together."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint, WeightAveraging
+
+from pattlite_dist.errors import UserError
+from pattlite_dist.signals import Signals, Stopped
+from pattlite_dist.train import history
+from pattlite_dist.train.checkpoint import AtomicCheckpointIO
+from pattlite_dist.train.logs import JsonlLogger, log_before_saving
+from pattlite_dist.train.names import make_name, superfluous
+from pattlite_dist.world import Agreement, World, from_main
+
+_SHARE = 0.01  # of the time, at most, for checkpoints by the clock
+
+
+def next_save(now: float, every_minutes: float, last_seconds: float) -> float:
+    """When the clock asks for the next checkpoint.
+
+    Args:
+        now: seconds.
+        every_minutes: what was configured; 0 for never.
+        last_seconds: how long the last checkpoint took; the more, the longer the pause, so that
+            saving by the clock takes less than a hundredth of the time.
+    """
+    if not every_minutes:
+        return float("inf")
+    return now + max(60 * every_minutes, last_seconds / _SHARE)
+
+
+class Saver(Checkpoint):
+    """Saves after each epoch, every so many steps and minutes, and when a signal asks to stop.
+
+    Signals are only noted; at the end of each step, and of each batch of a validation, the ranks
+    agree on whether one of them has been asked to stop. Then they save once and raise `Stopped`.
+
+    Args:
+        run: folder.
+        world: which rank this is.
+        signals: the notes of this rank.
+        agreement: between the ranks.
+        every_steps: also save after so many steps; 0 for never.
+        every_minutes: also save after so many minutes; 0 for never.
+        keep_best: how many of the best on val to keep.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        world: World,
+        signals: Signals,
+        agreement: Agreement,
+        every_steps: int,
+        every_minutes: float,
+        keep_best: int,
+    ) -> None:
+        self.run, self.folder = run, run / "checkpoints"
+        self.world, self.signals, self.agreement = world, signals, agreement
+        self.every_steps, self.every_minutes = every_steps, every_minutes
+        self.keep_best = keep_best
+        self.seconds = 0.0  # spent saving
+        self.last: Path | None = None
+        self._due = next_save(time.monotonic(), every_minutes, 0)
+        self._first = True
+        self._validation_ahead = False
+
+    def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Leave where a signal came while the run was being set up."""
+        self._leave_if_asked(trainer)
+
+    def on_train_epoch_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Leave where a signal came while the last epoch was being saved."""
+        self._leave_if_asked(trainer)
+
+    def on_train_batch_end(
+        self,
+        trainer: "pl.Trainer",
+        pl_module: "pl.LightningModule",
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save inside the epoch, if it is time; an epoch's last step waits for its validation."""
+        step = trainer.global_step
+        if self._first and self.world.main:
+            history.append(self.run, "first_step", step=step)
+        self._first = False
+        stop, due = self._agree()
+        last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if self.every_steps and step % self.every_steps == 0:
+            due = True
+        if stop or (due and not last):
+            if step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+                log_before_saving(trainer, ("train/loss", "train/lr"), step - 1, bool(stop))
+            self._validation_ahead = last
+            self._save(trainer, None)
+        if stop:
+            self._leave(trainer, stop)
+
+    def on_validation_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Count a validation's batches from its start, also in a run that was stopped inside one.
+
+        Else Lightning would count on from the checkpoint, and take the next start for another
+        one that was stopped there.
+        """
+        trainer.fit_loop.epoch_loop.val_loop.batch_progress.reset()
+
+    def on_validation_batch_end(
+        self,
+        trainer: "pl.Trainer",
+        pl_module: "pl.LightningModule",
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Stop inside a validation: it is run again, from its start, when the run continues."""
+        stop, _ = self._agree()
+        if not stop:
+            return
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging):  # gives the trained weights back
+                callback.on_validation_epoch_end(trainer, pl_module)
+        self._validation_ahead = True
+        self._save(trainer, None)
+        self._leave(trainer, stop)
+
+    def on_train_epoch_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Save with the score on val.
+
+        Raises:
+            UserError: the run has ended and its last checkpoint could not be written.
+        """
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
+        log_before_saving(trainer, ("train/top1",), step)
+        failure = self._save(trainer, float(trainer.callback_metrics["val/top1"]))
+        if failure and trainer.current_epoch + 1 == trainer.max_epochs:
+            raise UserError(f"{failure}; then run the same command again")
+
+    def on_save_checkpoint(
+        self,
+        trainer: "pl.Trainer",
+        pl_module: "pl.LightningModule",
+        checkpoint: dict[str, Any],
+    ) -> None:
+        """Where the epoch is trained but not validated, say so in Lightning's own counters.
+
+        They are those of a validation whose first batch has begun and not ended. What Lightning
+        writes by itself at an epoch's last step makes it pass over that epoch's validation.
+        """
+        if not self._validation_ahead:
+            return
+        fit = checkpoint["loops"]["fit_loop"]
+        trained = fit["epoch_loop.batch_progress"]
+        for count in (trained["total"], trained["current"]):
+            count["completed"] = count["processed"]
+        begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+        fit["epoch_loop.val_loop.batch_progress"] = {
+            "total": begun,
+            "current": dict.fromkeys(begun, 0),
+            "is_last_batch": False,
+        }
+
+    def _agree(self) -> tuple[int, bool]:
+        """The signal that some rank was sent, 0 if none, and whether the clock asks to save."""
+        due = self.world.main and time.monotonic() >= self._due
+        signum, saving = self.agreement.largest((self.signals.got, int(due)))
+        return signum, bool(saving)
+
+    def _leave_if_asked(self, trainer: "pl.Trainer") -> None:
+        stop, _ = self._agree()
+        if stop:
+            self._leave(trainer, stop)
+
+    def _leave(self, trainer: "pl.Trainer", signum: int) -> None:
+        noted = self.signals.noted or time.time()
+        raise Stopped(signum, trainer.global_step, self.last, noted)
+
+    def _save(self, trainer: "pl.Trainer", top1: float | None) -> str | None:
+        """Write a checkpoint, then remove those it replaces; says what went wrong. Collective."""
+        begin = time.monotonic()
+        path = self.folder / make_name(trainer.current_epoch, trainer.global_step, top1)
+        failure: str | None = from_main(self.world, self._write_record(trainer))
+        if failure is None:
+            trainer.save_checkpoint(path)  # on all ranks; ends in a barrier
+            failure = from_main(self.world, self._result(trainer))
+        if failure is None:
+            self.last = path
+            if self.world.main:
+                for old in superfluous(
+                    (p.name for p in self.folder.glob("*.ckpt")), self.keep_best
+                ):
+                    (self.folder / old).unlink(missing_ok=True)
+        elif self.world.main:
+            print(f"not saved, training goes on: {failure}", file=sys.stderr, flush=True)
+        now = time.monotonic()
+        self.seconds += now - begin
+        self._due = next_save(now, self.every_minutes, now - begin)
+        return failure
+
+    def _write_record(self, trainer: "pl.Trainer") -> str | None:
+        # A step that is saved is in the record.
+        try:
+            for logger in trainer.loggers:
+                if isinstance(logger, JsonlLogger):
+                    logger.flush()
+        except UserError as error:
+            return str(error)
+        return None
+
+    def _result(self, trainer: "pl.Trainer") -> str | None:
+        io = trainer.strategy.checkpoint_io
+        assert isinstance(io, AtomicCheckpointIO)
+        return None if io.failure is None else str(io.failure)

@@ -1,0 +1,111 @@
+"""Lightning's Trainer as this package wants it, and what processes that train have in common."""
+
+import ctypes
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.strategies import DDPStrategy
+
+from pattlite_dist import world as worlds
+from pattlite_dist.config import Config
+from pattlite_dist.data.augment import Preprocess
+from pattlite_dist.model.build import PattLite, SeedNet
+from pattlite_dist.train.checkpoint import AtomicCheckpointIO
+from pattlite_dist.train.logs import JsonlLogger, progress_callback
+from pattlite_dist.train.optim import Ema, warmup_steps
+from pattlite_dist.train.record import RECORD_NAME
+from pattlite_dist.train.saving import Saver
+from pattlite_dist.train.wandb_run import wandb_logger
+from pattlite_dist.world import World
+
+
+def build_preprocess(config: Config, model: PattLite | SeedNet) -> Preprocess:
+    """Resizing and normalisation; mean and deviation are the backbone's unless configured."""
+    augment = config.augment
+    return Preprocess(
+        config.data.image_size,
+        augment.mean or model.backbone.mean,
+        augment.std or model.backbone.std,
+    )
+
+
+def precision(config: Config, gpu: bool) -> Any:
+    """Lightning's name for the arithmetic to use."""
+    wanted = config.trainer.precision
+    if wanted == "auto":
+        wanted = "bf16" if gpu and torch.cuda.is_bf16_supported() else "32"
+    return "bf16-mixed" if wanted == "bf16" else "32-true"
+
+
+def quiet_libraries() -> None:
+    """Keep advice that does not fit this package out of the log."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # In-process reading is the default on purpose: it gathers from a memory map.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", ".*`srun` command is available on your system but is not.*")
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of PyTorch
+    os.environ.setdefault("WANDB_SILENT", "true")
+
+
+def reuse_memory() -> None:
+    """Let glibc keep freed memory: by default it returns every large tensor's pages to the system.
+
+    On CPU the next step then faults them in again; two ranks of one thread each were seen to run
+    a third faster without that. Nothing happens where the C library has no mallopt.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        trim_threshold, mmap_max = -1, -4
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)
+
+
+def build_trainer(config: Config, world: World, run: Path, saver: Saver, steps: int) -> pl.Trainer:
+    """Lightning's Trainer, told everything and left to guess nothing.
+
+    Args:
+        config: of the run.
+        world: which rank this is.
+        run: folder.
+        saver: decides when to save and when to stop.
+        steps: of an epoch.
+    """
+    settings = config.trainer
+    gpu = worlds.use_gpu(settings.accelerator)
+    callbacks: list[Callback] = [progress_callback(), saver]
+    if config.optim.ema:
+        callbacks.append(Ema(config.optim.ema, warmup_steps(config.optim, steps)))
+    loggers = [JsonlLogger(run / RECORD_NAME), wandb_logger(config, run, world.main)]
+    device = worlds.device(world, settings.accelerator)
+    trainer = pl.Trainer(
+        accelerator="gpu" if gpu else "cpu",
+        devices=[device.index] if gpu and world.size == 1 else world.local_size,
+        num_nodes=world.nodes,
+        strategy=DDPStrategy(gradient_as_bucket_view=True) if world.size > 1 else "auto",
+        plugins=[worlds.cluster_environment(world), AtomicCheckpointIO()],
+        precision=precision(config, gpu),
+        max_epochs=settings.epochs,
+        gradient_clip_val=config.optim.clip_norm or None,
+        callbacks=callbacks,
+        logger=[logger for logger in loggers if logger is not None],
+        log_every_n_steps=settings.log_every_steps,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        enable_progress_bar=sys.stdout.isatty(),
+        default_root_dir=run,
+    )
+    # Lightning's own handler of SIGTERM starts a collective, and its loop broadcasts a flag through
+    # the device at every step; in 2.6.6 no option switches either off.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    return trainer

@@ -1,0 +1,152 @@
+"""One Weights & Biases run for all starts of a run, all of its files inside the run folder."""
+
+import contextlib
+import netrc
+import os
+import secrets
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from pattlite_dist.config import Config, WandbConfig
+from pattlite_dist.errors import UserError
+from pattlite_dist.files import write_text
+from pattlite_dist.signals import held_back
+from pattlite_dist.train.record import RECORD_NAME, read_metrics
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers import WandbLogger
+
+WANDB_FOLDER = "wandb"
+STEP = "trainer/global_step"  # Lightning's name for the step metric
+# wandb writes its file four times a minute, so that a kill loses up to so many seconds of it.
+_UNSURE = 60.0
+_LOST = "lost-since.txt"
+
+
+def wandb_mode(wanted: str) -> str:
+    """online, offline or disabled: `auto` is online where there is a login, else offline."""
+    if wanted != "auto":
+        return wanted
+    if os.environ.get("WANDB_MODE") in ("online", "offline", "disabled"):
+        return os.environ["WANDB_MODE"]
+    return "online" if has_login() else "offline"
+
+
+def has_login() -> bool:
+    """Whether there is a key for wandb's server, in the environment or in .netrc."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host or "") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def wandb_folders(run: Path) -> dict[str, str]:
+    """Environment variables that keep wandb's files in the run folder, out of the home quota."""
+    folder = run / WANDB_FOLDER
+    names = ("CACHE", "DATA", "ARTIFACT")
+    return {"WANDB_DIR": str(run), **{f"WANDB_{n}_DIR": str(folder / n.lower()) for n in names}}
+
+
+def run_id(folder: Path) -> str | None:
+    """The id that a run has had since its first start; None before that."""
+    try:
+        return (folder / "run-id.txt").read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return None
+
+
+def missing(
+    lines: Sequence[dict[str, Any]], first: bool, lost: float | None = None
+) -> list[dict[str, Any]]:
+    """Lines of the run's record that W&B may lack and will not be told by training.
+
+    All of them on the first start with W&B; later those of the last minute before the former start
+    ended, or lost its W&B at the time `lost`: it may have had them in memory only. What W&B has
+    already comes a second time with the same step and values.
+    """
+    if first or not lines:
+        return list(lines)
+    ended = max(line.get("time", 0.0) for line in lines)
+    since = min(ended, ended if lost is None else lost) - _UNSURE
+    return [line for line in lines if line.get("time", 0.0) > since]
+
+
+def wandb_logger(config: Config, run: Path, main: bool) -> "WandbLogger | None":
+    """Lightning's Weights & Biases logger; the run's record has been rewound before.
+
+    Returns None where it is disabled, and on all ranks but the first.
+
+    Raises:
+        UserError: online was asked for without a login.
+    """
+    settings: WandbConfig = config.wandb
+    mode = wandb_mode(settings.mode)
+    if mode == "disabled" or not main:
+        return None
+    if mode == "online" and not has_login():
+        raise UserError("wandb.mode is online without a login; run `wandb login` or use offline")
+    folder = run / WANDB_FOLDER
+    for name, value in wandb_folders(run).items():
+        os.environ.setdefault(name, value)
+    known = run_id(folder)
+    if known is None:
+        write_text(folder / "run-id.txt", secrets.token_hex(4) + "\n")
+    from pattlite_dist.train.logs import LenientWandbLogger
+
+    with held_back():  # no thread of wandb's is to take the signals that are meant for this one
+        import wandb
+
+        experiment = wandb.init(
+            name=config.name,
+            id=run_id(folder),
+            project=settings.project,
+            entity=settings.entity,
+            group=settings.group,
+            dir=str(run),
+            mode="offline" if mode == "offline" else "online",
+            # Offline too: it is written into the segment, and `wandb sync` then appends the
+            # segment to what the run has, instead of replacing that.
+            resume="allow",
+            settings=wandb.Settings(silent=True, console="off"),
+            config=config.model_dump(mode="json"),
+        )
+    # Lightning does this only where it makes the run itself. wandb's own step just counts calls,
+    # so that a step taken again after a kill is never refused as older than the last.
+    experiment.define_metric(STEP)
+    experiment.define_metric("*", step_metric=STEP, step_sync=True)
+    lines = read_metrics(run / RECORD_NAME)
+    for line in missing(lines, first=known is None, lost=_lost_since(folder)):
+        values = {key: value for key, value in line.items() if key not in ("step", "time")}
+        experiment.log({**values, STEP: line["step"]})
+    return LenientWandbLogger(experiment, str(run), lambda: _note_loss(folder))
+
+
+def end() -> None:
+    """Let wandb write what it has, also where its process has been ended by a signal."""
+    if "wandb" in sys.modules:
+        import wandb
+
+        with contextlib.suppress(Exception):  # its process is gone: the next start catches up
+            wandb.teardown()
+
+
+def _note_loss(folder: Path) -> None:
+    with contextlib.suppress(UserError):  # a full disk
+        write_text(folder / _LOST, f"{time.time()}\n")
+
+
+def _lost_since(folder: Path) -> float | None:
+    path = folder / _LOST
+    try:
+        since = float(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    path.unlink()
+    return since

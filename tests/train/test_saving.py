@@ -1,0 +1,164 @@
+"""Real signals at every hook of a run: all ranks save once, leave, and nothing is done twice."""
+
+import math
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pattlite_dist.train import history
+from pattlite_dist.train.saving import next_save
+from tests.conftest import tiny
+from tests.train.harness import Zygote, assert_same_training, nothing_left_over
+from tests.train.zygote import EVERY, Fault
+
+EPOCHS, STEPS = 4, 6  # steps an epoch: 104 samples in global batches of 16
+LAST = EPOCHS * STEPS
+VALIDATION_BATCHES = {1: 5, 2: 3}  # by ranks: 37 samples in batches of 8
+SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGUSR1, signal.SIGINT)
+
+IN_A_STEP = [
+    ("on_train_batch_start", False),
+    ("on_after_backward", False),
+    ("on_before_optimizer_step", True),
+    ("on_train_batch_end", False),
+    ("on_train_batch_end", True),
+]
+AT_AN_END = [
+    ("on_train_batch_end", False),
+    ("on_validation_start", False),
+    ("on_validation_batch_start", False),
+    ("on_validation_batch_end", True),
+    ("on_validation_epoch_end", True),
+    ("on_train_epoch_end", False),
+    ("on_train_epoch_end", True),
+    ("on_train_epoch_start", False),
+]
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    zygote = Zygote(tmp_path_factory.mktemp("zygote"))
+    yield zygote
+    zygote.close()
+
+
+def options(shards: Path, runs: Path, **overrides: object) -> list[str]:
+    return tiny(shards, runs, **{"trainer.epochs": EPOCHS, "trainer.global_batch": 16, **overrides})
+
+
+@pytest.fixture(scope="module")
+def references(
+    zygote: Zygote, face_shards: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, Path]:
+    folder = tmp_path_factory.mktemp("references")
+    for ranks in (1, 2):
+        start = zygote.start(options(face_shards, folder, name=str(ranks)), ranks)
+        assert start.ended, start.log
+    return {ranks: folder / str(ranks) for ranks in (1, 2)}
+
+
+def strikes(seed: int, ranks: int, inside: int, ends: int) -> list[Fault]:
+    """Signals in the order in which a run meets them, to one rank or to all, at most one a step."""
+    draw = random.Random(seed)
+    kinds = (
+        (inside, IN_A_STEP, [s for s in range(1, LAST) if s % STEPS]),
+        (ends, AT_AN_END, [s for s in range(1, LAST) if not s % STEPS]),
+    )
+    faults = []
+    for count, places, steps in kinds:
+        chosen = draw.sample(steps, count)
+        for i, step in enumerate(sorted(chosen)):
+            place, late = places[(seed * count + i) % len(places)]
+            batch = draw.randrange(VALIDATION_BATCHES[ranks])
+            rank = draw.choice([EVERY, *range(ranks)])
+            faults.append(Fault(place, step, late, batch, rank, int(draw.choice(SIGNALS))))
+    return sorted(faults, key=lambda fault: fault.step)
+
+
+def events(run: Path, name: str) -> list[dict[str, Any]]:
+    return [event for event in history.read(run) if event["event"] == name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ranks", "workers", "seed"), [(1, 0, 0), (1, 2, 1), (2, 0, 2), (2, 2, 3), (2, 0, 4)]
+)
+def test_a_run_stopped_again_and_again_takes_each_step_once_and_ends_the_same(
+    ranks: int, workers: int, seed: int, zygote: Zygote, references: dict[int, Path],
+    face_shards: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    arguments = options(face_shards, tmp_path, **{"data.workers": workers})
+    run = tmp_path / "tiny"
+    faults = strikes(seed, ranks, inside=3, ends=3)
+    sessions: list[int] = []
+    with nothing_left_over(sessions):
+        for fault in faults:
+            start = zygote.start(arguments, ranks, fault)
+            sessions += start.sessions
+            assert start.stopped_by(fault), (fault, start)
+            assert start.log.count("the same command continues") == ranks
+            assert "Warning" not in start.log, start.log
+        start = zygote.start(arguments, ranks)
+        sessions += start.sessions
+        assert start.ended, start.log
+    assert_same_training(references[ranks], run)
+    stops = events(run, "stopped")
+    assert [stop["signal"] for stop in stops] == [signal.Signals(f.signum).name for f in faults]
+    begun = [event["step"] for event in events(run, "started")]
+    assert begun == [0, *(stop["step"] for stop in stops)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["on_train_batch_end", "on_validation_batch_start"])
+def test_a_signal_on_the_last_step_of_all_costs_nothing(
+    place: str, zygote: Zygote, references: dict[int, Path], face_shards: Path, tmp_path: Path
+) -> None:
+    fault = Fault(place, LAST, detail=1, rank=1, signum=int(signal.SIGTERM))
+    start = zygote.start(options(face_shards, tmp_path), 2, fault)
+    assert start.stopped_by(fault), start
+    assert events(tmp_path / "tiny", "stopped")[0]["step"] == LAST
+    start = zygote.start(options(face_shards, tmp_path), 2)
+    assert start.ended, start.log
+    assert_same_training(references[2], tmp_path / "tiny")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["on_train_epoch_end", "on_train_end"])
+def test_a_signal_after_the_last_step_lets_the_run_end(
+    place: str, zygote: Zygote, references: dict[int, Path], face_shards: Path, tmp_path: Path
+) -> None:
+    fault = Fault(place, LAST, signum=int(signal.SIGTERM))
+    start = zygote.start(options(face_shards, tmp_path), 2, fault)
+    assert start.ended, start.log
+    assert f"struck by {fault}" in start.log
+    assert_same_training(references[2], tmp_path / "tiny")
+
+
+@pytest.mark.slow
+def test_a_signal_before_the_first_step_saves_nothing_and_loses_nothing(
+    zygote: Zygote, references: dict[int, Path], face_shards: Path, tmp_path: Path
+) -> None:
+    fault = Fault("on_fit_start", 0, rank=1, signum=int(signal.SIGUSR2))
+    start = zygote.start(options(face_shards, tmp_path), 2, fault)
+    assert start.stopped_by(fault), start
+    assert not list((tmp_path / "tiny").glob("checkpoints/*"))
+    assert zygote.start(options(face_shards, tmp_path), 2).ended
+    assert_same_training(references[2], tmp_path / "tiny")
+
+
+@given(st.floats(0, 1e6), st.floats(0, 1e4), st.floats(0, 1e4))
+def test_the_clock_never_spends_more_than_a_hundredth(
+    now: float, minutes: float, took: float
+) -> None:
+    after = next_save(now, minutes, took)
+    if not minutes:
+        assert math.isinf(after)
+    else:
+        assert after - now >= 60 * minutes - 1e-3
+        assert took <= 0.0101 * (after - now) + 1e-6

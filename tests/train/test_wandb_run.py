@@ -1,0 +1,241 @@
+"""W&B through real starts of its client, offline and against a stand-in for its server."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pattlite_dist.config import Config
+from pattlite_dist.errors import UserError
+from pattlite_dist.segments import records
+from pattlite_dist.train.record import RECORD_NAME, read_metrics
+from pattlite_dist.train.wandb_run import missing, run_id, wandb_folders, wandb_logger, wandb_mode
+from tests.conftest import ROOT, Run, environment, tiny
+from tests.train.harness import assert_same_training
+from tests.wandb_server import KEY, wandb_server
+
+
+@pytest.fixture
+def logged_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def write_netrc(path: Path, host: str) -> None:
+    path.write_text(f"machine {host} login user password secret\n")
+    path.chmod(0o600)
+
+
+@pytest.mark.usefixtures("logged_out")
+def test_auto_is_offline_until_there_is_a_login(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert wandb_mode("auto") == "offline"
+    write_netrc(tmp_path / ".netrc", "api.wandb.ai")
+    assert wandb_mode("auto") == "online"
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    assert wandb_mode("auto") == "offline"  # that key is another server's
+    write_netrc(tmp_path / "elsewhere", "wandb.example.org")
+    monkeypatch.setenv("NETRC", str(tmp_path / "elsewhere"))
+    assert wandb_mode("auto") == "online"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert wandb_mode("auto") == "disabled"
+    assert wandb_mode("offline") == "offline"
+
+
+@pytest.mark.usefixtures("logged_out")
+def test_online_without_a_login_is_refused(tmp_path: Path) -> None:
+    config = Config.model_validate({"wandb": {"mode": "online"}})
+    with pytest.raises(UserError, match="wandb login"):
+        wandb_logger(config, tmp_path, main=True)
+
+
+def test_only_the_first_rank_logs(tmp_path: Path) -> None:
+    config = Config.model_validate({"wandb": {"mode": "offline"}})
+    assert wandb_logger(config, tmp_path, main=False) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(st.lists(st.floats(0, 300)), st.booleans())
+def test_the_last_minute_is_told_again_and_everything_the_first_time(
+    times: list[float], first: bool
+) -> None:
+    lines = [{"step": step, "time": time} for step, time in enumerate(sorted(times))]
+    told = missing(lines, first)
+    assert told == lines[len(lines) - len(told) :]  # the end of them, in order
+    if first:
+        assert told == lines
+    assert all(line in told for line in lines if line["time"] > lines[-1]["time"] - 60)
+    assert first or all(line["time"] >= lines[-1]["time"] - 60 for line in told)
+
+
+def start(run: Path, first: int, last: int, *options: str, status: int = 0, **env: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.train.wandb_start", run, str(first), str(last), *options],
+        cwd=ROOT, env=environment(HOME=str(run.parent / "home"), **env), timeout=120,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == status, done.stderr
+
+
+def of_wandb(home: Path) -> list[Path]:
+    """What wandb has left there; other libraries have caches of their own."""
+    return [path for path in home.rglob("*") if "wandb" in str(path.relative_to(home)).lower()]
+
+
+def segments(run: Path) -> list[Path]:
+    """Of a run, in the order of their names, which is that of their starts in a test's minutes."""
+    return sorted((run / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def rows(segment: Path) -> list[dict[str, Any]]:
+    """The history in a segment."""
+    found = []
+    for _, record in records(segment):
+        if record.WhichOneof("record_type") == "history":
+            items = record.history.item
+            found.append({i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in items})
+    return found
+
+
+def steps(run: Path) -> list[int]:
+    """The step metric over all segments."""
+    return [row["trainer/global_step"] for path in segments(run) for row in rows(path)]
+
+
+def recorded(run: Path) -> list[int]:
+    return [line["step"] for line in read_metrics(run / RECORD_NAME)]
+
+
+@pytest.fixture(scope="module")
+def started_twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run after steps 0 to 5, and 6 to 8."""
+    run = tmp_path_factory.mktemp("twice") / "run"
+    start(run, 0, 6)
+    start(run, 6, 9)
+    return run
+
+
+@pytest.mark.slow
+def test_two_starts_are_two_segments_of_one_run(started_twice: Path) -> None:
+    run = started_twice
+    first, second = segments(run)
+    assert {path.name for path in (first, second)} == {f"run-{run_id(run / 'wandb')}.wandb"}
+    assert [row["trainer/global_step"] for row in rows(first)] == list(range(6))
+    # The first's lines are of this minute, so that they are told again; then its own.
+    assert [row["trainer/global_step"] for row in rows(second)] == list(range(9))
+    assert recorded(run) == list(range(9))
+    assert {row["train/loss"] for row in rows(second)} == {1 / (step + 1) for step in range(9)}
+    assert of_wandb(run.parent / "home") == []
+
+
+@pytest.mark.slow
+def test_the_step_metric_is_defined_and_each_segment_asks_to_be_appended(
+    started_twice: Path,
+) -> None:
+    for path in segments(started_twice):
+        by_kind: dict[str, list[Any]] = {}
+        for _, record in records(path):
+            by_kind.setdefault(record.WhichOneof("record_type"), []).append(record)
+        (begun,) = (record.run for record in by_kind["run"])
+        assert begun.resume
+        defined = [(m.metric.name or m.metric.glob_name, m.metric.step_metric)
+                   for m in by_kind["metric"]]  # fmt: skip
+        assert ("trainer/global_step", "") in defined
+        assert ("*", "trainer/global_step") in defined
+
+
+@pytest.mark.slow
+def test_two_starts_within_one_second_do_not_share_a_segment(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for first in (0, 2):
+        start(run, first, first + 2, "clock=1700000000.25")
+    names = [path.parent.name for path in segments(run)]
+    assert len(names) == 2
+    assert len({name[: len("offline-run-20231114_221320")] for name in names}) == 1
+    assert [rows(path)[-1]["trainer/global_step"] for path in segments(run)] == [1, 3]
+
+
+@pytest.mark.slow
+def test_what_a_killed_start_did_not_write_is_told_by_the_next(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    start(run, 0, 10, "kill=1", status=-9)
+    assert set(steps(run)) < set(range(10))  # wandb had them in memory only
+    assert recorded(run) == list(range(10))
+    start(run, 8, 12)  # from a checkpoint at step 8: 8 and 9 are taken again
+    assert recorded(run) == list(range(12))
+    assert set(steps(run)) == set(range(12))
+    assert len(segments(run)) == 2
+
+
+@pytest.mark.slow
+def test_w_and_b_from_the_second_start_on_has_the_first_too(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    lines = [
+        json.dumps({"step": step, "train/loss": 0.5, "time": 60.0 * step}) for step in range(9)
+    ]
+    (run / RECORD_NAME).write_text("\n".join(lines) + "\n")
+    start(run, 9, 10)
+    assert steps(run) == list(range(10))
+
+
+@pytest.mark.slow
+def test_online_a_killed_start_is_continued_and_no_step_is_refused(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with wandb_server() as server:
+        env = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
+        start(run, 0, 10, "mode=online", "kill=1", status=-9, **env)
+        start(run, 6, 12, "mode=online", "group=other", **env)
+        start(run, 12, 14, "mode=online", **env)
+        (known,) = server.names
+        assert known == run_id(run / "wandb")
+        history = server.history(known)
+        assert set(history) == set(range(14))
+        assert history[-2:] == [12, 13]
+        own = server.history(known, "_step")
+        assert own == sorted(set(own))
+    assert of_wandb(tmp_path / "home") == []
+
+
+@pytest.mark.slow
+def test_a_run_of_two_ranks_killed_and_continued_is_one_run_and_writes_nothing_at_home(
+    pattlite: Run, face_shards: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    for epochs in (1, 2):
+        arguments = tiny(face_shards, tmp_path, wandb__mode="offline", trainer__epochs=epochs)
+        done = pattlite(*arguments, ranks=2, HOME=str(home), WANDB_API_KEY="")
+        assert done.returncode == 0, done.stderr
+    run = tmp_path / "tiny"
+    assert len(segments(run)) == 2
+    assert set(recorded(run)) == set(range(26)) == set(steps(run))
+    values = {(row["trainer/global_step"], key): row[key]
+              for path in segments(run) for row in rows(path) for key in row}  # fmt: skip
+    for line in read_metrics(run / RECORD_NAME):  # not only the steps: each metric
+        for key in line.keys() - {"step", "time"}:
+            assert values[line["step"], key] == pytest.approx(line[key]), (line["step"], key)
+    assert of_wandb(home) == []
+
+
+@pytest.mark.slow
+def test_the_record_is_the_same_without_w_and_b(
+    pattlite: Run, face_shards: Path, tmp_path: Path
+) -> None:
+    for mode in ("disabled", "offline"):
+        done = pattlite(*tiny(face_shards, tmp_path, mode, wandb__mode=mode, trainer__epochs=1))
+        assert done.returncode == 0, done.stderr
+    assert_same_training(tmp_path / "disabled", tmp_path / "offline")
+    assert not (tmp_path / "disabled" / "wandb").exists()
+
+
+def test_every_folder_of_wandb_is_in_the_run(tmp_path: Path) -> None:
+    places = {Path(value) for value in wandb_folders(tmp_path / "run").values()}
+    assert all(place.is_relative_to(tmp_path / "run") for place in places)
