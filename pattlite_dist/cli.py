@@ -1,13 +1,13 @@
 """The command line: `pattlite VERB …`. Only the chosen verb's modules are imported."""
 
+import importlib
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pattlite_dist import __version__
-from pattlite_dist.console import print_manifest, print_rows, show_progress
 from pattlite_dist.errors import UserError
+from pattlite_dist.signals import Stopped
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -23,6 +23,12 @@ Facial-expression recognition with PAtt-Lite, trained on one GPU or many (versio
   shards faces OUT           write generated faces in the form of fer2013.csv
   train -c CONFIG            train, or continue, a run (alone or under torchrun)
   evaluate RUN               score a run on val, test and the clean test
+
+On a SLURM cluster, described by a profile in launch/profiles:
+
+  submit -c CONFIG --profile P      train as a job, which goes on after every stop
+  submit evaluate RUN --profile P   score a run as a job
+  submit shards SOURCE OUT ...      convert a source as a job
 
 `pattlite VERB --help` tells the options of a verb.
 """
@@ -42,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"pattlite: error: {_last_line(str(error))}", file=sys.stderr)
         return 2
+    except Stopped as stop:
+        print(f"pattlite: {stop}; the same command continues", file=sys.stderr)
+        return 128 + stop.signum
     except KeyboardInterrupt:
         print("pattlite: interrupted", file=sys.stderr)
         return 130
@@ -53,15 +62,19 @@ def _last_line(message: str) -> str:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    verb = " ".join(arguments[:2]) if arguments[0] == "shards" else arguments[0]
+    verb = " ".join(arguments[:2])
+    if verb not in VERBS:
+        verb = arguments[0]
     if verb not in VERBS:
         known = ", ".join(VERBS)
         raise UserError(f"{verb!r} is not a verb; known are {known} (see `pattlite --help`)")
-    add_options, work = VERBS[verb]
+    module, _, name = VERBS[verb].partition(":")
+    verbs = importlib.import_module(module)
     parser = _parser(verb)
-    add_options(parser)
-    options = _parse(parser, [_override(text) for text in arguments[len(verb.split()) :]])
-    return work(options)
+    getattr(verbs, f"{name}_options")(parser)
+    options = _parse(parser, arguments[len(verb.split()) :])
+    status: int = getattr(verbs, name)(options)
+    return status
 
 
 def _override(text: str) -> str:
@@ -81,8 +94,14 @@ def _parser(verb: str) -> "ArgumentParser":
 def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
     from argparse import ArgumentError
 
+    changes = []
+    if any(action.dest == "profile" for action in parser._actions):
+        changes = [text for text in arguments if text.startswith("profile.") and "=" in text]
+        arguments = [text for text in arguments if text not in changes]
     try:
-        return parser.parse_args(arguments)
+        options = parser.parse_args([_override(text) for text in arguments])
+        options["profile_overrides"] = [text.removeprefix("profile.") for text in changes]
+        return options
     except ArgumentError as error:
         # jsonargparse and pydantic spread a message over lines; the essence fits one.
         lines = [line.strip() for line in str(error).splitlines()]
@@ -91,121 +110,15 @@ def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
         raise UserError(f"{text}; see `{parser.prog} --help`") from error
 
 
-def _create_options(parser: "ArgumentParser") -> None:
-    parser.add_argument("source", type=Path, help="fer2013.csv, plain or .xz, .gz, .zip")
-    parser.add_argument("out", type=Path, help="folder for the shards")
-    parser.add_argument("--samples-per-shard", type=int, default=2048)
-    parser.add_argument("--force", action="store_true", help="replace another set in OUT")
-
-
-def _create(options: Any) -> int:
-    from pattlite_dist.shards.sources import open_source
-    from pattlite_dist.shards.writer import create_shards
-
-    source = open_source(options.source)
-    with show_progress() as progress:
-        manifest = create_shards(
-            source,
-            options.out,
-            samples_per_shard=options.samples_per_shard,
-            force=options.force,
-            progress=progress,
-        )
-    print_manifest(manifest)
-    print(f"{options.out}: finished, manifest {manifest.fingerprint()[:12]}")
-    return 0
-
-
-def _folder_option(parser: "ArgumentParser") -> None:
-    parser.add_argument("dir", type=Path, help="folder of shards")
-
-
-def _verify(options: Any) -> int:
-    from pattlite_dist.shards.verify import verify_shards
-
-    with show_progress() as progress:
-        manifest, problems = verify_shards(options.dir, progress)
-    for problem in problems:
-        print(f"pattlite: error: {problem}", file=sys.stderr)
-    if problems:
-        return 1
-    print(f"{options.dir}: {len(manifest.all_shards())} shards, all as the manifest says")
-    return 0
-
-
-def _stats(options: Any) -> int:
-    from pattlite_dist.shards.manifest import load_manifest
-
-    print_manifest(load_manifest(options.dir))
-    return 0
-
-
-def _faces_options(parser: "ArgumentParser") -> None:
-    parser.add_argument("out", type=Path, help="CSV file to write")
-    parser.add_argument("--train", type=int, default=2000)
-    parser.add_argument("--val", type=int, default=400)
-    parser.add_argument("--test", type=int, default=400)
-    parser.add_argument("--seed", type=int, default=0)
-
-
-def _faces(options: Any) -> int:
-    from pattlite_dist.shards.faces import write_faces
-
-    write_faces(options.out, options.train, options.val, options.test, options.seed)
-    print(f"{options.out}: {options.train + options.val + options.test} generated faces")
-    return 0
-
-
-def _train_options(parser: "ArgumentParser") -> None:
-    from pattlite_dist.config import Config
-
-    parser.add_argument("-c", "--config", action="config", help="YAML file, from configs/")
-    parser.add_class_arguments(Config)
-
-
-def _train(options: Any) -> int:
-    from pattlite_dist.config import parse_config
-
-    tree = options.as_dict()
-    tree.pop("config", None)
-    config = parse_config(tree, "configuration")
-    from pattlite_dist.report import draw_curves
-    from pattlite_dist.train.run import train
-    from pattlite_dist.world import detect
-
-    run = train(config)
-    if detect().main:
-        picture = draw_curves(run)
-        print(f"{run}: trained; curves in {picture}; now `pattlite evaluate {run}`")
-    return 0
-
-
-def _evaluate_options(parser: "ArgumentParser") -> None:
-    parser.add_argument("target", type=Path, help="run folder, or one of its checkpoints")
-    parser.add_argument("--shards", type=str, default=None, help="instead of the run's own")
-    parser.add_argument("--accelerator", choices=("auto", "cpu", "gpu"), default="auto")
-
-
-def _evaluate(options: Any) -> int:
-    from pattlite_dist.evaluate import evaluate
-    from pattlite_dist.world import detect
-
-    run, results = evaluate(options.target, options.shards, options.accelerator)
-    if detect().main:
-        rows = [["split", "samples", "top-1 %", "macro-F1 %", "nll"]]
-        for name, r in results.items():
-            scores = (f"{100 * r.top1:.2f}", f"{100 * r.macro_f1:.2f}", f"{r.nll:.4f}")
-            rows.append([name, f"{r.samples:,}", *scores])
-        print_rows(rows)
-        print(f"{run / 'evaluation.json'}, {run / 'confusion.png'}")
-    return 0
-
-
-VERBS: dict[str, tuple[Callable[["ArgumentParser"], None], Callable[[Any], int]]] = {
-    "shards create": (_create_options, _create),
-    "shards verify": (_folder_option, _verify),
-    "shards stats": (_folder_option, _stats),
-    "shards faces": (_faces_options, _faces),
-    "train": (_train_options, _train),
-    "evaluate": (_evaluate_options, _evaluate),
+# Where each verb's `NAME_options` and `NAME` are.
+VERBS = {
+    "shards create": "pattlite_dist.commands.shards:create",
+    "shards verify": "pattlite_dist.commands.shards:verify",
+    "shards stats": "pattlite_dist.commands.shards:stats",
+    "shards faces": "pattlite_dist.commands.shards:faces",
+    "train": "pattlite_dist.commands.train:train",
+    "evaluate": "pattlite_dist.commands.train:evaluate",
+    "submit": "pattlite_dist.commands.slurm:submit",
+    "submit evaluate": "pattlite_dist.commands.slurm:submit_evaluate",
+    "submit shards": "pattlite_dist.commands.slurm:submit_shards",
 }

@@ -1,0 +1,1 @@
+"""The verbs of the command line: for each, its options and its work."""

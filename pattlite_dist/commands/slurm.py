@@ -1,0 +1,167 @@
+"""`pattlite submit …`: work that a SLURM cluster does."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pattlite_dist.commands.train import config_options, evaluate_options, given_config
+from pattlite_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+    from pattlite_dist.config import Config
+    from pattlite_dist.slurm.profile import Profile
+    from pattlite_dist.slurm.submit import Plan
+
+PROBLEMS = 3  # the exit status of a check that found some
+
+
+def profile_option(parser: "ArgumentParser") -> None:
+    """The profile; `profile.KEY=VALUE` words change it."""
+    parser.add_argument(
+        "--profile",
+        required=True,
+        help="YAML file, or the name of one in launch/profiles; profile.KEY=VALUE changes it",
+    )
+
+
+def job_options(parser: "ArgumentParser") -> None:
+    """What every submission takes."""
+    profile_option(parser)
+    parser.add_argument("--after", help="start when this job has ended well")
+    parser.add_argument("--dry-run", action="store_true", help="print the text for sbatch only")
+    parser.add_argument("--parsable", action="store_true", help="print nothing but job ids")
+
+
+def train_job_options(parser: "ArgumentParser") -> None:
+    """What a submission of training takes besides."""
+    job_options(parser)
+    parser.add_argument("--snapshot", action="store_true", help="run a copy of the code of now")
+    parser.add_argument("--skip-checks", action="store_true", help="submit in spite of `doctor`")
+
+
+def submit_options(parser: "ArgumentParser") -> None:
+    """Options of `submit`."""
+    config_options(parser)
+    train_job_options(parser)
+    parser.add_argument("--evaluate", action="store_true", help="and a job that scores the run")
+
+
+def submit(options: Any) -> int:
+    """Submit a training run; returns at once."""
+    from pattlite_dist.slurm import submit as jobs
+    from pattlite_dist.slurm.job import TrainJob
+    from pattlite_dist.slurm.pin import pin
+    from pattlite_dist.slurm.profile import load_profile
+
+    profile = load_profile(options.profile, options.profile_overrides)
+    config = jobs.resolve(given_config(options))
+    plan = jobs.train_plan(config, profile, options.after)
+    if options.dry_run:
+        print(plan.text(), end="")
+        return 0
+    if not options.skip_checks and not _passes(config, profile, options.after is not None):
+        return PROBLEMS
+    run = jobs.prepare_run(config)
+    facts = pin(run, profile, options.snapshot)
+    code = Path(facts["code"]) if facts["code"] else None
+    work = TrainJob(run, profile.max_requeues, profile.requeue_command)
+    [job] = jobs.submit(plan, [work], code)
+    jobs.note(run, job, "train", facts)
+    _tell(options, plan, job, run)
+    if options.evaluate:
+        _evaluate(options, run, profile, job)
+    return 0
+
+
+def _passes(config: "Config", profile: "Profile", shards_pending: bool) -> bool:
+    from pattlite_dist.slurm.doctor import check
+    from pattlite_dist.slurm.queue import live_jobs
+    from pattlite_dist.train.folder import run_folder
+
+    run = run_folder(config)
+    live = [info.job for info in live_jobs(run, "train")]
+    report = check(config, profile, run, shards_pending=shards_pending, live=live)
+    for line in report.problems:
+        print(f"pattlite: problem: {line}", file=sys.stderr)
+    return not report.problems
+
+
+def submit_evaluate_options(parser: "ArgumentParser") -> None:
+    """Options of `submit evaluate`."""
+    evaluate_options(parser)
+    job_options(parser)
+
+
+def submit_evaluate(options: Any) -> int:
+    """Submit an evaluation of a run."""
+    from pattlite_dist.slurm.profile import load_profile
+
+    profile = load_profile(options.profile, options.profile_overrides)
+    target = Path(os.path.abspath(options.target))  # noqa: PTH100  a link's own place
+    if options.after is None and not target.exists():
+        raise UserError(f"{options.target} does not exist; give a run folder or a checkpoint")
+    extra = ["--accelerator", options.accelerator]
+    extra += ["--shards", options.shards] if options.shards else []
+    _evaluate(options, target, profile, options.after, extra)
+    return 0
+
+
+def _evaluate(
+    options: Any, target: Path, profile: Any, after: str | None, extra: list[str] | None = None
+) -> None:
+    from pattlite_dist.slurm import submit as jobs
+    from pattlite_dist.slurm.job import CommandJob
+
+    run = target.parent.parent if target.suffix == ".ckpt" else target
+    plan = jobs.Plan(f"pattlite-evaluate-{run.name}", run / "slurm", profile, after)
+    if options.dry_run:
+        print(plan.text(), end="")
+        return
+    [job] = jobs.submit(plan, [CommandJob(["evaluate", str(target), *(extra or [])])])
+    jobs.note(run, job, "evaluate", {})
+    _tell(options, plan, job, run / "evaluation.json")
+
+
+def submit_shards_options(parser: "ArgumentParser") -> None:
+    """Options of `submit shards`."""
+    from pattlite_dist.commands.shards import create_options
+
+    create_options(parser)
+    job_options(parser)
+
+
+def submit_shards(options: Any) -> int:
+    """Submit the creation of shards: one task, no GPU."""
+    from pattlite_dist.slurm import submit as jobs
+    from pattlite_dist.slurm.job import CommandJob
+    from pattlite_dist.slurm.profile import load_profile
+
+    profile = load_profile(options.profile, options.profile_overrides)
+    source, out = (Path(os.path.abspath(path)) for path in (options.source, options.out))  # noqa: PTH100
+    if not source.exists():
+        raise UserError(f"{options.source} does not exist; check the path")
+    folder = out.with_name(f"{out.name}-slurm")
+    plan = jobs.Plan(f"pattlite-shards-{out.name}", folder, profile, options.after, tasks=1)
+    if options.dry_run:
+        print(plan.text(), end="")
+        return 0
+    words = ["--samples-per-shard", str(options.samples_per_shard)]
+    words += ["--force"] if options.force else []
+    work = CommandJob(["shards", "create", str(source), str(out), *words])
+    [job] = jobs.submit(plan, [work])
+    _tell(options, plan, job, out)
+    return 0
+
+
+def _tell(options: Any, plan: "Plan", job: str, target: Path) -> None:
+    from pattlite_dist.slurm.submit import log_path
+
+    if options.parsable:
+        print(job)
+        return
+    print(f"job {job} ({plan.name}): {target}")
+    print(f"log {log_path(plan, job)}")
+    sys.stdout.flush()

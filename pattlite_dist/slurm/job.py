@@ -1,0 +1,77 @@
+"""What a SLURM job unpickles and runs; imports nothing heavy until it does.
+
+Both are submitit's `Checkpointable`: they can go back into the queue as they were pickled first,
+for all that a start needs to know lies in the run folder.
+"""
+
+import sys
+from pathlib import Path
+
+from submitit.helpers import Checkpointable
+
+from pattlite_dist.errors import UserError
+from pattlite_dist.signals import Signals, Stopped
+
+
+class TrainJob(Checkpointable):
+    """Trains, or continues, the run of a folder that `pin` has prepared.
+
+    Args:
+        run: folder, absolute.
+        max_requeues: how often the job may be started again.
+        requeue_command: shell command that requeues `{job}`; None for scontrol.
+    """
+
+    def __init__(self, run: Path, max_requeues: int, requeue_command: str | None = None) -> None:
+        self.run, self.max_requeues = run, max_requeues
+        self.requeue_command = requeue_command
+
+    def __call__(self) -> None:
+        """Train to the end, or to a signal; runs once a rank.
+
+        Raises:
+            SystemExit: a signal stopped it, or it cannot run; 2 for the user's mistake.
+        """
+        # From here on signals are noted, the long imports included.
+        with Signals() as signals:
+            try:
+                from pattlite_dist.slurm.pin import warn_if_changed
+                from pattlite_dist.train.folder import load_config
+                from pattlite_dist.train.run import train
+
+                warn_if_changed(self.run)
+                train(load_config(self.run), signals)
+            except Stopped as stop:
+                from pattlite_dist.slurm.requeue import leave
+
+                leave(stop, signals, self.run, self.max_requeues, self.requeue_command)
+            except UserError as error:
+                print(f"pattlite: error: {error}", file=sys.stderr, flush=True)
+                raise SystemExit(2) from None
+            finally:
+                from pattlite_dist.train import wandb_run
+
+                wandb_run.end()  # after the requeue, for an upload can outlast the grace time
+
+
+class CommandJob(Checkpointable):
+    """Runs a `pattlite` command that can be started again from its beginning.
+
+    Args:
+        arguments: after `pattlite`.
+    """
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.arguments = arguments
+
+    def __call__(self) -> None:
+        """Run the command; runs once a rank.
+
+        Raises:
+            SystemExit: it failed.
+        """
+        from pattlite_dist.cli import main
+
+        status = main(self.arguments)
+        if status:
+            raise SystemExit(status)

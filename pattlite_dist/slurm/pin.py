@@ -1,0 +1,124 @@
+"""What a job runs, pinned in its run folder: configuration, commit, diff, versions, code."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import pattlite_dist
+from pattlite_dist.errors import UserError
+from pattlite_dist.files import write_text
+from pattlite_dist.slurm.profile import Profile
+
+PACKAGE = Path(pattlite_dist.__file__).parent
+PINNED = "pinned"
+
+
+def package_digest(package: Path = PACKAGE) -> str:
+    """SHA-256 over the names and the bytes of a package's modules."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package).as_posix()}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def versions() -> list[str]:
+    """What is installed here, as pip writes it: `name==version`."""
+    found = {
+        f"{name}=={item.version}"
+        for item in metadata.distributions()
+        if (name := item.metadata["Name"])
+    }
+    return sorted(found, key=str.lower)
+
+
+def git_state(folder: Path = PACKAGE) -> dict[str, str | None]:
+    """The commit that the package's code is at, and the difference of the work tree from it.
+
+    None where it is not tracked by git, as when it was installed.
+    """
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *arguments],
+                cwd=folder, capture_output=True, text=True, errors="replace", timeout=60,
+                check=True,
+            )  # fmt: skip
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout
+
+    if git("ls-files", "--error-unmatch", "__init__.py") is None:
+        return {"commit": None, "diff": None}
+    commit, diff = git("rev-parse", "HEAD"), git("diff", "HEAD", "--no-color", "--no-ext-diff")
+    return {"commit": commit and commit.strip(), "diff": diff}
+
+
+def pin(run: Path, profile: Profile, snapshot: bool) -> dict[str, Any]:
+    """Write down in `run/pinned` what the job will run, and copy the code where asked.
+
+    Returns:
+        What `pinned/facts.json` holds; `code` is the folder of the copy.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    folder = run / PINNED
+    state = git_state()
+    facts = {
+        "time": round(time.time(), 3),
+        "command": sys.argv,
+        "commit": state["commit"],
+        "changed": bool(state["diff"]),
+        "package": package_digest(),
+        "python": sys.version.split()[0],
+        "code": str(copy_code(run)) if snapshot else None,
+    }
+    write_text(folder / "profile.yaml", yaml.safe_dump(profile.model_dump(mode="json")))
+    write_text(folder / "requirements.txt", "\n".join(versions()) + "\n")
+    write_text(folder / "diff.patch", state["diff"] or "")
+    write_text(folder / "facts.json", json.dumps(facts, indent=1) + "\n")
+    return facts
+
+
+def copy_code(run: Path) -> Path:
+    """Copy the package to `run/code-<digest>`, whole or not at all; returns that folder.
+
+    The name tells the content, so that a later submission does not change the code under a job
+    that is in the queue.
+    """
+    folder = run / f"code-{package_digest()[:12]}"
+    if folder.exists():
+        return folder
+    part = folder.with_name(f".{folder.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(PACKAGE, part / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+        part.rename(folder)
+    except OSError as error:
+        raise UserError(f"cannot copy the code to {folder}: {error}; free some space") from error
+    return folder
+
+
+def warn_if_changed(run: Path) -> None:
+    """Say on standard error where the code is no longer what was submitted."""
+    try:
+        pinned = json.loads((run / PINNED / "facts.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if pinned.get("package") not in (None, package_digest()):
+        print(
+            f"pattlite: warning: {PACKAGE} has changed since this job was submitted; "
+            "submit with --snapshot to keep to the code of that time",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,171 @@
+"""A cluster profile: what a site wants to be asked for, kept out of the code in YAML files."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pattlite_dist.errors import UserError
+
+PROFILES = Path("launch", "profiles")
+_TIME = re.compile(r"^(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?$")
+
+
+class Profile(BaseModel):
+    """One job's share of a cluster; one number drives devices, tasks and GPUs of a node."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = Field(None, description="Node features, such as `a100|h100`.")
+    exclude: str | None = Field(None, description="Nodes never to use.")
+    nodes: int = Field(1, ge=1)
+    gpus_per_node: int = Field(1, ge=0, description="Also the tasks of a node; 0: CPU only.")
+    tasks_per_node: int | None = Field(None, ge=1, description="Only where there are no GPUs.")
+    cpus_per_task: int = Field(8, ge=1)
+    memory_gb: float | None = Field(None, gt=0, description="Of a node; default: the cluster's.")
+    time: str = Field("24:00:00", description="Limit, as sbatch reads it: minutes or D-HH:MM:SS.")
+    signal_seconds: int = Field(
+        120, ge=1, description="So long before the limit the job saves, requeues itself and leaves."
+    )
+    max_requeues: int = Field(100, ge=0, description="After so many starts again it stays down.")
+    requeue_command: str | None = Field(
+        None,
+        description="Shell command that requeues {job} where there is no `scontrol` beside the "
+        "ranks, as in a container.",
+    )
+    modules: list[str] = Field(default_factory=list, description="For `module load`.")
+    environment: dict[str, str] = Field(default_factory=dict, description="Variables to export.")
+    setup: list[str] = Field(default_factory=list, description="Shell lines run before srun.")
+    container: str | None = Field(
+        None, description="Command that runs the interpreter, such as `apptainer exec image.sif`."
+    )
+    python: str | None = Field(None, description="Interpreter; default: the one that submits.")
+    srun: list[str] = Field(default_factory=list, description="Further options of srun.")
+    sbatch: dict[str, str | int | bool] = Field(
+        default_factory=dict, description="Further options of sbatch, without the dashes."
+    )
+    array_parallelism: int = Field(256, ge=1, description="Jobs of an array that run at a time.")
+    max_array: int | None = Field(
+        None, ge=1, description="Jobs an array may have; default: what the cluster says."
+    )
+
+    @field_validator("time", mode="before")
+    @classmethod
+    def _time(cls, value: Any) -> str:
+        text = str(value)
+        if parse_minutes(text) is None:
+            raise ValueError("not a time limit: minutes, HH:MM:SS or D-HH:MM:SS")
+        return text
+
+    @model_validator(mode="after")
+    def _one_number(self) -> "Profile":
+        if self.gpus_per_node and self.tasks_per_node not in (None, self.gpus_per_node):
+            raise ValueError(
+                f"tasks_per_node {self.tasks_per_node} is not gpus_per_node {self.gpus_per_node}: "
+                "leave it out, a task drives one GPU"
+            )
+        return self
+
+    @property
+    def local_size(self) -> int:
+        """Ranks of a node."""
+        return self.gpus_per_node or self.tasks_per_node or 1
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of the job."""
+        return self.nodes * self.local_size
+
+    @property
+    def minutes(self) -> int:
+        """The time limit, rounded up."""
+        minutes = parse_minutes(self.time)
+        assert minutes is not None  # validated
+        return minutes
+
+
+def parse_minutes(text: str) -> int | None:
+    """Minutes of a time limit in sbatch's notation, rounded up; None if it is none.
+
+    `M`, `M:S`, `H:M:S`, `D-H`, `D-H:M` and `D-H:M:S`, as in sbatch's manual under --time.
+    """
+    match = _TIME.match(text.strip())
+    if match is None:
+        return None
+    days, parts = match[1], [int(part) for part in match.groups()[1:] if part is not None]
+    if days is not None or len(parts) == 3:
+        hours, minutes, seconds = (*parts, 0, 0)[:3]
+    else:
+        hours, (minutes, seconds) = 0, (*parts, 0)[:2]
+    total = ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+    return -(-total // 60) or None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 would read `12:00:00` as 43,200; here it stays the text that sbatch reads."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+\.[0-9]*(?:[eE][-+]?[0-9]+)?$"),
+    list("-+0123456789"),
+)
+
+
+def load_profile(name: str, overrides: Sequence[str] = ()) -> Profile:
+    """Read a profile: a YAML file, or the name of one in `launch/profiles`.
+
+    Args:
+        name: file, or name without its ending.
+        overrides: `key=value` each; values are read as YAML.
+
+    Raises:
+        UserError: there is none, or it does not hold what a profile holds.
+    """
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        path = PROFILES / f"{name}.yaml"
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader) or {}
+    except FileNotFoundError:
+        known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml"))) or "none"
+        raise UserError(
+            f"{path} does not exist; give a profile's YAML file, or one of {PROFILES} ({known})"
+        ) from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"cannot read the profile {path}: {reason}; mend it") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a profile: it holds no `key: value` lines; mend it")
+    for text in overrides:
+        key, _, value = text.partition("=")
+        content[key] = yaml.load(value, Loader=_Loader)
+    return parse_profile(content, str(path))
+
+
+def parse_profile(content: dict[str, Any], where: str) -> Profile:
+    """Check plain data against the model.
+
+    Raises:
+        UserError: a key is unknown or a value out of range; names it, and the keys there are.
+    """
+    try:
+        return Profile.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "profile"
+        known = ", ".join(Profile.model_fields)
+        raise UserError(f"{where}: {key}: {first['msg']}; a profile's keys are {known}") from error

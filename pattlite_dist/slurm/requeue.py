@@ -1,0 +1,118 @@
+"""Back into the queue: whether a job that a signal has stopped may ask for it, and how.
+
+submitit does the requeue and counts the time limits; this module decides, and says why not.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from pattlite_dist.signals import Signals, Stopped
+from pattlite_dist.slurm.queue import state_of
+from pattlite_dist.train import history
+
+# squeue says SIGNALING for a moment while it signals a job that goes on running.
+_ALIVE = ("RUNNING", "SIGNALING")
+_USER_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
+
+
+def decide(
+    state: str | None, signum: int, restarts: int, limit: int
+) -> Literal["requeue", "leave", "wait", "enough"]:
+    """What a stopped job is to do.
+
+    Args:
+        state: what SLURM says of it; None where it does not answer.
+        signum: what stopped it.
+        restarts: how often it was started again.
+        limit: how often it may be.
+
+    Returns:
+        `requeue`; `leave`, where SLURM is ending it or will start it again by itself (to requeue
+        then would bring back a job that the user has cancelled); `wait` for SLURM's SIGKILL, where
+        a preemption cannot be told from a cancellation, for a job that leaves by itself in a
+        preemption is not started again; `enough`, where the limit is reached.
+    """
+    if state is not None and state not in _ALIVE:
+        return "leave"
+    if restarts >= limit:
+        return "enough"
+    if state is None and signum not in _USER_SIGNALS:
+        return "wait"
+    return "requeue"
+
+
+def leave(
+    stop: Stopped, signals: Signals, run: Path, limit: int, command: str | None = None
+) -> NoReturn:
+    """End a rank of a stopped job; the first one requeues the job before, if it is to.
+
+    Args:
+        stop: why it ends.
+        signals: still entered; holds submitit's handler.
+        run: folder.
+        limit: how often the job may be started again.
+        command: shell command that requeues `{job}`; default: scontrol.
+
+    Raises:
+        SystemExit: always. No result is pickled, so that the job is not taken for done.
+    """
+    if os.environ.get("SLURM_PROCID", "0") != "0":
+        raise SystemExit(0)
+    job = history.job_id() or ""
+    state = state_of(job)
+    restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    verdict = decide(state, stop.signum, restarts, limit)
+    _say(f"{stop}; job {job} is {state or 'not to be asked about'}: {verdict}")
+    if verdict == "leave":
+        raise SystemExit(0)
+    if verdict == "wait":
+        _wait()
+    if verdict == "enough":
+        history.append(run, "failed", error=f"restarted {restarts} times, which is its limit")
+        raise SystemExit(1)
+    error = _requeue(signals.previous.get(signal.SIGUSR2), command, job)
+    if error is None:
+        history.append(run, "requeued")
+        raise SystemExit(0)
+    _say(f"job {job} could not be requeued: {error}")
+    if stop.signum not in _USER_SIGNALS:
+        _wait()  # SLURM requeues a preempted job by itself
+    history.append(run, "failed", error=f"not requeued: {error}")
+    raise SystemExit(1)
+
+
+def _requeue(handler: Any, command: str | None, job: str) -> str | None:
+    """Let submitit requeue the job; says what went wrong."""
+    if not callable(handler):
+        return "submitit's handler is missing; submit with `pattlite submit`"
+    if command is not None:
+        line = command.format(job=job)
+        # Its environment's own way is `scontrol requeue`, which containers lack.
+        handler.__self__.env._requeue = lambda countdown: subprocess.run(
+            line, shell=True, check=True, timeout=60
+        )
+    try:
+        handler(signal.SIGUSR2, None)
+    except SystemExit:
+        return None  # requeued: submitit leaves
+    except subprocess.CalledProcessError as error:
+        return f"`{error.cmd}` failed with status {error.returncode}"
+    except FileNotFoundError as error:
+        return f"there is no {error.filename} here; set requeue_command in the profile"
+    except Exception as error:  # submitit's own: timed out too many times
+        return str(error)
+    return "submitit did not requeue it"
+
+
+def _say(text: str) -> None:
+    print(f"pattlite: {text}", file=sys.stderr, flush=True)
+
+
+def _wait() -> NoReturn:
+    while True:
+        time.sleep(3600)

@@ -1,0 +1,93 @@
+"""From a profile to the text of a job script: parameters in, text out, nothing touched."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from pattlite_dist.slurm.profile import Profile
+
+
+def parameters(
+    profile: Profile,
+    name: str,
+    folder: Path,
+    code: Path | None = None,
+    after: str | None = None,
+    tasks: int | None = None,
+) -> dict[str, Any]:
+    """What submitit's `SlurmExecutor` is to be told.
+
+    Args:
+        profile: of the cluster.
+        name: of the job.
+        folder: where the job starts.
+        code: folder of a copy of the package, used instead of what is installed.
+        after: job id that must end well first.
+        tasks: 1 for work that has no ranks, and then no GPU; default: the profile's ranks.
+    """
+    alone = tasks == 1
+    nodes = 1 if alone else profile.nodes
+    extra: dict[str, Any] = {"requeue": True, "chdir": str(folder), **profile.sbatch}
+    given: dict[str, Any] = {
+        "job_name": name,
+        "partition": profile.partition,
+        "account": profile.account,
+        "qos": profile.qos,
+        "constraint": profile.constraint,
+        "exclude": profile.exclude,
+        "time": profile.minutes,
+        "nodes": nodes,
+        "ntasks_per_node": 1 if alone else profile.local_size,
+        "gpus_per_node": None if alone else profile.gpus_per_node or None,
+        "cpus_per_task": profile.cpus_per_task,
+        "mem": None if profile.memory_gb is None else f"{round(profile.memory_gb * 1024)}MB",
+        "signal_delay_s": profile.signal_seconds,
+        "dependency": None if after is None else f"afterok:{after}",
+        "array_parallelism": profile.array_parallelism,
+        "wckey": None,
+        "stderr_to_stdout": True,
+        "setup": setup_lines(profile, code),
+        "additional_parameters": extra,
+        "srun_args": [
+            # A rank that dies ends the others at once, or they would wait for it.
+            "--kill-on-bad-exit=1",
+            # Since SLURM 22.05 srun does not take it over from sbatch.
+            f"--cpus-per-task={profile.cpus_per_task}",
+            *profile.srun,
+        ],
+    }
+    return {key: value for key, value in given.items() if value is not None or key == "wckey"}
+
+
+def setup_lines(profile: Profile, code: Path | None = None) -> list[str]:
+    """Shell lines before srun: modules, variables, the copied code, the profile's own."""
+    lines = [f"module load {shlex.quote(module)}" for module in profile.modules]
+    variables = {"OMP_NUM_THREADS": str(profile.cpus_per_task), **profile.environment}
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    if code is not None:
+        lines.append(f'export PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"')
+    return lines + profile.setup
+
+
+def interpreter(profile: Profile) -> str:
+    """The command that starts Python in the job."""
+    python = shlex.quote(profile.python or sys.executable)
+    return f"{profile.container} {python}" if profile.container else python
+
+
+def script_text(
+    given: dict[str, Any], python: str, folder: Path, array: int | None = None
+) -> str:
+    """The exact text that submitit hands to sbatch.
+
+    Args:
+        given: from `parameters`.
+        python: from `interpreter`.
+        folder: of submitit's pickles and logs.
+        array: how many jobs, where it is an array.
+    """
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    command = f"{python} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    return _make_sbatch_string(command=command, folder=folder, map_count=array, **given)

@@ -1,0 +1,124 @@
+"""Hand jobs to SLURM through submitit: the thin shell over profile, script, pin and job."""
+
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pattlite_dist.config import Config
+from pattlite_dist.errors import UserError
+from pattlite_dist.slurm import script
+from pattlite_dist.slurm.profile import Profile
+from pattlite_dist.slurm.queue import require_slurm
+from pattlite_dist.train import history
+from pattlite_dist.train.folder import check_same_run, prepare_folder, run_folder
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job, or an array of jobs, that could be submitted.
+
+    Attributes:
+        name: of the job.
+        folder: of submitit's pickles and the logs, absolute.
+        profile: of the cluster.
+        after: id of the job that must end well first.
+        tasks: 1 for work that has no ranks; None for the profile's ranks.
+    """
+
+    name: str
+    folder: Path
+    profile: Profile
+    after: str | None = None
+    tasks: int | None = None
+
+    def parameters(self, code: Path | None = None) -> dict[str, Any]:
+        """What submitit is told; `code` is the folder of a copy of the package."""
+        # Python puts the folder that it starts in before PYTHONPATH: a copy has to be that folder.
+        folder = code or Path.cwd()
+        return script.parameters(self.profile, self.name, folder, code, self.after, self.tasks)
+
+    def text(self, code: Path | None = None, array: int | None = None) -> str:
+        """The text that sbatch is given."""
+        python = script.interpreter(self.profile)
+        return script.script_text(self.parameters(code), python, self.folder, array)
+
+
+def resolve(config: Config) -> Config:
+    """The configuration with absolute paths, so that a job may start in any folder."""
+
+    def absolute(text: str | None) -> str | None:
+        local = text is not None and "://" not in text and not text.startswith("pipe:")
+        return os.path.abspath(text) if local and text is not None else text  # noqa: PTH100
+
+    weights = config.model.weights
+    data = {"shards": absolute(config.data.shards), "cache": absolute(config.data.cache)}
+    model = {"weights": weights if weights == "imagenet" else absolute(weights)}
+    return config.model_copy(
+        update={
+            "runs": absolute(config.runs),
+            "data": config.data.model_copy(update=data),
+            "model": config.model.model_copy(update=model),
+        }
+    )
+
+
+def train_plan(config: Config, profile: Profile, after: str | None = None) -> Plan:
+    """The training of a resolved configuration."""
+    return Plan(f"pattlite-{config.name}", run_folder(config) / "slurm", profile, after)
+
+
+def prepare_run(config: Config) -> Path:
+    """Write the run folder that a job will train in; a run that is there already continues.
+
+    Raises:
+        UserError: the folder holds a run with another configuration.
+    """
+    run = run_folder(config)
+    check_same_run(config, run)
+    prepare_folder(config, run, None)
+    return run
+
+
+def submit(plan: Plan, jobs: Sequence[Callable[[], None]], code: Path | None = None) -> list[str]:
+    """Submit one job, or several as an array; returns their ids, as users write them.
+
+    Raises:
+        UserError: there is no SLURM, or it refuses; says why.
+    """
+    require_slurm()
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+    from submitit.slurm.slurm import SlurmExecutor
+
+    executor = SlurmExecutor(
+        plan.folder,
+        max_num_timeout=plan.profile.max_requeues,
+        python=script.interpreter(plan.profile),
+    )
+    try:
+        executor.update_parameters(**plan.parameters(code))
+        if len(jobs) == 1:
+            return [str(executor.submit(jobs[0]).job_id)]
+        with executor.batch():
+            submitted = [executor.submit(job) for job in jobs]
+        return [str(job.job_id) for job in submitted]
+    except (FailedJobError, FailedSubmissionError, subprocess.SubprocessError) as error:
+        reason = " ".join(str(error).split()).removeprefix("sbatch: error: ")
+        raise UserError(f"SLURM refused the job: {reason}; mend the profile") from error
+    except OSError as error:
+        raise UserError(
+            f"cannot write {plan.folder}: {error.strerror or error}; free some space"
+        ) from error
+
+
+def note(run: Path, job: str, kind: str, facts: dict[str, Any]) -> None:
+    """Write a submission into the history of its run."""
+    commit = facts.get("commit")
+    history.append(run, "submitted", job=job, kind=kind, commit=commit, code=facts.get("code"))
+
+
+def log_path(plan: Plan, job: str) -> Path:
+    """The log of a job's first rank; submitit names it."""
+    return plan.folder / f"{job}_0_log.out"
