@@ -2,8 +2,8 @@
 
 import importlib
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pattlite_dist import __version__
 from pattlite_dist.errors import UserError
@@ -29,6 +29,11 @@ On a SLURM cluster, described by a profile in launch/profiles:
   submit -c CONFIG --profile P      train as a job, which goes on after every stop
   submit evaluate RUN --profile P   score a run as a job
   submit shards SOURCE OUT ...      convert a source as a job
+  sweep -c CONFIG KEY=V,V ...       submit a grid of runs as arrays of jobs
+  doctor -c CONFIG --profile P      find what is wrong with a job before it is submitted
+  status [RUN ...]                  tell where runs stand
+  cancel RUN|JOB ...                end jobs
+  sync RUN ...                      upload what Weights & Biases kept offline
 
 `pattlite VERB --help` tells the options of a verb.
 """
@@ -68,13 +73,27 @@ def _dispatch(arguments: list[str]) -> int:
     if verb not in VERBS:
         known = ", ".join(VERBS)
         raise UserError(f"{verb!r} is not a verb; known are {known} (see `pattlite --help`)")
-    module, _, name = VERBS[verb].partition(":")
-    verbs = importlib.import_module(module)
-    parser = _parser(verb)
-    getattr(verbs, f"{name}_options")(parser)
-    options = _parse(parser, arguments[len(verb.split()) :])
-    status: int = getattr(verbs, name)(options)
+    options = parse(verb, arguments[len(verb.split()) :])
+    status: int = _verb(verb)[1](options)
     return status
+
+
+def parse(verb: str, arguments: Sequence[str]) -> "Namespace":
+    """The options of a verb.
+
+    Raises:
+        UserError: an argument is unknown, or a value out of range.
+    """
+    parser = _parser(verb)
+    _verb(verb)[0](parser)
+    return _parse(parser, list(arguments))
+
+
+def _verb(verb: str) -> tuple[Callable[["ArgumentParser"], None], Callable[[Any], int]]:
+    module, _, name = VERBS[verb].partition(":")
+    options, work = (f"{name}_options", name) if name else ("add_options", "work")
+    verbs = importlib.import_module(module)
+    return getattr(verbs, options), getattr(verbs, work)
 
 
 def _override(text: str) -> str:
@@ -99,7 +118,9 @@ def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
         changes = [text for text in arguments if text.startswith("profile.") and "=" in text]
         arguments = [text for text in arguments if text not in changes]
     try:
-        options = parser.parse_args([_override(text) for text in arguments])
+        # Words that a verb takes as they are, such as a sweep's axes, are no options.
+        raw = any(action.dest == "words" for action in parser._actions)
+        options = parser.parse_args(arguments if raw else [_override(text) for text in arguments])
         options["profile_overrides"] = [text.removeprefix("profile.") for text in changes]
         return options
     except ArgumentError as error:
@@ -110,7 +131,8 @@ def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
         raise UserError(f"{text}; see `{parser.prog} --help`") from error
 
 
-# Where each verb's `NAME_options` and `NAME` are.
+# Where a verb's options and work are: a module's `NAME_options` and `NAME`, or its `add_options`
+# and `work` where it has but one.
 VERBS = {
     "shards create": "pattlite_dist.commands.shards:create",
     "shards verify": "pattlite_dist.commands.shards:verify",
@@ -121,4 +143,9 @@ VERBS = {
     "submit": "pattlite_dist.commands.slurm:submit",
     "submit evaluate": "pattlite_dist.commands.slurm:submit_evaluate",
     "submit shards": "pattlite_dist.commands.slurm:submit_shards",
+    "sweep": "pattlite_dist.commands.sweep",
+    "doctor": "pattlite_dist.slurm.doctor",
+    "status": "pattlite_dist.slurm.status",
+    "cancel": "pattlite_dist.slurm.cancel",
+    "sync": "pattlite_dist.sync",
 }

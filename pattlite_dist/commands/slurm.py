@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,8 @@ def submit(options: Any) -> int:
     from pattlite_dist.slurm.job import TrainJob
     from pattlite_dist.slurm.pin import pin
     from pattlite_dist.slurm.profile import load_profile
+    from pattlite_dist.slurm.queue import live_jobs
+    from pattlite_dist.train.folder import run_folder
 
     profile = load_profile(options.profile, options.profile_overrides)
     config = jobs.resolve(given_config(options))
@@ -62,7 +65,8 @@ def submit(options: Any) -> int:
     if options.dry_run:
         print(plan.text(), end="")
         return 0
-    if not options.skip_checks and not _passes(config, profile, options.after is not None):
+    live = [info.job for info in live_jobs(run_folder(config), "train")]
+    if not options.skip_checks and not passes(config, profile, options, live):
         return PROBLEMS
     run = jobs.prepare_run(config)
     facts = pin(run, profile, options.snapshot)
@@ -70,20 +74,25 @@ def submit(options: Any) -> int:
     work = TrainJob(run, profile.max_requeues, profile.requeue_command)
     [job] = jobs.submit(plan, [work], code)
     jobs.note(run, job, "train", facts)
-    _tell(options, plan, job, run)
+    tell(options, plan, job, run)
     if options.evaluate:
         _evaluate(options, run, profile, job)
     return 0
 
 
-def _passes(config: "Config", profile: "Profile", shards_pending: bool) -> bool:
+def passes(config: "Config", profile: "Profile", options: Any, live: Sequence[str]) -> bool:
+    """Check a job of training; tells every problem on standard error."""
     from pattlite_dist.slurm.doctor import check
-    from pattlite_dist.slurm.queue import live_jobs
     from pattlite_dist.train.folder import run_folder
 
-    run = run_folder(config)
-    live = [info.job for info in live_jobs(run, "train")]
-    report = check(config, profile, run, shards_pending=shards_pending, live=live)
+    report = check(
+        config,
+        profile,
+        run_folder(config),
+        shards_pending=options.after is not None,
+        live=live,
+        snapshot=options.snapshot,
+    )
     for line in report.problems:
         print(f"pattlite: problem: {line}", file=sys.stderr)
     return not report.problems
@@ -122,7 +131,7 @@ def _evaluate(
         return
     [job] = jobs.submit(plan, [CommandJob(["evaluate", str(target), *(extra or [])])])
     jobs.note(run, job, "evaluate", {})
-    _tell(options, plan, job, run / "evaluation.json")
+    tell(options, plan, job, run / "evaluation.json")
 
 
 def submit_shards_options(parser: "ArgumentParser") -> None:
@@ -152,16 +161,21 @@ def submit_shards(options: Any) -> int:
     words += ["--force"] if options.force else []
     work = CommandJob(["shards", "create", str(source), str(out), *words])
     [job] = jobs.submit(plan, [work])
-    _tell(options, plan, job, out)
+    tell(options, plan, job, out)
     return 0
 
 
-def _tell(options: Any, plan: "Plan", job: str, target: Path) -> None:
+def tell(options: Any, plan: "Plan", job: str, target: Path) -> None:
+    """Say which job was submitted, for what, and where its log will be."""
     from pattlite_dist.slurm.submit import log_path
 
     if options.parsable:
         print(job)
-        return
-    print(f"job {job} ({plan.name}): {target}")
-    print(f"log {log_path(plan, job)}")
-    sys.stdout.flush()
+    else:
+        print(f"job {job}: {shown(target)}, log {shown(log_path(plan, job))}")
+
+
+def shown(path: Path) -> str:
+    """A path as a user would write it from here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

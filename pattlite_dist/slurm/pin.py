@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -88,6 +89,13 @@ def pin(run: Path, profile: Profile, snapshot: bool) -> dict[str, Any]:
     write_text(folder / "diff.patch", state["diff"] or "")
     write_text(folder / "facts.json", json.dumps(facts, indent=1) + "\n")
     return facts
+
+
+def link_pinned(sweep: Path, run: Path) -> None:
+    """Let a run of a sweep have what was pinned for all of them."""
+    link = run / PINNED
+    if not link.exists():
+        link.symlink_to(os.path.relpath(sweep / PINNED, run))
 
 
 def copy_code(run: Path) -> Path:

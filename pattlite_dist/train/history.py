@@ -7,6 +7,7 @@ tell how often a run was restarted, where it stands and why it stopped.
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,8 +48,15 @@ def append(run: Path, event: Event, **facts: Any) -> None:
         "host": socket.gethostname(),
         **facts,
     }
-    with (run / HISTORY_NAME).open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(line) + "\n")
+    try:
+        with (run / HISTORY_NAME).open("a+b") as stream:
+            if stream.tell():
+                stream.seek(-1, os.SEEK_END)
+                if stream.read(1) != b"\n":  # a crash has cut the last line off
+                    stream.write(b"\n")
+            stream.write((json.dumps(line) + "\n").encode())
+    except OSError as error:  # a full disk ends no run
+        print(f"not written into {run / HISTORY_NAME}: {event} ({error})", file=sys.stderr)
 
 
 def read(run: Path) -> list[dict[str, Any]]:

@@ -62,6 +62,11 @@ class RunLock:
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, json.dumps(me).encode(), 0)
 
+    @property
+    def held(self) -> bool:
+        """Whether this process has the folder."""
+        return self._descriptor is not None
+
     def release(self) -> None:
         """Give the folder back."""
         if self._descriptor is not None:

@@ -18,7 +18,7 @@ from pattlite_dist.shards.manifest import Manifest
 from pattlite_dist.signals import Signals, Stopped
 from pattlite_dist.train import checkpoint as checkpoints
 from pattlite_dist.train.folder import check_same_run, prepare_folder, run_folder
-from pattlite_dist.train.history import HISTORY_NAME, append
+from pattlite_dist.train.history import append
 from pattlite_dist.train.lock import RunLock
 from pattlite_dist.train.module import FERModule
 from pattlite_dist.train.names import parse_name
@@ -86,14 +86,12 @@ def train(config: Config, signals: Signals | None = None) -> Path:
             found = on_main(world, lambda: checkpoints.newest(run / "checkpoints"))
         fit(config, world, signals, model, data, found)
         return run
-    except Stopped as stop:
-        if world.main:
-            append(run, "stopped", signal=stop.name, step=stop.step, noted=stop.noted,
-                   saved=stop.saved and stop.saved.name)  # fmt: skip
+    except Stopped:
         raise
     except Exception as error:
-        if world.main and (run / HISTORY_NAME).exists():
-            append(run, "failed", error=str(error).strip().splitlines()[-1][:300])
+        if lock.held:  # else the history is that of the process which trains
+            reason = str(error).strip() or type(error).__name__
+            append(run, "failed", error=reason.splitlines()[-1][:300])
         raise
     finally:
         if data is not None:
@@ -158,4 +156,5 @@ def fit(
     trainer = build_trainer(config, world, run, saver, steps)
     trainer.fit(module, datamodule=data, ckpt_path=found and str(found), weights_only=True)
     if world.main:
-        append(run, "finished", step=trainer.global_step, save_seconds=round(saver.seconds, 3))
+        append(run, "finished", step=trainer.global_step, save_seconds=round(saver.slowest, 3),
+               saving_seconds=round(saver.seconds, 3))  # fmt: skip

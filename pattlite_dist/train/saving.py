@@ -63,7 +63,7 @@ class Saver(Checkpoint):
         self.world, self.signals, self.agreement = world, signals, agreement
         self.every_steps, self.every_minutes = every_steps, every_minutes
         self.keep_best = keep_best
-        self.seconds = 0.0  # spent saving
+        self.seconds = self.slowest = 0.0  # spent saving, in all and at most for one
         self.last: Path | None = None
         self._due = next_save(time.monotonic(), every_minutes, 0)
         self._first = True
@@ -179,7 +179,14 @@ class Saver(Checkpoint):
 
     def _leave(self, trainer: "pl.Trainer", signum: int) -> None:
         noted = self.signals.noted or time.time()
-        raise Stopped(signum, trainer.global_step, self.last, noted)
+        stop = Stopped(signum, trainer.global_step, self.last, noted)
+        if self.world.main:
+            saved = self.last and self.last.name
+            history.append(
+                self.run, "stopped", signal=stop.name, step=stop.step, noted=noted, saved=saved,
+                save_seconds=round(self.slowest, 3),
+            )  # fmt: skip
+        raise stop
 
     def _save(self, trainer: "pl.Trainer", top1: float | None) -> str | None:
         """Write a checkpoint, then remove those it replaces; says what went wrong. Collective."""
@@ -200,6 +207,7 @@ class Saver(Checkpoint):
             print(f"not saved, training goes on: {failure}", file=sys.stderr, flush=True)
         now = time.monotonic()
         self.seconds += now - begin
+        self.slowest = max(self.slowest, now - begin)
         self._due = next_save(now, self.every_minutes, now - begin)
         return failure
 

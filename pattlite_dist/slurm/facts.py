@@ -1,0 +1,143 @@
+"""What run folders say of their runs, with or without SLURM: found, read and summed up."""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pattlite_dist.errors import UserError
+from pattlite_dist.train.folder import CONFIG_NAME, load_config
+from pattlite_dist.train.history import HISTORY_NAME, Standing, read, standing
+from pattlite_dist.train.record import RECORD_NAME, read_metrics
+
+
+class Facts(NamedTuple):
+    """What a run's folder says.
+
+    Attributes:
+        run: folder.
+        standing: its history, summed up.
+        steps: taken, as far as the record tells.
+        epoch: that the last step belongs to, from 1; 0 before the first.
+        epochs: of the whole run.
+        val_top1: the best so far, 0-1.
+        test_top1: of `evaluation.json`, 0-1.
+        step_seconds: mean of the last start's last epoch, validation included where it holds one.
+        seen: when record or history were last written to, seconds since 1970.
+    """
+
+    run: str
+    standing: Standing = Standing()
+    steps: int = 0
+    epoch: int | None = None
+    epochs: int | None = None
+    val_top1: float | None = None
+    test_top1: float | None = None
+    step_seconds: float | None = None
+    seen: float | None = None
+
+
+def find_runs(folders: Iterable[Path]) -> list[Path]:
+    """The run folders among these folders and one or two levels below them.
+
+    Raises:
+        UserError: one of them does not exist, or there is no run in it.
+    """
+    found: dict[Path, None] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is not a folder; give runs, sweeps, or what they lie in")
+        runs = _runs_in(folder, 2)
+        if not runs:
+            raise UserError(f"{folder} holds no run; give runs, sweeps, or what they lie in")
+        found.update(dict.fromkeys(runs))
+    return list(found)
+
+
+def _runs_in(folder: Path, levels: int) -> list[Path]:
+    try:
+        if (folder / CONFIG_NAME).exists() or (folder / HISTORY_NAME).exists():
+            return [folder]
+        below = sorted((path for path in folder.iterdir() if path.is_dir()), key=_natural)
+    except PermissionError:  # a colleague's
+        return []
+    return [run for path in below if levels for run in _runs_in(path, levels - 1)]
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """`seed-10` comes after `seed-9`."""
+    parts = re.split(r"([0-9]+)", path.name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+def read_facts(run: Path) -> Facts:
+    """Read a run's folder; what is missing or damaged in it is not known."""
+    try:
+        lines = read_metrics(run / RECORD_NAME)
+    except (OSError, ValueError):
+        lines = []
+    facts = sum_up(str(run), standing(read(run)), lines)
+    return facts._replace(epochs=facts.epochs or _epochs(run), test_top1=_test_top1(run))
+
+
+def sum_up(run: str, now: Standing, lines: Sequence[Any]) -> Facts:
+    """Sum up a run's history and the lines of its record."""
+    known = [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
+    # The record counts steps from 0, and lags behind what a stop tells.
+    steps = max([now.step, *(line["step"] + 1 for line in known)])
+    epochs = [line["epoch"] for line in known if isinstance(line.get("epoch"), int)]
+    if not steps or now.steps_per_epoch:
+        epoch: int | None = -(-steps // (now.steps_per_epoch or 1))
+    else:
+        epoch = epochs[-1] + 1 if epochs else None
+    return Facts(
+        run=run,
+        standing=now,
+        steps=steps,
+        epoch=epoch,
+        epochs=now.epochs,
+        val_top1=max(_numbers(known, "val/top1"), default=None),
+        step_seconds=step_seconds(known, now),
+        seen=max([*_numbers(known, "time"), *([] if now.end is None else [now.end])], default=None),
+    )
+
+
+def step_seconds(lines: Sequence[Mapping[str, Any]], now: Standing) -> float | None:
+    """Mean seconds of a step over an epoch's worth of the newest steps, since the last start."""
+    begin = -math.inf if now.begin is None else now.begin
+    points = [
+        (line["step"], moment)
+        for line in lines
+        if (moment := _number(line.get("time"))) is not None and moment >= begin
+    ]
+    if now.steps_per_epoch:
+        points = [point for point in points if point[0] >= points[-1][0] - now.steps_per_epoch]
+    if not points or points[-1][0] <= points[0][0]:
+        return None
+    return max(points[-1][1] - points[0][1], 0.0) / float(points[-1][0] - points[0][0])
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _numbers(lines: Iterable[Mapping[str, Any]], key: str) -> list[float]:
+    return [value for line in lines if (value := _number(line.get(key))) is not None]
+
+
+def _epochs(run: Path) -> int | None:
+    """From the configuration: where a run was never started its history does not tell."""
+    try:
+        return load_config(run).trainer.epochs
+    except UserError:
+        return None
+
+
+def _test_top1(run: Path) -> float | None:
+    try:
+        content = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+        return _number(content["splits"]["test"]["top1"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None

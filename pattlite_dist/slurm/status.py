@@ -1,0 +1,213 @@
+"""`pattlite status`: where runs stand, from their folders and, where there is one, from SLURM."""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pattlite_dist.console import print_rows
+from pattlite_dist.slurm import queue
+from pattlite_dist.slurm.facts import Facts, find_runs, read_facts
+from pattlite_dist.slurm.jobinfo import JobInfo
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+# States of a run that needs no other start.
+GOING_WELL = frozenset(
+    {"finished", "completed", "pending", "running", "configuring", "completing", "requeued",
+     "requeue_hold", "resizing", "suspended", "signaling", "stage_out"}
+)  # fmt: skip
+_MOST_STATE, _LEAST_STATE, _LEAST_RUN = 48, 20, 12  # characters that the table shows of them
+# What a table gives up first where the terminal is too narrow for it.
+_LEAST = ("test %", "limit left", "restarts", "step", "job", "time left", "epoch")
+
+
+class Row(NamedTuple):
+    """A run as `status` shows it: counts, fractions, seconds; None where it is not known.
+
+    `state` is SLURM's word, in lower case, where SLURM knows the job: `pending`, `running`,
+    `timeout`, … But a run that took its last step is `finished`, and where SLURM does not know the
+    job the history decides: `failed`, `stopped`, `cancelled`; `lost` if by its history it runs or
+    waits; `unknown` if there is no SLURM to tell, or no history.
+    """
+
+    run: str
+    job: str | None
+    state: str
+    reason: str
+    epoch: int | None
+    epochs: int | None
+    step: int
+    steps: int | None
+    val_top1: float | None
+    test_top1: float | None
+    restarts: int
+    time_left: float | None
+    limit_left: int | None
+
+
+def make_row(facts: Facts, info: JobInfo | None, answered: bool, now: float) -> Row:
+    """Where a run stands.
+
+    Args:
+        facts: from its folder.
+        info: its training job, if SLURM knows it.
+        answered: whether SLURM said anything at all.
+        now: seconds since 1970.
+    """
+    standing = facts.standing
+    state, reason = _state(facts, info, answered, now)
+    steps = left = None
+    if facts.epochs and standing.steps_per_epoch:
+        steps = facts.epochs * standing.steps_per_epoch
+    if steps is not None and facts.step_seconds is not None and state != "finished":
+        left = facts.step_seconds * max(steps - facts.steps, 0)
+    return Row(
+        run=facts.run,
+        job=standing.job,
+        state=state,
+        reason=reason,
+        epoch=facts.epoch,
+        epochs=facts.epochs,
+        step=facts.steps,
+        steps=steps,
+        val_top1=facts.val_top1,
+        test_top1=facts.test_top1,
+        # SLURM alone counts starts that ended before training did begin, but only one job's.
+        restarts=max(standing.starts - 1, info.restarts if info else 0, 0),
+        time_left=left,
+        limit_left=info.left if info is not None else None,
+    )
+
+
+def _state(facts: Facts, info: JobInfo | None, answered: bool, now: float) -> tuple[str, str]:
+    """State and reason."""
+    standing = facts.standing
+    last, reason = standing.last, standing.reason
+    if last == "finished":
+        return last, ""
+    ended = last in ("failed", "stopped", "cancelled")
+    # An interactive job lives on when a run in it has ended.
+    if info is not None and info.live and (standing.submitted or not ended):
+        return info.state.lower(), info.reason
+    if info is not None and not info.live:
+        if info.state == "COMPLETED" and ended:
+            return last, reason
+        if info.state in ("COMPLETED", "CANCELLED"):  # its reason is why it had waited
+            return info.state.lower(), ""
+        if last != "failed":
+            reason = f"exit {info.exit_code}" if info.exit_code else info.reason
+        return info.state.lower(), reason
+    if ended:
+        return last, reason
+    seen = "" if facts.seen is None else f"wrote {duration(now - facts.seen)} ago"
+    known = last != "none" and standing.job is not None
+    return ("lost" if answered and known else "unknown"), seen
+
+
+def duration(seconds: float) -> str:
+    """`0:09`, `12:30`, `4:05:00` or `2-04:05:00`, as SLURM writes it; 0 for what is negative."""
+    minutes, second = divmod(max(round(seconds), 0), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}-{hour:02d}:{minute:02d}:{second:02d}"
+    return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute}:{second:02d}"
+
+
+def table(rows: Sequence[Row], width: int) -> list[list[str]]:
+    """The cells of the table, header first, without columns that say nothing or do not fit.
+
+    Args:
+        rows: of the runs.
+        width: characters of a line.
+    """
+    columns: dict[str, list[str]] = {
+        "run": [row.run for row in rows],
+        "job": [row.job or "" for row in rows],
+        "state": [_state_cell(row) for row in rows],
+        "epoch": [_of(row.epoch, row.epochs) for row in rows],
+        "step": [f"{row.step:,}" for row in rows],
+        "val %": [_percent(row.val_top1) for row in rows],
+        "test %": [_percent(row.test_top1) for row in rows],
+        "restarts": [str(row.restarts or "") for row in rows],
+        "time left": ["" if row.time_left is None else duration(row.time_left) for row in rows],
+        "limit left": ["" if row.limit_left is None else duration(row.limit_left) for row in rows],
+    }
+    columns = {name: cells for name, cells in columns.items() if any(cells)}
+
+    def excess() -> int:
+        return 1 - width + sum(_width(name, cells) + 3 for name, cells in columns.items())
+
+    if excess() > 0:
+        most = max(_width("", columns["state"]) - excess(), _LEAST_STATE)
+        columns["state"] = [_cut(cell, most) for cell in columns["state"]]
+    for name in _LEAST:
+        if excess() > 0:
+            columns.pop(name, None)
+    if excess() > 0:
+        most = max(_width("", columns["run"]) - excess(), _LEAST_RUN)
+        # Names differ at their ends.
+        columns["run"] = [_cut(cell[::-1], most)[::-1] for cell in columns["run"]]
+    return [list(columns), *(list(cells) for cells in zip(*columns.values(), strict=True))]
+
+
+def _width(name: str, cells: Sequence[str]) -> int:
+    return max(map(len, (name, *cells)))
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _state_cell(row: Row) -> str:
+    text = f"{row.state}: {row.reason}" if row.reason else row.state
+    return _cut(" ".join(text.split()), _MOST_STATE)
+
+
+def _of(part: int | None, whole: int | None) -> str:
+    return "" if part is None else f"{part}/{'?' if whole is None else whole}"
+
+
+def _percent(fraction: float | None) -> str:
+    return "" if fraction is None else f"{100 * fraction:.2f}"
+
+
+def survey(runs: Sequence[Path]) -> list[Row]:
+    """Where these runs stand now; SLURM is asked once for all of them."""
+    facts = [read_facts(run) for run in runs]
+    infos = queue.ask(item.standing.job for item in facts if item.standing.job is not None)
+    now = time.time()
+    return [
+        make_row(item, (infos or {}).get(item.standing.job or ""), infos is not None, now)
+        for item in facts
+    ]
+
+
+def add_options(parser: "ArgumentParser") -> None:
+    """The command's options."""
+    parser.add_argument(
+        "folders", type=str, nargs="*", default=["runs"], help="runs, sweeps, or what they lie in"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
+
+
+def work(options: Any) -> int:
+    """Print where runs stand; returns the exit status.
+
+    Raises:
+        UserError: there is no run.
+    """
+    rows = survey(find_runs(map(Path, options.folders)))
+    if options.json:
+        print(json.dumps([row._asdict() for row in rows], indent=1))
+        return 0
+    from rich.markup import escape
+
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 160
+    print_rows([[escape(cell) for cell in cells] for cells in table(rows, width)])
+    return 0
