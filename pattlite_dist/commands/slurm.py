@@ -2,8 +2,9 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pattlite_dist.commands.train import config_options, evaluate_options, given_config
@@ -54,20 +55,22 @@ def submit(options: Any) -> int:
     """Submit a training run; returns at once."""
     from pattlite_dist.slurm import submit as jobs
     from pattlite_dist.slurm.job import TrainJob
-    from pattlite_dist.slurm.pin import pin
+    from pattlite_dist.slurm.pin import code_folder, pin
     from pattlite_dist.slurm.profile import load_profile
-    from pattlite_dist.slurm.queue import live_jobs
+    from pattlite_dist.slurm.queue import live_jobs, require_slurm
     from pattlite_dist.train.folder import run_folder
 
     profile = load_profile(options.profile, options.profile_overrides)
     config = jobs.resolve(given_config(options))
     plan = jobs.train_plan(config, profile, options.after)
     if options.dry_run:
-        print(plan.text(), end="")
+        copy = code_folder(run_folder(config)) if options.snapshot else None
+        print(plan.text(copy), end="")
         return 0
     live = [info.job for info in live_jobs(run_folder(config), "train")]
     if not options.skip_checks and not passes(config, profile, options, live):
         return PROBLEMS
+    require_slurm()
     run = jobs.prepare_run(config)
     facts = pin(run, profile, options.snapshot)
     code = Path(facts["code"]) if facts["code"] else None
@@ -76,7 +79,7 @@ def submit(options: Any) -> int:
     jobs.note(run, job, "train", facts)
     tell(options, plan, job, run)
     if options.evaluate:
-        _evaluate(options, run, profile, job)
+        _evaluate(options, run, profile, job, facts=facts)
     return 0
 
 
@@ -93,8 +96,10 @@ def passes(config: "Config", profile: "Profile", options: Any, live: Sequence[st
         live=live,
         snapshot=options.snapshot,
     )
+    for line in report.notes:
+        print(f"note: {line}", file=sys.stderr)
     for line in report.problems:
-        print(f"pattlite: problem: {line}", file=sys.stderr)
+        print(f"pattlite: error: {line}", file=sys.stderr)
     return not report.problems
 
 
@@ -119,7 +124,12 @@ def submit_evaluate(options: Any) -> int:
 
 
 def _evaluate(
-    options: Any, target: Path, profile: Any, after: str | None, extra: list[str] | None = None
+    options: Any,
+    target: Path,
+    profile: "Profile",
+    after: str | None,
+    extra: Sequence[str] = (),
+    facts: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     from pattlite_dist.slurm import submit as jobs
     from pattlite_dist.slurm.job import CommandJob
@@ -129,8 +139,9 @@ def _evaluate(
     if options.dry_run:
         print(plan.text(), end="")
         return
-    [job] = jobs.submit(plan, [CommandJob(["evaluate", str(target), *(extra or [])])])
-    jobs.note(run, job, "evaluate", {})
+    code = Path(facts["code"]) if facts.get("code") else None
+    [job] = jobs.submit(plan, [CommandJob(["evaluate", str(target), *extra])], code)
+    jobs.note(run, job, "evaluate", facts)
     tell(options, plan, job, run / "evaluation.json")
 
 

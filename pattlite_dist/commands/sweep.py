@@ -31,6 +31,7 @@ def add_options(parser: "ArgumentParser") -> None:
 def work(options: Any) -> int:
     """Submit a grid of runs as arrays of jobs; returns at once."""
     from pattlite_dist.slurm import sweep as sweeps
+    from pattlite_dist.slurm.pin import code_folder
     from pattlite_dist.slurm.profile import load_profile
 
     profile = load_profile(options.profile, options.profile_overrides)
@@ -41,13 +42,19 @@ def work(options: Any) -> int:
         print(f"{folder}: nothing has failed")
         return 0
     if options.dry_run:
+        copy = code_folder(folder) if options.snapshot else None
         for part in sweeps.chunks(names, profile.max_array):
-            print(_sweep_plan(options, folder, profile).text(array=len(part)), end="")
+            array = len(part) if len(part) > 1 else None
+            print(_sweep_plan(options, folder, profile).text(copy, array), end="")
         return 0
     if not options.skip_checks:
-        # What differs between the points is checked for each, what asks the cluster once.
-        sizes = {config.trainer.global_batch: config for config in configs.values()}
-        for config in sizes.values():
+        # One of those points between which nothing differs that is checked.
+        checked = {
+            (config.trainer.global_batch, config.data.shards, config.model.weights): config
+            for name, config in configs.items()
+            if name in names
+        }
+        for config in checked.values():
             if not passes(config, profile, options, ()):
                 return PROBLEMS
     _submit_sweep(options, profile, folder, whole, {name: configs[name] for name in names})
@@ -82,6 +89,7 @@ def _points(options: Any) -> "tuple[Sweep, dict[str, Config]]":
 def _to_submit(folder: Path, whole: "Sweep", options: Any) -> "tuple[Sweep, list[str]]":
     """The sweep, and its points to submit: all of a new one, the failed of one that is there."""
     from pattlite_dist.slurm import status
+    from pattlite_dist.slurm.queue import require_slurm
     from pattlite_dist.slurm.sweep import load_sweep
 
     before = load_sweep(folder)
@@ -94,7 +102,10 @@ def _to_submit(folder: Path, whole: "Sweep", options: Any) -> "tuple[Sweep, list
     if known != {point.name: point.values for point in whole.points}:
         raise UserError(f"{folder} is a sweep of other points; give this one another name")
     if not options.only_failed:
+        if not any(point.job for point in before.points):  # SLURM had refused it
+            return before, names
         raise UserError(f"{folder} was submitted before; add --only-failed, or give another name")
+    require_slurm()  # without its word, what waits would be taken for lost
     rows = status.survey([folder / name for name in names])
     failed = zip(names, rows, strict=True)
     return before, [name for name, row in failed if row.state not in status.GOING_WELL]
@@ -112,9 +123,10 @@ def _submit_sweep(
     from pattlite_dist.slurm import submit as jobs
     from pattlite_dist.slurm.job import TrainJob
     from pattlite_dist.slurm.pin import link_pinned, pin
-    from pattlite_dist.slurm.queue import max_array_size
+    from pattlite_dist.slurm.queue import max_array_size, require_slurm
     from pattlite_dist.slurm.sweep import chunks
 
+    require_slurm()
     plan = _sweep_plan(options, folder, profile)
     runs = {name: jobs.prepare_run(config) for name, config in configs.items()}
     facts = pin(folder, profile, options.snapshot)

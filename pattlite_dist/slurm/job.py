@@ -4,6 +4,7 @@ Both are submitit's `Checkpointable`: they can go back into the queue as they we
 for all that a start needs to know lies in the run folder.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from submitit.helpers import Checkpointable
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.signals import Signals, Stopped
+from pattlite_dist.train import history
 
 
 class TrainJob(Checkpointable):
@@ -46,12 +48,21 @@ class TrainJob(Checkpointable):
 
                 leave(stop, signals, self.run, self.max_requeues, self.requeue_command)
             except UserError as error:
+                self._note(error)
                 print(f"pattlite: error: {error}", file=sys.stderr, flush=True)
                 raise SystemExit(2) from None
             finally:
                 from pattlite_dist.train import wandb_run
 
                 wandb_run.end()  # after the requeue, for an upload can outlast the grace time
+
+    def _note(self, error: UserError) -> None:
+        # For `status`: SLURM keeps only a number. Training has noted what failed once it had the run.
+        reason = str(error).splitlines()[-1][:300]
+        mine = [item for item in history.read(self.run) if item.get("job") == history.job_id()]
+        known = mine[-1:] and mine[-1].get("error") == reason
+        if os.environ.get("SLURM_PROCID", "0") == "0" and not known:
+            history.append(self.run, "failed", error=reason)
 
 
 class CommandJob(Checkpointable):

@@ -25,7 +25,7 @@ PINNED = "pinned"
 def package_digest(package: Path = PACKAGE) -> str:
     """SHA-256 over the names and the bytes of a package's modules."""
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted(package.rglob("[!.]*.py")):  # editors' lock files have a dot before
         digest.update(f"{path.relative_to(package).as_posix()}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
@@ -98,19 +98,25 @@ def link_pinned(sweep: Path, run: Path) -> None:
         link.symlink_to(os.path.relpath(sweep / PINNED, run))
 
 
+def code_folder(run: Path) -> Path:
+    """Where `copy_code` puts the package as it is now."""
+    return run / f"code-{package_digest()[:12]}"
+
+
 def copy_code(run: Path) -> Path:
     """Copy the package to `run/code-<digest>`, whole or not at all; returns that folder.
 
     The name tells the content, so that a later submission does not change the code under a job
     that is in the queue.
     """
-    folder = run / f"code-{package_digest()[:12]}"
+    folder = code_folder(run)
     if folder.exists():
         return folder
     part = folder.with_name(f".{folder.name}.part")
     try:
         shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(PACKAGE, part / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+        ignored = shutil.ignore_patterns("__pycache__", ".*")
+        shutil.copytree(PACKAGE, part / PACKAGE.name, ignore=ignored)
         part.rename(folder)
     except OSError as error:
         raise UserError(f"cannot copy the code to {folder}: {error}; free some space") from error
@@ -123,7 +129,7 @@ def warn_if_changed(run: Path) -> None:
         pinned = json.loads((run / PINNED / "facts.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
-    if pinned.get("package") not in (None, package_digest()):
+    if isinstance(pinned, dict) and pinned.get("package") not in (None, package_digest()):
         print(
             f"pattlite: warning: {PACKAGE} has changed since this job was submitted; "
             "submit with --snapshot to keep to the code of that time",

@@ -11,13 +11,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pattlite_dist.errors import UserError
 
 PROFILES = Path("launch", "profiles")
-_TIME = re.compile(r"^(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?$")
+_TIME = re.compile(r"^(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?$", re.ASCII)
+_KEPT = (":bool", ":null", ":merge")
+_VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
 class Profile(BaseModel):
     """One job's share of a cluster; one number drives devices, tasks and GPUs of a node."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, coerce_numbers_to_str=True, allow_inf_nan=False
+    )
 
     partition: str | None = None
     account: str | None = None
@@ -55,13 +59,20 @@ class Profile(BaseModel):
         None, ge=1, description="Jobs an array may have; default: what the cluster says."
     )
 
-    @field_validator("time", mode="before")
+    @field_validator("time")
     @classmethod
-    def _time(cls, value: Any) -> str:
-        text = str(value)
+    def _time(cls, text: str) -> str:
         if parse_minutes(text) is None:
             raise ValueError("not a time limit: minutes, HH:MM:SS or D-HH:MM:SS")
         return text
+
+    @field_validator("environment")
+    @classmethod
+    def _names(cls, variables: dict[str, str]) -> dict[str, str]:
+        for name in variables:
+            if not _VARIABLE.match(name):
+                raise ValueError(f"{name!r} is no name of a variable: letters, digits, underscores")
+        return variables
 
     @model_validator(mode="after")
     def _one_number(self) -> "Profile":
@@ -108,21 +119,22 @@ def parse_minutes(text: str) -> int | None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 would read `12:00:00` as 43,200; here it stays the text that sbatch reads."""
+    """Leaves numbers and dates as text: YAML 1.1 reads 12:00:00 as 43,200 and 3.10 as 3.1."""
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float"))]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith(_KEPT)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+\.[0-9]*(?:[eE][-+]?[0-9]+)?$"),
-    list("-+0123456789"),
-)
+
+
+def read_yaml(text: str) -> Any:
+    """YAML with numbers and dates left as text, for a pydantic model to make of it what it needs.
+
+    Raises:
+        yaml.YAMLError: it is damaged.
+    """
+    return yaml.load(text, Loader=_Loader)
 
 
 def load_profile(name: str, overrides: Sequence[str] = ()) -> Profile:
@@ -139,7 +151,7 @@ def load_profile(name: str, overrides: Sequence[str] = ()) -> Profile:
     if path.suffix not in (".yaml", ".yml"):
         path = PROFILES / f"{name}.yaml"
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader) or {}
+        content = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml"))) or "none"
         raise UserError(
@@ -148,11 +160,16 @@ def load_profile(name: str, overrides: Sequence[str] = ()) -> Profile:
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"cannot read the profile {path}: {reason}; mend it") from error
+    if content is None:
+        content = {}
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a profile: it holds no `key: value` lines; mend it")
     for text in overrides:
         key, _, value = text.partition("=")
-        content[key] = yaml.load(value, Loader=_Loader)
+        try:
+            content[key] = read_yaml(value)
+        except yaml.YAMLError:
+            raise UserError(f"profile.{text}: not a value; put it in quotes") from None
     return parse_profile(content, str(path))
 
 

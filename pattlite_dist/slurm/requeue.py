@@ -91,7 +91,7 @@ def _requeue(handler: Any, command: str | None, job: str) -> str | None:
     if not callable(handler):
         return "submitit's handler is missing; submit with `pattlite submit`"
     if command is not None:
-        line = command.format(job=job)
+        line = command.replace("{job}", job)  # not `format`: shells have braces of their own
         # Its environment's own way is `scontrol requeue`, which containers lack.
         handler.__self__.env._requeue = lambda countdown: subprocess.run(
             line, shell=True, check=True, timeout=60

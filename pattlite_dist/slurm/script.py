@@ -1,5 +1,6 @@
 """From a profile to the text of a job script: parameters in, text out, nothing touched."""
 
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ def parameters(
     alone = tasks == 1
     nodes = 1 if alone else profile.nodes
     extra: dict[str, Any] = {"requeue": True, "chdir": str(folder), **profile.sbatch}
+    extra = {key: value for key, value in extra.items() if value is not False}
     given: dict[str, Any] = {
         "job_name": name,
         "partition": profile.partition,
@@ -41,7 +43,7 @@ def parameters(
         "ntasks_per_node": 1 if alone else profile.local_size,
         "gpus_per_node": None if alone else profile.gpus_per_node or None,
         "cpus_per_task": profile.cpus_per_task,
-        "mem": None if profile.memory_gb is None else f"{round(profile.memory_gb * 1024)}MB",
+        "mem": None if profile.memory_gb is None else f"{math.ceil(profile.memory_gb * 1024)}MB",
         "signal_delay_s": profile.signal_seconds,
         "dependency": None if after is None else f"afterok:{after}",
         "array_parallelism": profile.array_parallelism,
@@ -76,9 +78,7 @@ def interpreter(profile: Profile) -> str:
     return f"{profile.container} {python}" if profile.container else python
 
 
-def script_text(
-    given: dict[str, Any], python: str, folder: Path, array: int | None = None
-) -> str:
+def script_text(given: dict[str, Any], python: str, folder: Path, array: int | None = None) -> str:
     """The exact text that submitit hands to sbatch.
 
     Args:

@@ -1,8 +1,10 @@
 """Hand jobs to SLURM through submitit: the thin shell over profile, script, pin and job."""
 
+import contextlib
+import io
 import os
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 from pattlite_dist.config import Config
 from pattlite_dist.errors import UserError
 from pattlite_dist.slurm import script
+from pattlite_dist.slurm.admission import refusal
 from pattlite_dist.slurm.profile import Profile
 from pattlite_dist.slurm.queue import require_slurm
 from pattlite_dist.train import history
@@ -99,21 +102,22 @@ def submit(plan: Plan, jobs: Sequence[Callable[[], None]], code: Path | None = N
     )
     try:
         executor.update_parameters(**plan.parameters(code))
-        if len(jobs) == 1:
-            return [str(executor.submit(jobs[0]).job_id)]
-        with executor.batch():
-            submitted = [executor.submit(job) for job in jobs]
-        return [str(job.job_id) for job in submitted]
+        # submitit prints what sbatch says of a job that it refuses, and then raises it.
+        with contextlib.redirect_stderr(io.StringIO()):
+            if len(jobs) == 1:
+                return [str(executor.submit(jobs[0]).job_id)]
+            with executor.batch():
+                submitted = [executor.submit(job) for job in jobs]
+            return [str(job.job_id) for job in submitted]
     except (FailedJobError, FailedSubmissionError, subprocess.SubprocessError) as error:
-        reason = " ".join(str(error).split()).removeprefix("sbatch: error: ")
-        raise UserError(f"SLURM refused the job: {reason}; mend the profile") from error
+        raise UserError(refusal(str(error))) from error
     except OSError as error:
         raise UserError(
             f"cannot write {plan.folder}: {error.strerror or error}; free some space"
         ) from error
 
 
-def note(run: Path, job: str, kind: str, facts: dict[str, Any]) -> None:
+def note(run: Path, job: str, kind: str, facts: Mapping[str, Any]) -> None:
     """Write a submission into the history of its run."""
     commit = facts.get("commit")
     history.append(run, "submitted", job=job, kind=kind, commit=commit, code=facts.get("code"))

@@ -12,9 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pattlite_dist.config import Config, parse_config
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import write_text
+from pattlite_dist.slurm.profile import read_yaml
 
 SWEEP_NAME = "sweep.json"
 _ARRAY_WITHOUT_AN_ANSWER = 1000  # SLURM's own default is 1001
+_LONGEST = 200  # a name of a file may have 255 bytes, and others are made of this one
 T = TypeVar("T")
 
 
@@ -67,11 +69,17 @@ def load_sweep(folder: Path) -> Sweep | None:
 
 
 def split_values(text: str) -> list[str]:
-    """The values of an axis: parted by commas that stand outside of brackets."""
-    values, depth = [""], 0
+    """The values of an axis: parted by commas that stand outside of brackets and quotes."""
+    values, depth, quote = [""], 0, ""
     for letter in text:
-        depth += (letter in "[{(") - (letter in "]})")
-        if letter == "," and depth <= 0:
+        before = values[-1].rstrip()[-1:]
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "\"'" and (not before or before in "[{(,:\"'"):
+            quote = letter  # inside of a word it is an apostrophe
+        else:
+            depth += (letter in "[{(") - (letter in "]})")
+        if letter == "," and depth <= 0 and not quote:
             values.append("")
         else:
             values[-1] += letter
@@ -118,9 +126,10 @@ def point_names(points: Sequence[Mapping[str, str]]) -> list[str]:
         "_".join(f"{labels[key]}-{_plain(point[key])}" for key in varied) or "run"
         for point in points
     ]
-    if len(set(names)) < len(names):  # values that differ only in what a name cannot hold
+    # Values can differ only in what a name cannot hold, and a file system's names are short.
+    if len(set(names)) < len(names) or max(map(len, names)) > _LONGEST:
         width = len(str(len(names) - 1))
-        names = [f"{i:0{width}}_{name}" for i, name in enumerate(names)]
+        names = [f"{i:0{width}}_{name}"[:_LONGEST] for i, name in enumerate(names)]
     return names
 
 
@@ -142,7 +151,7 @@ def point_config(base: Config, values: Mapping[str, str], changes: Mapping[str, 
     tree = base.model_dump(mode="json")
     for key, text in values.items():
         try:
-            _set(tree, key, yaml.safe_load(text))
+            _set(tree, key, read_yaml(text))
         except yaml.YAMLError:
             raise UserError(f"{key}={text}: not a value; put it in quotes") from None
     for key, text in changes.items():

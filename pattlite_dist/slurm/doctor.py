@@ -1,0 +1,230 @@
+"""`pattlite doctor`: everything that can be known to be wrong with a job before it is submitted."""
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pattlite_dist.config import Config, DataConfig, parse_config
+from pattlite_dist.data.fetch import Origin, fetch_manifest
+from pattlite_dist.errors import UserError
+from pattlite_dist.shards.manifest import Manifest, ShardInfo
+from pattlite_dist.shards.verify import wrong_sizes
+from pattlite_dist.slurm import admission, checks, extras, node, script
+from pattlite_dist.slurm.checks import Report
+from pattlite_dist.slurm.profile import Profile, load_profile
+from pattlite_dist.slurm.queue import live_jobs
+from pattlite_dist.train import history, names
+from pattlite_dist.train.folder import check_same_run, run_folder
+from pattlite_dist.train.wandb_run import has_login, wandb_mode
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+_PATIENCE = 10.0  # seconds of a silent server; the job itself waits longer
+
+
+def check(
+    config: Config,
+    profile: Profile,
+    run: Path,
+    *,
+    shards_pending: bool = False,
+    immediate: int = 5,
+    live: Sequence[str] = (),
+    snapshot: bool = False,
+) -> Report:
+    """Look for everything that would make a job fail, wait for ever or lose work.
+
+    Nothing is left behind: a temporary file is written and removed, and a step of seconds runs on
+    a node if one is free.
+
+    Args:
+        config: of the run.
+        profile: of the cluster.
+        run: folder; need not exist.
+        shards_pending: another job, which this one waits for, makes the shards.
+        immediate: seconds to wait for a free node.
+        live: ids of the run's jobs that are queued or running.
+        snapshot: the job will use a copy of this package instead of what is installed.
+    """
+    settings = config.trainer
+    report = Report()
+    report.problems += checks.jobs(run, live)
+    report.problems += _same_run(config, run)
+    report.problems += checks.batch(settings.global_batch, profile.nodes, profile.local_size)
+    report.problems += checks.devices(settings.accelerator, profile.gpus_per_node)
+    report.problems += extras.options(profile.sbatch, profile.srun, profile.memory_gb)
+    report.problems += extras.environment(profile.environment)
+    every = settings.checkpoint_every_minutes
+    report.add(checks.times(profile.minutes, profile.signal_seconds, every, _save_seconds(run)))
+    report.problems += _wandb(config, profile)
+    if shards_pending:
+        report.notes.append(f"shards in {config.data.shards}: not checked, another job makes them")
+    else:
+        report.problems += _shards(config)
+    report.problems += _weights(config, run)
+    folder = _nearest(run)
+    report.problems += _disk(config, run, folder)
+    with _mark(folder) as (problems, seen):
+        report.problems += problems
+        given = script.parameters(profile, f"pattlite-{config.name}", Path.cwd())
+        text = script.script_text(given, script.interpreter(profile), run / "slurm")
+        answers, said = admission.ask(profile, text)
+        report.add(said)
+        if not answers:
+            return report
+        paths = [seen, Path.cwd(), *_inputs(config, shards_pending)]
+        code = Path(__file__).parents[2] if snapshot else None
+        report.add(node.look(profile, paths, immediate, code))
+    return report
+
+
+def _same_run(config: Config, run: Path) -> list[str]:
+    try:
+        check_same_run(config, run)
+    except UserError as error:
+        return [str(error)]
+    return []
+
+
+def _save_seconds(run: Path) -> float | None:
+    """The longest that a checkpoint of this run took."""
+    found = [event.get("save_seconds") for event in history.read(run)]
+    return max((value for value in found if isinstance(value, int | float)), default=None)
+
+
+def _wandb(config: Config, profile: Profile) -> list[str]:
+    mode = config.wandb.mode
+    given = profile.environment.get("WANDB_MODE")
+    if mode == "auto" and given in ("online", "offline", "disabled"):
+        mode = given  # type: ignore[assignment]
+    return checks.wandb(wandb_mode(mode), has_login() or "WANDB_API_KEY" in profile.environment)
+
+
+def _origin(data: DataConfig) -> Origin:
+    timeout = min(data.timeout_seconds, _PATIENCE)
+    return Origin(data.shards, data.allow_pipe, min(data.retries, 1), timeout)
+
+
+def _shards(config: Config) -> list[str]:
+    origin, settings = _origin(config.data), config.trainer
+    try:
+        manifest = fetch_manifest(origin)
+    except UserError as error:
+        return [str(error)]
+    samples = {str(name): manifest.samples(name) for name in manifest.shards}
+    lines = checks.splits(config.data.shards, samples, settings.global_batch, config.data.tail)
+    if origin.local:  # an address is asked when a shard is read
+        wrong = wrong_sizes(Path(origin.root), _needed(config, manifest))
+        lines += checks.shorten(wrong, "shards")
+    return lines
+
+
+def _needed(config: Config, manifest: Manifest) -> list[ShardInfo]:
+    """The shards without which the run would stop."""
+    return [
+        shard
+        for split, shards in manifest.shards.items()
+        if split != "train" or config.data.bad_shards == "stop"
+        for shard in shards
+    ]
+
+
+def _weights_file(config: Config) -> Path | None:
+    wanted = config.model.weights
+    return None if wanted in (None, "imagenet") else Path(str(wanted))
+
+
+def _weights(config: Config, run: Path) -> list[str]:
+    if names.listed(run / "checkpoints"):
+        return []  # they are no longer read
+    path = _weights_file(config)
+    return checks.weights(config.model.weights, path is None or path.is_file())
+
+
+def _inputs(config: Config, shards_pending: bool) -> list[Path]:
+    """Files and folders here that the job reads; what is missing here is told elsewhere."""
+    origin, weights = _origin(config.data), _weights_file(config)
+    paths = [Path(origin.root)] if origin.local and not shards_pending else []
+    return [path.absolute() for path in [*paths, *([weights] if weights else [])] if path.exists()]
+
+
+def _nearest(path: Path) -> Path:
+    """The folder itself, or the one above it that is there already."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+@contextlib.contextmanager
+def _mark(folder: Path) -> Iterator[tuple[list[str], Path]]:
+    """Write a file for a while; yields what went wrong, and what a node has to see."""
+    path, problems = folder, []
+    try:
+        descriptor, name = tempfile.mkstemp(dir=folder, prefix=".pattlite-doctor-")
+        path = Path(name)  # every node may have a folder of this name; the file is in one of them
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(b"x")
+            stream.flush()
+            os.fsync(descriptor)
+    except OSError as error:
+        reason = error.strerror or error
+        problems = [f"cannot write into {folder}: {reason}; mend that, or set runs to another one"]
+    try:
+        yield problems, path
+    finally:
+        if path != folder:
+            path.unlink(missing_ok=True)
+
+
+def _disk(config: Config, run: Path, folder: Path) -> list[str]:
+    sizes = []
+    for found in sorted(names.listed(run / "checkpoints")):
+        with contextlib.suppress(OSError):  # training may remove it just now
+            sizes.append((run / "checkpoints" / found.name).stat().st_size)
+    free = shutil.disk_usage(folder).free
+    return checks.disk(folder, free, config.trainer.keep_best, sizes[-1] if sizes else None)
+
+
+def add_options(parser: "ArgumentParser") -> None:
+    """The command's options: a profile, and a run's configuration."""
+    parser.add_argument("-c", "--config", action="config", help="YAML file, from configs/")
+    parser.add_argument(
+        "--profile", type=str, required=True, help="of the cluster: a file, or one of launch/"
+    )
+    parser.add_class_arguments(Config)
+
+
+def work(options: Any) -> int:
+    """Check and tell everything; returns the exit status, 3 where there are problems.
+
+    Raises:
+        UserError: configuration or profile cannot be read.
+    """
+    tree = options.as_dict()
+    tree.pop("config", None)
+    profile = load_profile(tree.pop("profile"), tree.pop("profile_overrides", None) or [])
+    config = parse_config(tree, "configuration")
+    run = run_folder(config)
+    report = Report()
+    live: list[str] = []
+    try:
+        live = [info.job for info in live_jobs(run, "train")]
+    except UserError as error:
+        report.notes.append(str(error))
+    report.add(check(config, profile, run, immediate=30, live=live))
+    for line in report.notes:
+        print(f"note: {line}")
+    for line in report.problems:
+        print(f"pattlite: error: {line}", file=sys.stderr)
+    if report.problems:
+        return 3
+    from rich.console import Console
+    from rich.text import Text
+
+    Console().print(Text(f"{run}: ready to be submitted", "green"), soft_wrap=True)
+    return 0

@@ -1,0 +1,100 @@
+"""What a profile hands on to sbatch, srun and the shell, and what of it contradicts the profile."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
+
+# What the profile itself drives: option of sbatch and srun -> why it is not for extras.
+_DRIVEN = {
+    "nodes": "profile.nodes says it",
+    **dict.fromkeys(
+        ("ntasks", "ntasks-per-node", "ntasks-per-gpu", "ntasks-per-core", "ntasks-per-socket"),
+        "profile.nodes and profile.gpus_per_node (or tasks_per_node) say it, a task drives one GPU",
+    ),
+    **dict.fromkeys(
+        ("gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket", "cpus-per-gpu", "gres"),
+        "profile.gpus_per_node says it, one number for devices, tasks and GPUs",
+    ),
+    "cpus-per-task": "profile.cpus_per_task says it",
+    "mem": "profile.memory_gb says it",
+    "time": "profile.time says it",
+    "signal": "profile.signal_seconds says it",
+    **dict.fromkeys(
+        ("requeue", "no-requeue"), "the job requeues itself, profile.max_requeues says how often"
+    ),
+    "kill-on-bad-exit": "a rank that dies has to end the others",
+    **dict.fromkeys(("chdir", "output", "error", "open-mode"), "logs lie in the run folder"),
+    "job-name": "the run's name says it",
+    **dict.fromkeys(
+        ("array", "dependency", "wait", "wrap", "test-only", "parsable"),
+        "the command that submits decides it",
+    ),
+    **{
+        key: f"profile.{key} says it"
+        for key in ("partition", "account", "qos", "constraint", "exclude")
+    },
+}
+_SHORT = {
+    "A": "account", "C": "constraint", "D": "chdir", "G": "gpus", "J": "job-name",
+    "K": "kill-on-bad-exit", "N": "nodes", "a": "array", "c": "cpus-per-task", "d": "dependency",
+    "e": "error", "n": "ntasks", "o": "output", "p": "partition", "q": "qos", "t": "time",
+    "x": "exclude",
+}  # fmt: skip
+_LAUNCHER = re.compile(
+    r"SLURM_(PROCID|LOCALID|NODEID|NTASKS.*|NPROCS|NNODES|TASKS_PER_NODE|JOB_.*|STEP_.*)"
+    r"|TORCHELASTIC_.*|RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|CUDA_VISIBLE_DEVICES"
+)
+
+
+def options(
+    sbatch: Mapping[str, Any], srun: Sequence[str], memory_gb: float | None = None
+) -> list[str]:
+    """Extra options that contradict what the profile drives.
+
+    Args:
+        sbatch: of the profile.
+        srun: of the profile.
+        memory_gb: of the profile.
+    """
+    given = [("sbatch", _long(name), value) for name, value in sbatch.items()]
+    given += [("srun", *pair) for pair in _srun_options(srun)]
+    lines = []
+    for command, name, value in given:
+        why = _DRIVEN.get(name)
+        if name in ("mem-per-cpu", "mem-per-gpu") and memory_gb is not None:
+            why = "profile.memory_gb is set, and SLURM takes one of them"
+        if name == "gres" and "gpu" not in str(value):
+            why = None  # a scratch disk, say
+        if value is False:
+            why = why or "it is false, and sbatch knows no such value"
+        if why is not None:
+            lines.append(f"profile.{command} has {name!r}, but {why}; remove it there")
+    return lines
+
+
+def _long(name: str) -> str:
+    bare = name.lstrip("-")
+    return _SHORT.get(bare, bare.replace("_", "-"))
+
+
+def _srun_options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each option's full name, and its value if it has one: in the same word, or the next."""
+    for word, after in zip_longest(words, words[1:], fillvalue="-"):
+        apart = "" if after.startswith("-") else after
+        if word.startswith("--"):
+            name, _, value = word[2:].partition("=")
+            yield name, value or apart
+        elif re.match(r"-[A-Za-z]", word):
+            yield _SHORT.get(word[1], word[1]), word[2:] or apart
+
+
+def environment(variables: Mapping[str, str]) -> list[str]:
+    """Variables that a shell cannot export, or that the launcher sets itself."""
+    lines = []
+    for name in variables:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            lines.append(f"profile.environment: {name!r} is no name of a variable; mend it")
+        elif _LAUNCHER.fullmatch(name):
+            lines.append(f"profile.environment sets {name}, which SLURM sets itself; remove it")
+    return lines
