@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pattlite_dist import __version__
+from pattlite_dist.elastic import MISTAKE, first_to_tell, told_before
 from pattlite_dist.errors import UserError
 from pattlite_dist.signals import Stopped
+from pattlite_dist.world import detect
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -48,13 +50,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"pattlite_dist {__version__}")
         return 0
+    if told_before():  # torchrun starts its workers again, whatever they ended with
+        return MISTAKE
     try:
         return _dispatch(arguments)
     except UserError as error:
-        print(f"pattlite: error: {_last_line(str(error))}", file=sys.stderr)
-        return 2
+        message = _last_line(str(error))
+        if first_to_tell(message):
+            print(f"pattlite: error: {message}", file=sys.stderr)
+        return MISTAKE
     except Stopped as stop:
-        print(f"pattlite: {stop}; the same command continues", file=sys.stderr)
+        if detect().main:
+            print(f"pattlite: {stop}; the same command continues", file=sys.stderr)
         return 128 + stop.signum
     except KeyboardInterrupt:
         print("pattlite: interrupted", file=sys.stderr)

@@ -42,6 +42,9 @@ def folder_options(parser: "ArgumentParser") -> None:
     parser.add_argument("dir", type=Path, help="folder of shards")
 
 
+verify_options = stats_options = folder_options
+
+
 def verify(options: Any) -> int:
     """Check every shard against the manifest."""
     from pattlite_dist.shards.verify import verify_shards

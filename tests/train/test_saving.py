@@ -1,8 +1,10 @@
 """Real signals at every hook of a run: all ranks save once, leave, and nothing is done twice."""
 
 import math
+import os
 import random
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pattlite_dist.train import history
+from pattlite_dist.cli import main
+from pattlite_dist.train import history, saving
+from pattlite_dist.train.checkpoint import AtomicCheckpointIO
+from pattlite_dist.train.names import listed
 from pattlite_dist.train.saving import next_save
 from tests.conftest import tiny
 from tests.train.harness import Zygote, assert_same_training, nothing_left_over
@@ -102,7 +107,7 @@ def test_a_run_stopped_again_and_again_takes_each_step_once_and_ends_the_same(
             start = zygote.start(arguments, ranks, fault)
             sessions += start.sessions
             assert start.stopped_by(fault), (fault, start)
-            assert start.log.count("the same command continues") == ranks
+            assert start.log.count("the same command continues") == 1
             assert "Warning" not in start.log, start.log
         start = zygote.start(arguments, ranks)
         sessions += start.sessions
@@ -162,3 +167,53 @@ def test_the_clock_never_spends_more_than_a_hundredth(
     else:
         assert after - now >= 60 * minutes - 1e-3
         assert took <= 0.0101 * (after - now) + 1e-6
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with room for one checkpoint and its record."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk; run as root, as in a container")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_no_run_and_loses_no_step(
+    small_disk: Path, zygote: Zygote, references: dict[int, Path], face_shards: Path
+) -> None:
+    """No rank waits for one that could not write; what was saved before stays whole."""
+    arguments = options(face_shards, small_disk)
+    start = zygote.start(arguments, 2)
+    assert 2 in start.statuses, start
+    assert start.log.count("not saved, training goes on: cannot write") == EPOCHS - 1
+    assert "run the same command again" in start.log
+    assert [item.step for item in listed(small_disk / "tiny" / "checkpoints")] == [STEPS]
+    assert list((small_disk / "tiny" / "checkpoints").glob(".*")) == []
+    subprocess.run(["mount", "-o", "remount,size=50m", small_disk], check=True)
+    start = zygote.start(arguments, 2)
+    assert start.ended, start.log
+    assert_same_training(references[2], small_disk / "tiny")
+
+
+@pytest.mark.parametrize(("share", "many"), [(1e9, True), (0.01, False)])
+def test_the_clock_saves_inside_an_epoch_but_takes_a_hundredth_of_the_time(
+    share: float, many: bool, face_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = []
+    save = AtomicCheckpointIO.save_checkpoint
+
+    def noted(self: AtomicCheckpointIO, content: Any, path: Path, **rest: Any) -> None:
+        saved.append(Path(path).name)
+        save(self, content, path, **rest)
+
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", noted)
+    monkeypatch.setattr(saving, "_SHARE", share)
+    clock = {"trainer.checkpoint_every_minutes": 1e-4, "trainer.epochs": 1}
+    assert main(options(face_shards, tmp_path, **clock)) == 0
+    inside = [name for name in saved if "top1" not in name]
+    assert (len(inside) >= STEPS - 2) == many, saved
+    assert len(saved) == len(inside) + 1

@@ -205,7 +205,7 @@ def test_online_a_killed_start_is_continued_and_no_step_is_refused(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_run_of_two_ranks_killed_and_continued_is_one_run_and_writes_nothing_at_home(
+def test_a_run_of_two_ranks_started_twice_is_one_run_and_writes_nothing_at_home(
     pattlite: Run, face_shards: Path, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"

@@ -1,0 +1,91 @@
+"""torchrun, with what it leaves out: a user's mistake is told once and not tried again.
+
+`python -m pattlite_dist.elastic` takes torchrun's own arguments and runs its agent; the other
+functions are for the workers, which share a folder that the agent has made for them.
+"""
+
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+MISTAKE = 2  # the exit status that says: trying again is no use
+
+
+def _folder(env: Mapping[str, str]) -> Path | None:
+    """Of this agent's workers, over all attempts: above `attempt_<n>/<local rank>/error.json`."""
+    file = env.get("TORCHELASTIC_ERROR_FILE")
+    folder = Path(file).parents[2] if file and len(Path(file).parts) > 3 else None
+    return folder if folder is not None and folder.is_dir() else None
+
+
+def told_before(env: Mapping[str, str] = os.environ) -> bool:
+    """Whether a worker of this machine has told of a mistake, in this attempt or a former one."""
+    folder = _folder(env)
+    return folder is not None and any(folder.glob("mistake-*"))
+
+
+def first_to_tell(message: str, env: Mapping[str, str] = os.environ) -> bool:
+    """Whether no other worker of this machine has told this mistake; then the caller shall."""
+    folder = _folder(env)
+    if folder is None:
+        return True
+    name = hashlib.sha256(message.encode()).hexdigest()[:16]
+    try:
+        (folder / f"mistake-{name}").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:  # a full disk: rather twice than never
+        return True
+    return True
+
+
+def status(exit_codes: Iterable[int]) -> int:
+    """The agent's exit status, from those of the workers that failed first on this machine."""
+    return MISTAKE if MISTAKE in set(exit_codes) else 1
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    return f"(exitcode: {MISTAKE})" not in text and "closing signal" not in text
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run an agent to its end; returns the exit status: 2 for the user's mistake."""
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous.api import RendezvousError
+
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").addFilter(_worth_telling)
+    # Else all attempts share one store, where a restarted worker finds the addresses of dead ones.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    try:
+        run.main(list(sys.argv[1:] if arguments is None else arguments))
+    except ChildFailedError as error:
+        failed = error.failures
+        result = status(failure.exitcode for failure in failed.values())
+        if result != MISTAKE:
+            ranks = ", ".join(f"rank {rank}: {failed[rank].exitcode}" for rank in sorted(failed))
+            print(
+                f"pattlite: error: training ended with exit status ({ranks}); the cause is above",
+                file=sys.stderr,
+            )
+        return result
+    except RendezvousError as error:
+        print(
+            f"pattlite: error: the machines did not meet ({error}); check RDZV, the port, and that "
+            "all were started",
+            file=sys.stderr,
+        )
+        return MISTAKE
+    except SignalException as error:
+        print(f"pattlite: ended by {error.sigval.name}", file=sys.stderr)
+        return 128 + error.sigval
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""`pattlite sync`: uploads the offline segments of runs, in order, each run to one W&B run."""
+
+import errno
+import fcntl
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pattlite_dist.config import WandbConfig
+from pattlite_dist.errors import UserError
+from pattlite_dist.segments import Segment, read_segment
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+_QUIET = 60.0  # seconds; wandb writes the file of a run that goes on four times a minute
+
+
+class Plan(NamedTuple):
+    """What is to be uploaded of a run.
+
+    Attributes:
+        upload: segments in the order of their starts.
+        torn: those of them that end in a record cut off by a kill.
+        uploaded: how many wandb has marked as uploaded.
+        open: the segment of a start that is still going on, left out.
+    """
+
+    upload: list[Segment]
+    torn: list[Segment]
+    uploaded: int
+    open: Segment | None
+
+
+def add_options(parser: "ArgumentParser") -> None:
+    """Options of `sync`."""
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the commands instead of running them"
+    )
+
+
+def work(options: Any) -> int:
+    """Upload, or print how; nothing is uploaded where one of the folders is not a run's.
+
+    Raises:
+        UserError: a folder is not a run's or has no segments, or wandb cannot upload them.
+    """
+    plans = [(run, *_prepare(run)) for run in options.runs]
+    remark = "# " if options.dry_run else ""  # so that all of the output is shell
+    for run, plan, command in plans:
+        if plan.open is not None:
+            print(f"{remark}{run}: left out, as it goes on: {plan.open.path.parent.name}")
+        if not plan.upload:
+            print(f"{remark}{run}: nothing to upload; {plan.uploaded} segment(s) are already")
+        elif options.dry_run:
+            print(shlex.join(command))
+        else:
+            _upload(run, plan, command)
+            print(f"{run}: {len(plan.upload)} segment(s) uploaded, {plan.uploaded} before")
+    return 0
+
+
+def make_plan(segments: Sequence[Segment], going_on: bool) -> Plan:
+    """Choose and order.
+
+    Segments without a single record are left out: wandb would refuse all the others with them.
+
+    Args:
+        segments: all of a run's, in any order.
+        going_on: the newest belongs to a start that may still write.
+    """
+    begun = sorted((s for s in segments if s.started is not None), key=lambda s: s.started or 0.0)
+    last = begun[-1] if begun else None
+    still = last if last is not None and going_on and not last.ended else None
+    upload = [s for s in begun if not s.synced and s is not still]
+    torn = [s for s in upload if s.whole < s.size]
+    return Plan(upload, torn, sum(s.synced for s in begun), still)
+
+
+def make_command(run: Path, run_id: str, settings: WandbConfig, upload: list[Segment]) -> list[str]:
+    """The one command that uploads these segments to the run's one W&B run.
+
+    Project and entity are the run's newest: they may differ from those of earlier starts.
+    """
+    from pattlite_dist.train.wandb_run import wandb_folders
+
+    # A server that does not answer is asked again for half an hour otherwise.
+    variables = {**wandb_folders(run), "WANDB__GRAPHQL_RETRY_MAX": "3"}
+    entity = ["--entity", settings.entity] if settings.entity else []
+    return [
+        "env", *(f"{name}={value}" for name, value in variables.items()),
+        sys.executable, "-m", "wandb", "sync", "--id", run_id, "--project", settings.project,
+        *entity, *(str(segment.path.parent) for segment in upload),
+    ]  # fmt: skip
+
+
+def _prepare(run: Path) -> tuple[Plan, list[str]]:
+    from pattlite_dist.train.folder import load_config
+    from pattlite_dist.train.wandb_run import WANDB_FOLDER, run_id
+
+    config = load_config(run)
+    folder = run / WANDB_FOLDER
+    files = sorted(folder.glob("offline-run-*/*.wandb"))
+    known = run_id(folder)
+    if not files or known is None:
+        raise UserError(
+            f"{folder} holds no offline segments; nothing is left to upload of a run trained with "
+            "wandb.mode online, and nothing was kept with disabled"
+        )
+    segments = [read_segment(path) for path in files]
+    plan = make_plan(segments, _going_on(run, files))
+    return plan, make_command(run, known, config.wandb, plan.upload)
+
+
+def _going_on(run: Path, files: Sequence[Path]) -> bool:
+    """Whether a process may still write to the newest segment."""
+    try:
+        with (run / "run.lock").open("r+b") as stream:
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return False
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return True
+    # No locks here: what has not been written for so long is not written any more.
+    return time.time() - max(path.stat().st_mtime for path in files) < _QUIET
+
+
+def _upload(run: Path, plan: Plan, command: list[str]) -> None:
+    for segment in plan.torn:  # or wandb would upload it, and stop there
+        os.truncate(segment.path, segment.whole)
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, check=False,
+    )  # fmt: skip
+    left = [segment for segment in plan.upload if not segment.synced]
+    if done.returncode or left:  # wandb's own status is 0 even where it could not upload
+        raise UserError(
+            f"{run}: {len(left)} of {len(plan.upload)} segments are not uploaded: "
+            f"{reason(done.stdout)}; mend that (`wandb login` if there is no login) and repeat"
+        )
+
+
+def reason(output: str) -> str:
+    """What wandb says went wrong, on one line and without the key."""
+    lines = [line.removeprefix("wandb: ").strip() for line in output.splitlines() if line.strip()]
+    wrong = [line for line in lines if line.startswith(("Error", "ERROR"))]
+    # wandb names its own log first; of the rest the first line is the cause.
+    wrong = [line for line in wrong if "error logs at" not in line and "retrying" not in line]
+    text = (wrong or lines[-1:] or ["wandb says nothing"])[0]
+    text = text.removeprefix("Error: ").removeprefix("ERROR ").rstrip(".")
+    key = os.environ.get("WANDB_API_KEY")
+    return text.replace(key, "***") if key else text
