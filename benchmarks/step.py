@@ -29,10 +29,12 @@ from torch.utils.data import DataLoader
 
 from pattlite_dist.config import Config
 from pattlite_dist.console import print_rows
+from pattlite_dist.signals import Signals
 from pattlite_dist.train.module import FERModule
 from pattlite_dist.train.optim import build_optimizer
+from pattlite_dist.train.saving import Saver
 from pattlite_dist.train.trainer import build_trainer, quiet_libraries, reuse_memory
-from pattlite_dist.world import World
+from pattlite_dist.world import Agreement, World
 
 BATCH, CLASSES, WARM_UP = 8, 7, 100
 CONFIG = Config.model_validate(
@@ -143,7 +145,9 @@ def ours(steps: int, folder: Path) -> float:
     """The Trainer that `pattlite train` builds."""
     folder.mkdir()
     module = FERModule(CONFIG, tiny(), [str(i) for i in range(CLASSES)], steps, BATCH)
-    return fit(build_trainer(CONFIG, World(), folder, steps), module, steps)
+    world = World()
+    saver = Saver(folder, world, Signals(), Agreement(world, 1), 0, 10, 1)
+    return fit(build_trainer(CONFIG, world, folder, saver, steps), module, steps)
 
 
 def plain(steps: int, folder: Path) -> float:

@@ -1,0 +1,47 @@
+"""The README's session on a cluster, in a clone, on generated faces and two small nodes."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.conftest import Cluster
+from tests.test_readme import ON_SLURM, SHORT, clone, commands, shell
+
+__all__ = ["clone"]  # a fixture
+
+ONE_TASK = (
+    "--profile cpu profile.nodes=1 profile.tasks_per_node=1 profile.memory_gb=1 "
+    "profile.environment='{WANDB_MODE: offline}'"
+)
+
+
+def adapted(line: str) -> str:
+    """The command with a profile that fits these nodes, and a run of seconds."""
+    if "--dry-run" in line:
+        return line
+    line = re.sub(r"--profile \S+", ONE_TASK, line)
+    if " sweep " in line:
+        return f"{line} {SHORT.replace('--', '')}"
+    if " -c " in line:
+        return f"{line} {SHORT}"
+    return line
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_the_session_on_a_cluster_runs_as_it_is_told(cluster: Cluster, clone: Path) -> None:
+    told = [line for line in commands() if ON_SLURM.match(line)]
+    assert len(told) >= 11
+    made = shell("python shards/create.py fer2013.csv shards/fer2013", clone)
+    assert made.returncode == 0, made.stderr
+    for line in told:
+        done = shell(adapted(line), clone)
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        if "submit" in line or "--only-failed" in line:
+            cluster.until(lambda: not cluster.queue(), 240)
+    rows = json.loads(shell("pattlite status runs/lr --json", clone).stdout)
+    assert [row["state"] for row in rows] == ["finished"] * 6
+    assert (clone / "runs" / "fer2013" / "evaluation.json").exists()
+    assert (clone / "shards" / "again" / "manifest.json").exists()

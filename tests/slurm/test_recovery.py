@@ -1,0 +1,214 @@
+"""Jobs of a real SLURM, interrupted in every way that it knows, end as if nothing had happened."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pattlite_dist.train import history
+from pattlite_dist.train.names import listed
+from pattlite_dist.train.record import read_metrics
+from tests.conftest import command, environment, tiny
+from tests.slurm.conftest import Cluster
+from tests.train.harness import assert_same_training
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+EPOCHS, STEPS = 60, 13  # steps an epoch: 104 samples in global batches of 8
+PROFILE = {
+    "partition": "preempt", "nodes": 2, "gpus_per_node": 0, "tasks_per_node": 1,
+    "cpus_per_task": 1, "memory_gb": 1, "time": "10:00", "signal_seconds": 30,
+}  # fmt: skip
+# What a stop may take at the very most, beyond which SLURM would kill: the grace time.
+GRACE = 15
+
+
+class Run:
+    """A run folder and the job that trains in it."""
+
+    def __init__(self, cluster: Cluster, folder: Path, options: list[str]) -> None:
+        self.cluster, self.options = cluster, options
+        self.folder, self.job = folder / "runs" / "tiny", ""
+        self.home = folder
+
+    def submit(self, *words: str, **profile: object) -> None:
+        """Submit it, or submit it again."""
+        path = self.home / "profile.yaml"
+        path.write_text(yaml.safe_dump({**PROFILE, **profile}))
+        done = subprocess.run(
+            command(["submit", *self.options, "--profile", str(path), "--skip-checks",
+                     "--parsable", *words]),
+            cwd=self.home, env=environment(), capture_output=True, text=True, timeout=60,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        self.job = done.stdout.strip()
+
+    def events(self, *names: str) -> list[dict[str, Any]]:
+        return [event for event in history.read(self.folder) if event["event"] in names]
+
+    def steps(self) -> int:
+        """Steps that the record tells of."""
+        lines = read_metrics(self.folder / "metrics.jsonl")
+        return max((line["step"] + 1 for line in lines), default=0)
+
+    def at_work(self, start: int, steps: int = 5) -> None:
+        """Wait until a start, counted from 1, has taken some steps."""
+        begun = self.cluster.until(lambda: self.events("started")[start - 1 : start], 150)
+        wanted = begun[0]["step"] + steps
+        self.cluster.until(lambda: self.events("first_step")[start - 1 :], 60)
+        self.cluster.until(lambda: self.steps() >= wanted, 60)
+
+    def ended(self, state: str = "COMPLETED") -> None:
+        self.cluster.wait(self.job, state, 240)
+
+    def log(self) -> str:
+        return "".join(path.read_text() for path in sorted(self.folder.glob("slurm/*_log.out")))
+
+    def ranks(self) -> list[int]:
+        """Process ids of the ranks, loader processes and wandb's own left out."""
+        found = subprocess.run(
+            ["pgrep", "-f", f"submitit.core._submit {self.folder}/slurm"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        pids = [int(pid) for pid in found.stdout.split()]
+        return [pid for pid in pids if b"srun" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+@pytest.fixture
+def run(cluster: Cluster, face_shards: Path, tmp_path: Path) -> Run:
+    options = tiny(
+        face_shards, tmp_path / "runs", trainer__epochs=EPOCHS, trainer__checkpoint_every_steps=20,
+        wandb__mode="offline",
+    )  # fmt: skip
+    return Run(cluster, tmp_path, options[1:])
+
+
+@pytest.fixture(scope="module")
+def reference(face_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The same run on two ranks without SLURM, uninterrupted."""
+    folder = tmp_path_factory.mktemp("reference")
+    arguments = tiny(face_shards, folder, trainer__epochs=EPOCHS)
+    subprocess.run(command(arguments, 2), env=environment(), check=True, timeout=400)
+    yield folder / "tiny"
+
+
+def assert_nothing_twice(run: Run, kills: int) -> None:
+    """Every start but those after a kill begins at the very step at which the former stopped."""
+    begun = [event["step"] for event in run.events("started")]
+    stopped = {event["step"] for event in run.events("stopped")}
+    assert sum(step not in stopped for step in begun[1:]) <= kills
+    assert [line["step"] for line in read_metrics(run.folder / "metrics.jsonl")
+            if "train/loss" in line] == list(range(EPOCHS * STEPS))  # fmt: skip
+
+
+def test_a_job_preempted_signalled_requeued_and_killed_ends_with_the_same_weights(
+    cluster: Cluster, run: Run, reference: Path
+) -> None:
+    run.submit()
+    run.at_work(1)
+    began = time.monotonic()
+    high = cluster.fill()  # SIGTERM to the job of the lower partition
+    cluster.wait(high, "RUNNING", 60)
+    assert time.monotonic() - began < GRACE, "the job was killed, it did not make way"
+    cluster.cancel(high)
+
+    run.at_work(2)
+    cluster.run("scancel", "--signal=USR2", run.job)
+
+    run.at_work(3)
+    cluster.run("scontrol", "requeue", run.job)
+
+    run.at_work(4)
+    newest = max(listed(run.folder / "checkpoints"))
+    cluster.node_kill(2)
+    cluster.wait(run.job, ("PENDING", "REQUEUED"), 60)  # SLURM has noticed: NODE_FAIL
+    cluster.until(lambda: not run.ranks(), 10)
+    path = run.folder / "checkpoints" / newest.name
+    path.write_bytes(path.read_bytes()[:-1000])  # as a file system does that lost its last blocks
+    cluster.node_start(2)
+
+    run.at_work(5)
+    os.kill(run.ranks()[-1], signal.SIGKILL)
+    run.ended("FAILED")
+    cluster.until(lambda: not run.ranks(), 10)
+
+    run.submit()
+    run.at_work(6)
+    one = run.ranks()[-1]
+    os.kill(one, signal.SIGTERM)  # one rank only
+    run.ended()
+
+    assert_same_training(reference, run.folder)
+    assert_nothing_twice(run, kills=2)
+    stops = [event["signal"] for event in run.events("stopped")]
+    assert stops == ["SIGTERM", "SIGUSR2", "SIGTERM", "SIGTERM"]
+    assert len(run.events("requeued")) == 3  # not by us where it was asked for from outside
+    assert run.events("finished")[0]["step"] == EPOCHS * STEPS
+    assert_one_wandb_run(run)
+
+
+def assert_one_wandb_run(run: Run) -> None:
+    segments = [path.name for path in (run.folder / "wandb").glob("offline-run-*")]
+    assert len(segments) == len(run.events("started"))
+    assert len({name.rpartition("-")[2] for name in segments}) == 1
+
+
+def test_preemption_by_the_jobs_own_signal(cluster: Cluster, run: Run) -> None:
+    """`preempt_send_user_signal`: USR2 instead of SIGTERM; and a job that is cancelled stays so."""
+    with cluster.configure(CTLPARAMS="preempt_send_user_signal"):
+        run.submit()
+        run.at_work(1)
+        high = cluster.fill()
+        cluster.wait(high, "RUNNING", 60)
+        cluster.cancel(high)
+        run.at_work(2)
+    assert run.events("stopped")[0]["signal"] == "SIGUSR2"
+    assert run.events("started")[1]["step"] == run.events("stopped")[0]["step"]
+    done = subprocess.run(
+        command(["cancel", str(run.folder)]), env=environment(), capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert run.job in done.stdout
+    run.ended("CANCELLED")
+    cluster.until(lambda: not run.ranks(), 10)
+    time.sleep(8)  # longer than a requeued job waits
+    assert cluster.job(run.job)["JobState"] == "CANCELLED"
+    assert len(run.events("requeued")) == 1
+    assert run.events("stopped")[1]["saved"], "what was done is not lost either"
+
+
+def test_the_time_limit(cluster: Cluster, run: Run) -> None:
+    """USR2 before the limit; the job goes back into the queue and continues."""
+    run.options.append("--trainer.epochs=2000")
+    # The clock runs from the start of the job, so that the training need not last as long.
+    run.submit(time="2:00", signal_seconds=30, setup=["sleep 40"])
+    cluster.until(lambda: run.events("requeued"), 150)
+    [stop] = run.events("stopped")
+    assert stop["signal"] == "SIGUSR2"
+    run.at_work(2)
+    assert run.events("started")[1]["step"] == stop["step"] > 0
+    assert cluster.job(run.job)["Restarts"] == "1"
+
+
+def test_a_job_that_was_started_often_enough_stays_down(cluster: Cluster, run: Run) -> None:
+    run.submit(max_requeues=0)
+    run.at_work(1)
+    cluster.run("scancel", "--signal=USR2", run.job)
+    run.ended("FAILED")
+    assert "restarted 0 times, which is its limit" in run.events("failed")[0]["error"]
+    status = subprocess.run(
+        command(["status", str(run.folder), "--json"]), env=environment(), capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    [row] = json.loads(status.stdout)
+    assert row["state"] == "failed"
+    assert re.search("limit", row["reason"])
