@@ -125,9 +125,13 @@ def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
         changes = [text for text in arguments if text.startswith("profile.") and "=" in text]
         arguments = [text for text in arguments if text not in changes]
     try:
-        # Words that a verb takes as they are, such as a sweep's axes, are no options.
-        raw = any(action.dest == "words" for action in parser._actions)
-        options = parser.parse_args(arguments if raw else [_override(text) for text in arguments])
+        if any(action.dest == "words" for action in parser._actions):
+            # A sweep takes them as they are; in one piece, or argparse would not.
+            words = [text for text in arguments if "=" in text and not text.startswith("-")]
+            arguments = [text for text in arguments if text not in words] + words
+        else:
+            arguments = [_override(text) for text in arguments]
+        options = parser.parse_args(arguments)
         options["profile_overrides"] = [text.removeprefix("profile.") for text in changes]
         return options
     except ArgumentError as error:

@@ -129,7 +129,10 @@ def cluster_environment(world: World) -> Any:
     )
 
     if world.launcher == "slurm":
-        return SLURMEnvironment(auto_requeue=False)
+        try:
+            return SLURMEnvironment(auto_requeue=False)
+        except RuntimeError as error:  # Lightning wants --ntasks-per-node
+            raise UserError(" ".join(str(error).split())) from error
     if world.launcher == "torchrun":
         return TorchElasticEnvironment()
     return LightningEnvironment()

@@ -1,3 +1,6 @@
+import multiprocessing
+import os
+import socket
 from typing import Any
 
 import pytest
@@ -5,6 +8,7 @@ import torch
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.world import (
+    Agreement,
     World,
     cluster_environment,
     connect,
@@ -159,11 +163,15 @@ def test_a_slurm_task_that_sees_one_gpu_takes_it_and_torchruns_ranks_do_not_shar
         (World("slurm", 0, 2, 0, 2), "SLURMEnvironment"),
     ],
 )
-def test_lightning_is_told_the_launcher_that_was_found(world: World, name: str) -> None:
+def test_lightning_is_told_the_launcher_that_was_found(
+    world: World, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_NTASKS", "1")  # where SLURM is installed, Lightning looks for a task
     assert type(cluster_environment(world)).__name__ == name
 
 
-def test_lightning_leaves_requeueing_to_us() -> None:
+def test_lightning_leaves_requeueing_to_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_NTASKS", "1")
     assert cluster_environment(World("slurm")).auto_requeue is False
 
 
@@ -179,3 +187,48 @@ def test_a_process_alone_joins_no_group(monkeypatch: pytest.MonkeyPatch) -> None
     disconnect()
     with pytest.raises(AssertionError, match="a group of one"):
         from_main(World("torchrun", 0, 2, 0, 2), value)
+
+
+def test_a_rank_alone_agrees_with_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a group of one")
+
+    monkeypatch.setattr(torch.distributed, "new_group", refuse)
+    agreement = Agreement(World(), 1)
+    assert agreement.largest((3, 0)) == [3, 0]
+    assert agreement.largest([]) == []
+
+
+def _agree(rank: int, port: int, answers: Any) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank),
+                      WORLD_SIZE="3")  # fmt: skip
+    world = World("torchrun", rank, 3, rank, 3)
+    connect(world, "cpu", 1)
+    agreement = Agreement(world, 1)
+    found = [
+        agreement.largest((0, 0)),
+        agreement.largest((15 if rank == 1 else 0, int(rank == 2))),  # each from another rank
+        agreement.largest((rank, -rank, 2**40 + rank)),
+        *(agreement.largest((int(step == 30 and rank == 0),)) for step in range(40)),
+    ]
+    torch.distributed.barrier()  # the run's own group goes on as before
+    answers.put((rank, found))
+    disconnect()
+
+
+def test_ranks_agree_on_the_largest_of_each_number() -> None:
+    context = multiprocessing.get_context("fork")  # torch is imported already
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    answers = context.Queue()
+    ranks = [context.Process(target=_agree, args=(rank, port, answers)) for rank in range(3)]
+    for process in ranks:
+        process.start()
+    found = dict(answers.get(timeout=100) for _ in ranks)
+    for process in ranks:
+        process.join(60)
+        assert process.exitcode == 0
+    steps = [[int(step == 30)] for step in range(40)]
+    expected = [[0, 0], [15, 1], [2, 0, 2**40 + 2], *steps]
+    assert found == dict.fromkeys(range(3), expected)

@@ -1,6 +1,8 @@
 """A DataLoader that follows the plan: exact, resumable, the same for any number of ranks."""
 
+import multiprocessing
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
@@ -92,6 +94,8 @@ class BatchLoader(DataLoader[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # A generator, so that workers start to read only when the first batch is asked for.
+        if self.num_workers:
+            _start_helper(self.multiprocessing_context)
         with held_back():
             batches = super().__iter__()
         for batch in batches:
@@ -108,6 +112,18 @@ class BatchLoader(DataLoader[Batch]):
         iterator._shutdown_workers()
         for process in iterator._workers:
             process.kill()  # one that hangs would hold up the end of this process
+            process.join()
+
+
+def _start_helper(context: Any) -> None:
+    """Start multiprocessing's own process before the loader's, where these are not forked.
+
+    Once it runs it lets SIGTERM and SIGINT through again, which the processes started after it
+    inherit, be they held back or not.
+    """
+    if (context or multiprocessing).get_start_method() != "fork":
+        with held_back():
+            resource_tracker.ensure_running()
 
 
 class TrainSampler(Sampler[Place]):

@@ -13,6 +13,7 @@ from submitit.helpers import Checkpointable
 from pattlite_dist.errors import UserError
 from pattlite_dist.signals import Signals, Stopped
 from pattlite_dist.train import history
+from pattlite_dist.train.lock import Busy
 
 
 class TrainJob(Checkpointable):
@@ -48,7 +49,8 @@ class TrainJob(Checkpointable):
 
                 leave(stop, signals, self.run, self.max_requeues, self.requeue_command)
             except UserError as error:
-                self._note(error)
+                if not isinstance(error, Busy):
+                    self._note(error)
                 print(f"pattlite: error: {error}", file=sys.stderr, flush=True)
                 raise SystemExit(2) from None
             finally:
@@ -57,7 +59,7 @@ class TrainJob(Checkpointable):
                 wandb_run.end()  # after the requeue, for an upload can outlast the grace time
 
     def _note(self, error: UserError) -> None:
-        # For `status`: SLURM keeps only a number. Training has noted what failed once it had the run.
+        # For `status`: SLURM keeps a number. Training has noted what failed once it had the run.
         reason = str(error).splitlines()[-1][:300]
         mine = [item for item in history.read(self.run) if item.get("job") == history.job_id()]
         known = mine[-1:] and mine[-1].get("error") == reason

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -44,24 +45,33 @@ def versions() -> list[str]:
 def git_state(folder: Path = PACKAGE) -> dict[str, str | None]:
     """The commit that the package's code is at, and the difference of the work tree from it.
 
-    None where it is not tracked by git, as when it was installed.
+    Modules of the package that are not yet tracked are part of the difference. None where the
+    package is not tracked by git, as when it was installed.
     """
 
-    def git(*arguments: str) -> str | None:
+    def git(*arguments: str, good: Sequence[int] = (0,)) -> str | None:
         try:
             done = subprocess.run(
                 ["git", *arguments],
                 cwd=folder, capture_output=True, text=True, errors="replace", timeout=60,
-                check=True,
+                check=False,
             )  # fmt: skip
         except (OSError, subprocess.SubprocessError):
             return None
-        return done.stdout
+        return done.stdout if done.returncode in good else None
 
     if git("ls-files", "--error-unmatch", "__init__.py") is None:
         return {"commit": None, "diff": None}
-    commit, diff = git("rev-parse", "HEAD"), git("diff", "HEAD", "--no-color", "--no-ext-diff")
-    return {"commit": commit and commit.strip(), "diff": diff}
+    # So that `git apply` takes it, whatever the user's settings.
+    diff = ("diff", "--no-color", "--no-ext-diff", "--src-prefix=a/", "--dst-prefix=b/")
+    commit, changes = git("rev-parse", "HEAD"), git(*diff, "HEAD")
+    top = (git("rev-parse", "--show-toplevel") or "").removesuffix("\n")
+    new = git("ls-files", "--others", "--exclude-standard", "--full-name", "-z", "--", "*.py") or ""
+    if changes is not None:
+        for name in filter(None, new.split("\0")):
+            added = ("--no-index", os.devnull, name)
+            changes += git("-C", top, *diff, *added, good=(0, 1)) or ""
+    return {"commit": commit and commit.strip(), "diff": changes}
 
 
 def pin(run: Path, profile: Profile, snapshot: bool) -> dict[str, Any]:

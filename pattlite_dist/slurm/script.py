@@ -31,6 +31,9 @@ def parameters(
     nodes = 1 if alone else profile.nodes
     extra: dict[str, Any] = {"requeue": True, "chdir": str(folder), **profile.sbatch}
     extra = {key: value for key, value in extra.items() if value is not False}
+    if after is not None:
+        # Where the other job fails this one goes as well, or it would wait for ever.
+        extra = {"kill-on-invalid-dep": "yes", **extra}
     given: dict[str, Any] = {
         "job_name": name,
         "partition": profile.partition,

@@ -29,7 +29,8 @@ def load_config(run: Path) -> Config:
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{run} is not a run folder: it has no config.yaml; train first") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read {path}: {error}; restore it") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"cannot read {path}: {reason}; restore it") from error
     return parse_config(content, str(path))
 
 

@@ -18,6 +18,10 @@ _OWN_JOB_SECONDS = 60.0  # what is left of a job's former start may still be end
 _ANY_SECONDS = 3.0  # and so may a process that was killed a moment ago
 
 
+class Busy(UserError):
+    """Another process trains in the folder: what it holds is that process's."""
+
+
 class RunLock:
     """Holds a run folder from `acquire` to `release`, or to the process's end, however it ends.
 
@@ -37,10 +41,16 @@ class RunLock:
         """Take the folder.
 
         Raises:
-            UserError: another process has it; says which job, host and process.
+            Busy: another process has it; says which job, host and process.
+            UserError: the folder cannot be written.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path}: {error.strerror}; choose a folder that can be written"
+            ) from error
         begin = time.monotonic()
         while not self._try():
             holder = self.holder()
@@ -48,7 +58,7 @@ class RunLock:
             if time.monotonic() - begin > (_OWN_JOB_SECONDS if own else _ANY_SECONDS):
                 os.close(self._descriptor)
                 self._descriptor = None
-                raise UserError(
+                raise Busy(
                     f"{self.path.parent} is being trained by {describe(holder)}; wait for it, "
                     "cancel it, or give this run another name"
                 )
@@ -59,8 +69,9 @@ class RunLock:
             "pid": os.getpid(),
             "since": round(time.time()),
         }
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, json.dumps(me).encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk: who has it stays unsaid
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, json.dumps(me).encode(), 0)
 
     @property
     def held(self) -> bool:

@@ -37,15 +37,15 @@ T = TypeVar("T")
 def on_main(world: World, work: Callable[[], T]) -> T:
     """Do `work` on rank 0 and give every rank its result, or its error. Collective."""
     value: T | None = None
-    message: str | None = None
+    error: UserError | None = None
     if world.main:
         try:
             value = work()
-        except UserError as error:
-            message = str(error)
-    value, message = worlds.from_main(world, (value, message))
-    if message is not None:
-        raise UserError(message)
+        except UserError as caught:
+            error = caught
+    value, error = worlds.from_main(world, (value, error))
+    if error is not None:
+        raise error
     return value
 
 

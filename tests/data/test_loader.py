@@ -1,4 +1,9 @@
 import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +22,9 @@ from pattlite_dist.data.module import FERData
 from pattlite_dist.data.plan import TrainPlan
 from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.errors import UserError
+from pattlite_dist.signals import STOPPING
 from pattlite_dist.world import World
+from tests.conftest import environment
 from tests.data.conftest import SAMPLES, ShardSet
 
 GLOBAL_BATCH, STEPS = 16, 6  # of 100 samples; 4 are left over
@@ -326,3 +333,128 @@ def test_an_uneven_world_cannot_train_but_can_evaluate(shard_set: ShardSet, cach
     with pytest.raises(UserError, match="cannot be shared by 3 ranks"):
         data.train_dataloader()
     assert [batch["counts"].sum() for batch in data.val_dataloader()] == [7, 2]  # of 37
+
+
+START_METHODS = ("fork", "forkserver", "spawn")
+
+
+def processes(loader: TrainLoader) -> list[int]:
+    return [process.pid for process in loader._iterator._workers]
+
+
+def exists(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()  # of a zombie too
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start_method", START_METHODS)
+def test_a_loader_process_takes_no_notice_of_signals_and_close_ends_it(
+    loaders: Make, start_method: str
+) -> None:
+    loader, truth = loaders(workers=2, start_method=start_method), loaders()
+    for k, (a, b) in enumerate(itertools.zip_longest(loader, truth)):
+        assert_same(a, b)
+        for pid in processes(loader):
+            os.kill(pid, STOPPING[k % len(STOPPING)])
+    pids = processes(loader)
+    assert len(pids) == 2
+    assert all(map(exists, pids))
+    loader.close()
+    assert not any(map(exists, pids))
+    loader.close()  # nothing is left to close
+
+
+@pytest.mark.slow
+def test_close_ends_a_loader_process_that_hangs(loaders: Make) -> None:
+    loader = loaders(workers=1)
+    next(iter(loader))
+    [pid] = processes(loader)
+    os.kill(pid, signal.SIGSTOP)
+    begin = time.monotonic()
+    loader.close()
+    assert not exists(pid)
+    assert time.monotonic() - begin < 30
+
+
+def test_there_is_nothing_to_close_before_the_first_batch_and_without_processes(
+    loaders: Make,
+) -> None:
+    for workers in (0, 2):
+        loaders(workers=workers).close()
+    loader = loaders()
+    next(iter(loader))
+    loader.close()
+    assert place(next(iter(loader))) == (0, 1)
+
+
+_UNDER_FIRE = """
+import os, pathlib, sys, threading, time
+from pattlite_dist.data.cache import Cache
+from pattlite_dist.data.fetch import Origin, fetch_manifest
+from pattlite_dist.data.loader import TrainLoader
+from pattlite_dist.data.plan import TrainPlan
+from pattlite_dist.data.reader import ShardReader
+from pattlite_dist.signals import STOPPING
+folder, cache, start_method = sys.argv[1:]
+me, fired = os.getpid(), set()
+def parent(entry):
+    return int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+def descendants():
+    parents = {}
+    for entry in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(entry.name)] = parent(entry)
+        except OSError:
+            pass
+    found, new = set(), {me}
+    while new:
+        new = {pid for pid, its in parents.items() if its in new} - found
+        found |= new
+    return found
+def fire():
+    while firing:
+        for pid in descendants():
+            for signum in STOPPING:
+                try:
+                    os.kill(pid, signum)
+                except ProcessLookupError:
+                    pass
+            fired.add(pid)
+        time.sleep(0.02)
+origin = Origin(folder)
+manifest = fetch_manifest(origin)
+reader = ShardReader(origin, manifest, "train", Cache(pathlib.Path(cache)))
+sizes = [shard.samples for shard in manifest.shards["train"]]
+loader = TrainLoader(reader, TrainPlan(sizes, 4, 40, 16), 0, 1, 2, start_method)
+firing = True
+thread = threading.Thread(target=fire)
+thread.start()
+try:
+    print(sum(len(batch["id"]) for batch in loader))
+finally:
+    firing = False
+    thread.join()
+workers = {process.pid for process in loader._iterator._workers}
+print(workers <= fired, workers <= descendants())
+loader.close()
+print(workers & descendants())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start_method", START_METHODS)
+def test_loader_processes_and_their_helpers_live_through_signals_while_they_start(
+    shard_set: ShardSet, cache: Path, start_method: str
+) -> None:
+    """SLURM signals every process of a step, whatever it is doing."""
+    done = subprocess.run(
+        [sys.executable, "-c", _UNDER_FIRE, str(shard_set.folder), str(cache), start_method],
+        env=environment(PYTHONWARNINGS="error"),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [str(STEPS * GLOBAL_BATCH), "True True", "set()"]
+    assert done.stderr == ""

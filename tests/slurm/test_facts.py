@@ -64,7 +64,7 @@ def test_what_is_damaged_is_not_known(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 3, "time": 1.0}\n\xff\xfe\n')
     (tmp_path / "evaluation.json").write_text('{"splits": []}')
     facts = read_facts(tmp_path)
-    assert (facts.epochs, facts.steps, facts.test_top1) == (None, 0, None)
+    assert (facts.epochs, facts.steps, facts.test_top1) == (None, 4, None)
 
 
 def test_a_whole_folder_is_read(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
 import contextlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,8 @@ import torch
 from pattlite_dist.errors import UserError
 from pattlite_dist.train.checkpoint import AtomicCheckpointIO, best, load, newest
 from pattlite_dist.train.names import make_name
+from tests.conftest import environment
+from tests.data.test_cache import _OWN_MOUNTS
 
 
 def save(folder: Path, name: str, **content: object) -> Path:
@@ -95,3 +99,49 @@ def test_any_damage_is_a_user_error_or_no_damage(tmp_path: Path) -> None:
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         with contextlib.suppress(UserError):
             load(path)
+
+
+_FULL = """
+import sys
+from pathlib import Path
+import torch
+from pattlite_dist.train.checkpoint import AtomicCheckpointIO, load, newest
+from pattlite_dist.train.names import make_name
+folder = Path(sys.argv[1]) / "checkpoints"
+io = AtomicCheckpointIO()
+def save(step, kilobytes):
+    content = {"state_dict": {"w": torch.full((kilobytes * 256,), float(step))}, "pattlite": {}}
+    io.save_checkpoint(content, folder / make_name(0, step, None))
+    return io.failure
+def there():
+    return sorted(path.name for path in folder.iterdir())
+assert save(1, 20) is None
+first = there()
+# Tensors that end at any place of the last page, and far beyond.
+failures = [save(step, kilobytes) for step, kilobytes in enumerate((40, 41, 44, 60, 500), 2)]
+for failure in failures:
+    print(failure)
+assert there() == first == [make_name(0, 1, None)]
+assert newest(folder) == folder / first[0]
+assert save(1, 200) is not None  # the same name: the old one stays
+assert load(folder / first[0])["state_dict"]["w"].unique().tolist() == [1.0]
+assert save(9, 20) is None
+assert load(newest(folder))["state_dict"]["w"].unique().tolist() == [9.0]
+assert there() == [*first, make_name(0, 9, None)]
+"""
+
+
+@pytest.mark.slow
+def test_on_a_full_disk_the_failure_is_kept_and_nothing_torn_stays(tmp_path: Path) -> None:
+    mount = f'mount -t tmpfs -o size=64k tmpfs {tmp_path} && exec "$@"'
+    done = subprocess.run(
+        [*_OWN_MOUNTS, "sh", "-c", mount, "sh", sys.executable, "-W", "error", "-c", _FULL,
+         str(tmp_path)],
+        env=environment(), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    failures = done.stdout.splitlines()
+    assert len(failures) == 5
+    for step, failure in enumerate(failures, 2):
+        assert failure.startswith(f"cannot write {tmp_path}/checkpoints/{make_name(0, step, None)}")
+        assert "No space left" in failure or "is the disk full?" in failure

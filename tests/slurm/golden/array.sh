@@ -1,0 +1,23 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --array=0-5%2
+#SBATCH --chdir=/home/ada/pattlite
+#SBATCH --cpus-per-task=8
+#SBATCH --gpus-per-node=1
+#SBATCH --job-name=pattlite-grid
+#SBATCH --mem=32768MB
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output='/home/ada/pattlite/runs/my demo/slurm/%A_%a_0_log.out'
+#SBATCH --requeue
+#SBATCH --signal=USR2@120
+#SBATCH --time=720
+
+# setup
+export OMP_NUM_THREADS=8
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output '/home/ada/pattlite/runs/my demo/slurm/%A_%a_%t_log.out' --kill-on-bad-exit=1 --cpus-per-task=8 /opt/python/bin/python3 -u -m submitit.core._submit '/home/ada/pattlite/runs/my demo/slurm'

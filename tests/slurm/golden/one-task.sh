@@ -1,0 +1,20 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --chdir=/home/ada/pattlite
+#SBATCH --cpus-per-task=2
+#SBATCH --job-name=pattlite-shards
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output='/home/ada/pattlite/runs/my demo/slurm/%j_0_log.out'
+#SBATCH --requeue
+#SBATCH --signal=USR2@120
+#SBATCH --time=1440
+
+# setup
+export OMP_NUM_THREADS=2
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output '/home/ada/pattlite/runs/my demo/slurm/%j_%t_log.out' --kill-on-bad-exit=1 --cpus-per-task=2 /opt/python/bin/python3 -u -m submitit.core._submit '/home/ada/pattlite/runs/my demo/slurm'

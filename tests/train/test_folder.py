@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pattlite_dist.config import Config
+from pattlite_dist.errors import UserError
+from pattlite_dist.train.folder import check_same_run, load_config, prepare_folder, run_folder
+from pattlite_dist.train.record import read_metrics
+
+
+def config(runs: Path, **changes: object) -> Config:
+    return Config.model_validate({"name": "one", "runs": str(runs), **changes})
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    made = config(tmp_path)
+    prepare_folder(made, run_folder(made), None)
+    return run_folder(made)
+
+
+def test_a_run_lies_under_its_name(tmp_path: Path) -> None:
+    assert run_folder(config(tmp_path)) == tmp_path / "one"
+
+
+def test_the_configuration_of_a_folder_is_the_one_it_was_made_with(
+    run: Path, tmp_path: Path
+) -> None:
+    assert load_config(run) == config(tmp_path)
+    assert [path.name for path in run.iterdir()] == ["config.yaml"]
+    special = config(tmp_path, optim={"lr": 1e-5}, wandb={"project": "2024", "group": "1.10"},
+                     augment={"mean": (0.1, 0.2, 0.3)}, trainer={"precision": "32"})  # fmt: skip
+    prepare_folder(special, run, None)
+    assert load_config(run) == special
+
+
+def test_the_same_run_may_continue_with_what_changes_no_step(run: Path, tmp_path: Path) -> None:
+    check_same_run(config(tmp_path), run)
+    check_same_run(
+        config(tmp_path, trainer={"epochs": 30, "timeout_minutes": 1}, data={"workers": 3}), run
+    )
+
+
+def test_a_folder_without_a_run_takes_any(tmp_path: Path) -> None:
+    check_same_run(config(tmp_path), tmp_path / "one")
+    (tmp_path / "one").mkdir()
+    check_same_run(config(tmp_path), tmp_path / "one")
+
+
+def test_another_configuration_is_refused_in_one_line_with_each_difference(
+    run: Path, tmp_path: Path
+) -> None:
+    other = config(tmp_path, seed=3, optim={"lr": 0.5})
+    with pytest.raises(UserError, match=r"seed: 0 -> 3; optim\.lr: 0\.001 -> 0\.5") as caught:
+        check_same_run(other, run)
+    assert "\n" not in str(caught.value)
+    assert load_config(run) == config(tmp_path), "asking changes nothing"
+
+
+@pytest.mark.parametrize("name", ["nowhere", "file", "empty"])
+def test_what_is_no_run_folder_is_told(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=f"{name} is not a run folder: it has no config.yaml"):
+        load_config(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"- a\n", b"text", b"a: b: c", b"seed: -1\n", b"sead: 1\n", b"\xff\xfe\x00", b"a: \x00",
+     b"seed: !!python/name:os.getcwd\n", b"seed: 2024-13-45\n"],
+)  # fmt: skip
+def test_a_damaged_configuration_is_one_line_with_its_path(run: Path, content: bytes) -> None:
+    (run / "config.yaml").write_bytes(content)
+    for ask in (lambda: load_config(run), lambda: check_same_run(Config(), run)):
+        with pytest.raises(UserError, match=r"config\.yaml") as caught:
+            ask()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_start_from_a_step_forgets_the_metrics_from_there_on(run: Path, tmp_path: Path) -> None:
+    path = run / "metrics.jsonl"
+    lines = [f'{{"step": {step}, "train/loss": 0.5}}\n' for step in range(5)]
+    path.write_text("".join(lines) + '{"step": 5, "tra')
+    prepare_folder(config(tmp_path), run, 3)
+    assert [line["step"] for line in read_metrics(path)] == [0, 1, 2]
+    assert path.read_text() == "".join(lines[:3])
+
+
+def test_a_submission_forgets_none(run: Path, tmp_path: Path) -> None:
+    path = run / "metrics.jsonl"
+    path.write_text('{"step": 5}\n{"ste')
+    prepare_folder(config(tmp_path, trainer={"epochs": 2}), run, None)
+    assert path.read_text() == '{"step": 5}\n{"ste'
+    assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["epochs"] == 2
+
+
+def test_a_folder_that_cannot_be_written_is_the_users_error(tmp_path: Path) -> None:
+    (tmp_path / "one").write_text("a file")
+    with pytest.raises(UserError, match="cannot write"):
+        prepare_folder(config(tmp_path), tmp_path / "one", 0)
