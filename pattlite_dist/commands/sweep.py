@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pattlite_dist.commands.slurm import PROBLEMS, passes, tell, train_job_options
+from pattlite_dist.commands.slurm import PROBLEMS, passes, shown, tell, train_job_options
 from pattlite_dist.commands.train import given_config
 from pattlite_dist.errors import UserError
 
@@ -39,7 +39,7 @@ def work(options: Any) -> int:
     folder = Path(next(iter(configs.values())).runs)
     whole, names = _to_submit(folder, whole, options)
     if not names:
-        print(f"{folder}: nothing has failed")
+        print(f"{shown(folder)}: nothing has failed; see `pattlite status {shown(folder)}`")
         return 0
     if options.dry_run:
         copy = code_folder(folder) if options.snapshot else None

@@ -39,7 +39,7 @@ def test_the_session_on_a_cluster_runs_as_it_is_told(cluster: Cluster, clone: Pa
     for line in told:
         done = shell(adapted(line), clone)
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-        if "submit" in line or "--only-failed" in line:
+        if "submit" in line or "cancel" in line or "--only-failed" in line:
             cluster.until(lambda: not cluster.queue(), 240)
     rows = json.loads(shell("pattlite status runs/lr --json", clone).stdout)
     assert [row["state"] for row in rows] == ["finished"] * 6
