@@ -29,6 +29,12 @@ HOST=$(uname -n)
 HOST=${HOST%%.*}
 CTLD_PORT=16817 DBD_PORT=16819 NODE_PORT=17000
 
+# What the caller has open, a lock perhaps, is not for daemons that outlive it to keep.
+for fd in /proc/$$/fd/*; do
+  fd=${fd##*/}
+  ((fd < 3 || fd == 255)) || eval "exec $fd>&-" # 255 is this script
+done
+
 # shellcheck disable=SC1091
 [ -r "$D/settings" ] && . "$D/settings"
 : "${NODES=2}" "${CPUS=4}" "${GPUS=2}" "${ACCT=slurmdbd}" "${GRACE=15}" "${KILLWAIT=10}"
@@ -44,13 +50,12 @@ die() {
 
 # until_true SECONDS COMMAND...
 until_true() {
-  local i tries=$(($1 * 10))
+  local end=$((SECONDS + $1))
   shift
-  for ((i = 0; i < tries; i++)); do
-    "$@" >/dev/null 2>&1 && return
+  while ! "$@" >/dev/null 2>&1; do
+    ((SECONDS < end)) || return
     sleep 0.1
   done
-  return 1
 }
 
 # alive DAEMON: its pid, if the process in its pid file is that program
@@ -238,7 +243,7 @@ each_node() {
 running() { alive slurmctld >/dev/null; }
 
 start() {
-  local program link began=$EPOCHREALTIME i
+  local program link others began=$EPOCHREALTIME i
   for program in munged slurmctld slurmd slurmdbd mariadbd; do
     command -v $program >/dev/null || die "$program is missing; run '$0 install' first"
   done
@@ -259,10 +264,18 @@ start() {
   for ((i = 0; i < GPUS; i++)); do ln -s /dev/null "$D/nvidia$i"; done
   printf 'AutoDetect=off\nNodeName=n[1-%d] Name=gpu Count=%d File=%s/nvidia[0-%d]\n' \
     "$NODES" "$GPUS" "$D" $((GPUS - 1)) >"$D/gres.conf"
+  # slurmd loads it, though nothing here uses it; the other one refuses many a container's mounts
+  echo "CgroupPlugin=cgroup/v1" >"$D/cgroup.conf"
   conf >"$SLURM_CONF"
-  # Without SLURM_CONF too, sbatch finds the cluster and a node's name its address.
-  ln -sfn "$D/slurm.conf" "$D/gres.conf" /etc/slurm/
-  for ((i = 1; i <= NODES; i++)); do echo "127.0.0.1 n$i # $NAME" >>/etc/hosts; done
+  ln -sfn "$D/slurm.conf" "$D/gres.conf" /etc/slurm/ # so that nobody has to set SLURM_CONF
+  # The nodes' names have an address, and so has this machine's, where the daemons then listen:
+  # before one that is there, for Debian's own 127.0.1.1 will not do.
+  others=$(cat /etc/hosts)
+  {
+    echo "127.0.0.1 $HOST # $NAME"
+    for ((i = 1; i <= NODES; i++)); do echo "127.0.0.1 n$i # $NAME"; done
+    printf '%s\n' "$others"
+  } >/etc/hosts
   start_munge
   [ "$ACCT" = none ] || start_database
   slurmctld -f "$SLURM_CONF" || die "slurmctld did not start; see $D/slurmctld.log"
