@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--profile", required=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         times = measure(options, Path(folder))
     figures = {name: statistics.median(seconds) for name, seconds in times.items()}
