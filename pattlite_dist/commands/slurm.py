@@ -112,13 +112,15 @@ def submit_evaluate_options(parser: "ArgumentParser") -> None:
 def submit_evaluate(options: Any) -> int:
     """Submit an evaluation of a run."""
     from pattlite_dist.slurm.profile import load_profile
+    from pattlite_dist.slurm.submit import absolute
 
     profile = load_profile(options.profile, options.profile_overrides)
     target = Path(os.path.abspath(options.target))  # noqa: PTH100  a link's own place
     if options.after is None and not target.exists():
         raise UserError(f"{options.target} does not exist; give a run folder or a checkpoint")
     extra = ["--accelerator", options.accelerator]
-    extra += ["--shards", options.shards] if options.shards else []
+    shards = absolute(options.shards)
+    extra += ["--shards", shards] if shards else []
     _evaluate(options, target, profile, options.after, extra)
     return 0
 

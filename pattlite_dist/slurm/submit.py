@@ -49,13 +49,15 @@ class Plan:
         return script.script_text(self.parameters(code), python, self.folder, array)
 
 
+def absolute(text: str | None) -> str | None:
+    """A local path made absolute; an address or a `pipe:` command stays."""
+    if text is None or "://" in text or text.startswith("pipe:"):
+        return text
+    return os.path.abspath(text)  # noqa: PTH100  a link's own place
+
+
 def resolve(config: Config) -> Config:
     """The configuration with absolute paths, so that a job may start in any folder."""
-
-    def absolute(text: str | None) -> str | None:
-        local = text is not None and "://" not in text and not text.startswith("pipe:")
-        return os.path.abspath(text) if local and text is not None else text  # noqa: PTH100
-
     weights = config.model.weights
     data = {"shards": absolute(config.data.shards), "cache": absolute(config.data.cache)}
     model = {"weights": weights if weights == "imagenet" else absolute(weights)}

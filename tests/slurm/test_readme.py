@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pattlite_dist.slurm.profile import load_profile
+from tests.conftest import ROOT
 from tests.slurm.conftest import Cluster
 from tests.test_readme import ON_SLURM, SHORT, clone, commands, shell
 
@@ -27,6 +29,14 @@ def adapted(line: str) -> str:
     if " -c " in line:
         return f"{line} {SHORT}"
     return line
+
+
+def test_the_profile_that_is_shown_is_one(tmp_path: Path) -> None:
+    [block] = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)
+    path = tmp_path / "profile.yaml"
+    path.write_text(block)
+    profile = load_profile(str(path))
+    assert (profile.world_size, profile.minutes) == (8, 24 * 60)
 
 
 @pytest.mark.slurm
