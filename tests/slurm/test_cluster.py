@@ -22,8 +22,9 @@ def told(log: Path) -> list[str]:
 
 @slurm
 def test_both_nodes_are_idle(cluster: Cluster) -> None:
-    assert [cluster.node(1), cluster.node(2)] == ["idle", "idle"]
     assert cluster.queue() == []
+    # A moment after the last job of the test before.
+    cluster.until(lambda: [cluster.node(1), cluster.node(2)] == ["idle", "idle"], 30)
 
 
 @slurm

@@ -3,7 +3,6 @@
 import json
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -82,13 +81,6 @@ def plan(seed: int, epoch_ends: int, saves: int, inside: int, ranks: int) -> lis
 
 def options(shards: Path, runs: Path, **overrides: object) -> list[str]:
     return tiny(shards, runs, **{"trainer.epochs": EPOCHS, "trainer.global_batch": 16, **overrides})
-
-
-@pytest.fixture(scope="module")
-def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    zygote = Zygote(tmp_path_factory.mktemp("zygote"))
-    yield zygote
-    zygote.close()
 
 
 @pytest.fixture(scope="module")

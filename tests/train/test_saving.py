@@ -46,13 +46,6 @@ AT_AN_END = [
 ]
 
 
-@pytest.fixture(scope="module")
-def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    zygote = Zygote(tmp_path_factory.mktemp("zygote"))
-    yield zygote
-    zygote.close()
-
-
 def options(shards: Path, runs: Path, **overrides: object) -> list[str]:
     return tiny(shards, runs, **{"trainer.epochs": EPOCHS, "trainer.global_batch": 16, **overrides})
 
