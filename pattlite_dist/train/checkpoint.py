@@ -9,7 +9,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import atomic_write, load_tensors
-from pattlite_dist.train.names import listed, ranked
+from pattlite_dist.train.names import listed, parse_name, ranked
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -34,6 +34,22 @@ def newest(folder: Path) -> Path | None:
         else:
             return folder / item.name
     return None
+
+
+def set_aside(folder: Path, found: Path | None) -> None:
+    """Rename what is newer than the checkpoint to continue from: it is damaged.
+
+    Left there, it would pass for the newest, and those that are written next for superfluous.
+
+    Args:
+        folder: of checkpoints.
+        found: by `newest`; None where all are damaged.
+    """
+    kept = None if found is None else parse_name(found.name)
+    for item in listed(folder):
+        if kept is None or item > kept:
+            path = folder / item.name
+            path.replace(path.with_name(f"{path.name}.damaged"))
 
 
 def best(folder: Path) -> Path:

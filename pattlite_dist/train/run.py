@@ -84,6 +84,7 @@ def train(config: Config, signals: Signals | None = None) -> Path:
         on_main(world, lock.acquire)
         if found is not None:  # another process may have gone further before it ended
             found = on_main(world, lambda: checkpoints.newest(run / "checkpoints"))
+        on_main(world, lambda: checkpoints.set_aside(run / "checkpoints", found))
         fit(config, world, signals, model, data, found)
         return run
     except Stopped:

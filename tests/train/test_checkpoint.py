@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.train.checkpoint import AtomicCheckpointIO, best, load, newest
+from pattlite_dist.train.checkpoint import AtomicCheckpointIO, best, load, newest, set_aside
 from pattlite_dist.train.names import make_name
 from tests.conftest import environment
 from tests.data.test_cache import _OWN_MOUNTS
@@ -31,6 +31,22 @@ def test_a_cut_off_newest_is_skipped_with_a_warning(tmp_path: Path) -> None:
     cut.write_bytes(whole.read_bytes()[:-3000])
     with pytest.warns(UserWarning, match="step=00000020"):
         assert newest(tmp_path) == whole
+
+
+def test_what_is_newer_than_the_newest_whole_one_is_set_aside(tmp_path: Path) -> None:
+    whole = save(tmp_path, make_name(0, 10, 0.5))
+    for step in (10, 20, 30):
+        (tmp_path / make_name(0, step, None)).write_bytes(b"cut off")
+    set_aside(tmp_path, whole)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == sorted(
+        [whole.name, make_name(0, 10, None),
+         *(f"{make_name(0, step, None)}.damaged" for step in (20, 30))]
+    )  # fmt: skip
+    assert newest(tmp_path) == whole
+    set_aside(tmp_path, None)
+    assert not list(tmp_path.glob("*.ckpt"))
+    set_aside(tmp_path / "nowhere", None)
 
 
 def test_no_checkpoints_is_none_or_an_error(tmp_path: Path) -> None:

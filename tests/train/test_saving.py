@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from pattlite_dist.cli import main
 from pattlite_dist.train import history, saving
+from pattlite_dist.train import run as runs
 from pattlite_dist.train.checkpoint import AtomicCheckpointIO
-from pattlite_dist.train.names import listed
+from pattlite_dist.train.names import listed, make_name
 from pattlite_dist.train.saving import next_save
 from tests.conftest import tiny
 from tests.train.harness import Zygote, assert_same_training, nothing_left_over
-from tests.train.zygote import EVERY, Fault
+from tests.train.zygote import EVERY, Fault, killer
 
 EPOCHS, STEPS = 4, 6  # steps an epoch: 104 samples in global batches of 16
 LAST = EPOCHS * STEPS
@@ -160,6 +161,34 @@ def test_the_clock_never_spends_more_than_a_hundredth(
     else:
         assert after - now >= 60 * minutes - 1e-3
         assert took <= 0.0101 * (after - now) + 1e-6
+
+
+def test_a_damaged_newer_checkpoint_does_not_cost_those_that_are_saved_next(
+    references: dict[int, Path], face_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = options(face_shards, tmp_path)
+    build = runs.build_trainer
+
+    def stopped_at(step: int) -> None:
+        def build_trainer(*args: Any) -> Any:
+            trainer = build(*args)
+            strike = Fault("on_train_batch_end", step, signum=int(signal.SIGTERM))
+            trainer.callbacks.insert(0, killer(strike))
+            return trainer
+
+        monkeypatch.setattr(runs, "build_trainer", build_trainer)
+        assert main(arguments) == 128 + signal.SIGTERM
+
+    stopped_at(STEPS + 1)
+    damaged = make_name(1, STEPS + 5, None)
+    (tmp_path / "tiny" / "checkpoints" / damaged).write_bytes(b"cut off")
+    with pytest.warns(UserWarning, match=f"skipped: .*{damaged} is cut off"):
+        stopped_at(STEPS + 3)
+    monkeypatch.setattr(runs, "build_trainer", build)
+    assert main(arguments) == 0
+    begun = [event["step"] for event in events(tmp_path / "tiny", "started")]
+    assert begun == [0, STEPS + 1, STEPS + 3]
+    assert_same_training(references[1], tmp_path / "tiny")
 
 
 @pytest.fixture
