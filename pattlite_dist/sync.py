@@ -91,7 +91,7 @@ def make_command(run: Path, run_id: str, settings: WandbConfig, upload: list[Seg
     from pattlite_dist.train.wandb_run import wandb_folders
 
     # A server that does not answer is asked again for half an hour otherwise.
-    variables = {**wandb_folders(run), "WANDB__GRAPHQL_RETRY_MAX": "3"}
+    variables = {**wandb_folders(run), "WANDB__GRAPHQL_RETRY_MAX": "3", "WANDB_SILENT": "false"}
     entity = ["--entity", settings.entity] if settings.entity else []
     return [
         "env", *(f"{name}={value}" for name, value in variables.items()),
