@@ -75,7 +75,7 @@ def _last_line(message: str) -> str:
 
 def _dispatch(arguments: list[str]) -> int:
     verb = " ".join(arguments[:2])
-    if verb not in VERBS:
+    if verb not in VERBS and arguments[0] != "shards":
         verb = arguments[0]
     if verb not in VERBS:
         known = ", ".join(VERBS)

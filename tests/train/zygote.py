@@ -51,7 +51,7 @@ class Fault:
     late: bool = False
     detail: int = 0
     rank: int = 0
-    signum: int = signal.SIGKILL
+    signum: int = int(signal.SIGKILL)
 
     def strike(self) -> None:
         os.write(2, f"struck by {self}\n".encode())
