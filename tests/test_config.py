@@ -168,7 +168,8 @@ FREE = {
     "data.allow_pipe": True, "model.weights": "file.pth", "trainer.epochs": 99,
     "trainer.eval_batch": 7, "trainer.accelerator": "cpu", "trainer.precision": "32",
     "trainer.channels_last": False, "trainer.compile": True, "trainer.checkpoint_every_steps": 9,
-    "trainer.checkpoint_every_minutes": 2.5, "trainer.keep_best": 4, "trainer.log_every_steps": 3, "trainer.timeout_minutes": 1,
+    "trainer.checkpoint_every_minutes": 2.5, "trainer.keep_best": 4,
+    "trainer.log_every_steps": 3, "trainer.timeout_minutes": 1,
     "wandb.mode": "disabled", "wandb.project": "p", "wandb.entity": "e", "wandb.group": "g",
 }  # fmt: skip
 
