@@ -1,7 +1,9 @@
 """A DataLoader that follows the plan: exact, resumable, the same for any number of ranks."""
 
+import atexit
 import multiprocessing
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from typing import Any, NamedTuple, TypedDict
 
@@ -91,6 +93,7 @@ class BatchLoader(DataLoader[Batch]):
             persistent_workers=workers > 0,
             worker_init_fn=ignore_in_loader,
         )
+        self._to_be_closed = False
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # A generator, so that workers start to read only when the first batch is asked for.
@@ -98,6 +101,11 @@ class BatchLoader(DataLoader[Batch]):
             _start_helper(self.multiprocessing_context)
         with held_back():
             batches = super().__iter__()
+        if self.num_workers and not self._to_be_closed:
+            # Where nobody calls `close`: multiprocessing would ask them by SIGTERM to end, of which
+            # they take no notice, and wait. Registered last, this comes first.
+            atexit.register(_close, weakref.ref(self))
+            self._to_be_closed = True
         for batch in batches:
             if isinstance(batch, UserError):
                 raise batch
@@ -113,6 +121,12 @@ class BatchLoader(DataLoader[Batch]):
         for process in iterator._workers:
             process.kill()  # one that hangs would hold up the end of this process
             process.join()
+
+
+def _close(loader: Callable[[], "BatchLoader | None"]) -> None:
+    found = loader()
+    if found is not None:
+        found.close()
 
 
 def _start_helper(context: Any) -> None:

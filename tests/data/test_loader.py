@@ -458,3 +458,31 @@ def test_loader_processes_and_their_helpers_live_through_signals_while_they_star
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [str(STEPS * GLOBAL_BATCH), "True True", "set()"]
     assert done.stderr == ""
+
+
+LEFT_OPEN = """
+import sys
+from pattlite_dist.config import Config
+from pattlite_dist.data.augment import Preprocess
+from pattlite_dist.data.fetch import fetch_manifest
+from pattlite_dist.data.module import FERData, origin
+from pattlite_dist.world import World
+
+config = Config.model_validate(
+    {"data": {"shards": sys.argv[1], "workers": 2}, "trainer": {"global_batch": 8}}
+)
+manifest = fetch_manifest(origin(config.data))
+data = FERData(config, World(), Preprocess(48, (0, 0, 0), (1, 1, 1)), manifest)
+batches = iter(data.train_dataloader())
+next(batches)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_ends_though_nobody_has_closed_its_loader(face_shards: Path) -> None:
+    """Its loader processes take no notice of the SIGTERM by which multiprocessing ends them."""
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT_OPEN, str(face_shards)],
+        env=environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
