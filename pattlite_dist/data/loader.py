@@ -104,7 +104,8 @@ class BatchLoader(DataLoader[Batch]):
         if self.num_workers and not self._to_be_closed:
             # Where nobody calls `close`: multiprocessing would ask them by SIGTERM to end, of which
             # they take no notice, and wait. Registered last, this comes first.
-            atexit.register(_close, weakref.ref(self))
+            processes = list(getattr(self._iterator, "_workers", []))
+            atexit.register(_close, weakref.ref(self), processes)
             self._to_be_closed = True
         for batch in batches:
             if isinstance(batch, UserError):
@@ -123,10 +124,13 @@ class BatchLoader(DataLoader[Batch]):
             process.join()
 
 
-def _close(loader: Callable[[], "BatchLoader | None"]) -> None:
+def _close(loader: Callable[[], "BatchLoader | None"], processes: list[Any]) -> None:
     found = loader()
     if found is not None:
         found.close()
+    for process in processes:
+        if process.is_alive():
+            process.kill()
 
 
 def _start_helper(context: Any) -> None:
