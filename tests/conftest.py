@@ -1,6 +1,5 @@
 """Fixtures that several folders share, and the rule that nothing may be skipped in CI."""
 
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -103,9 +102,3 @@ def tiny(shards: Path, runs: Path, name: str = "tiny", **overrides: object) -> l
         **{key.replace("__", "."): value for key, value in overrides.items()},
     }
     return ["train", *(f"--{key}={value}" for key, value in options.items())]
-
-
-def pytest_unconfigure() -> None:
-    # Loader processes that a test has left take no notice of SIGTERM, and would be waited for.
-    for process in multiprocessing.active_children():
-        process.kill()

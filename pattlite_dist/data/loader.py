@@ -93,20 +93,18 @@ class BatchLoader(DataLoader[Batch]):
             persistent_workers=workers > 0,
             worker_init_fn=ignore_in_loader,
         )
-        self._to_be_closed = False
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # A generator, so that workers start to read only when the first batch is asked for.
-        if self.num_workers:
+        starts = self.num_workers > 0 and self._iterator is None  # they outlive an epoch
+        if starts:
             _start_helper(self.multiprocessing_context)
         with held_back():
-            batches = super().__iter__()
-        if self.num_workers and not self._to_be_closed:
+            batches: Any = super().__iter__()
+        if starts:
             # Where nobody calls `close`: multiprocessing would ask them by SIGTERM to end, of which
             # they take no notice, and wait. Registered last, this comes first.
-            processes = list(getattr(self._iterator, "_workers", []))
-            atexit.register(_close, weakref.ref(self), processes)
-            self._to_be_closed = True
+            atexit.register(_close, weakref.ref(self), batches._workers)
         for batch in batches:
             if isinstance(batch, UserError):
                 raise batch
@@ -128,9 +126,8 @@ def _close(loader: Callable[[], "BatchLoader | None"], processes: list[Any]) -> 
     found = loader()
     if found is not None:
         found.close()
-    for process in processes:
-        if process.is_alive():
-            process.kill()
+    for process in processes:  # one that hung when its loader was let go
+        process.kill()
 
 
 def _start_helper(context: Any) -> None:
