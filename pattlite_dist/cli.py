@@ -155,7 +155,7 @@ VERBS = {
     "submit evaluate": "pattlite_dist.commands.slurm:submit_evaluate",
     "submit shards": "pattlite_dist.commands.slurm:submit_shards",
     "sweep": "pattlite_dist.commands.sweep",
-    "doctor": "pattlite_dist.slurm.doctor",
+    "doctor": "pattlite_dist.commands.slurm:doctor",
     "status": "pattlite_dist.slurm.status",
     "cancel": "pattlite_dist.slurm.cancel",
     "sync": "pattlite_dist.sync",

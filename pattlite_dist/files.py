@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -56,6 +57,19 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8 to `path`, whole or not at all."""
     with atomic_write(path) as stream:
         stream.write(text.encode())
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """The values of a file with one of JSON a line; a line cut off by a crash is left out.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    values = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            values.append(json.loads(text))
+    return values
 
 
 def load_tensors(path: Path) -> Any:

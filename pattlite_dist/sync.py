@@ -1,7 +1,5 @@
 """`pattlite sync`: uploads the offline segments of runs, in order, each run to one W&B run."""
 
-import errno
-import fcntl
 import os
 import shlex
 import subprocess
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pattlite_dist.config import WandbConfig
 from pattlite_dist.errors import UserError
 from pattlite_dist.segments import Segment, read_segment
+from pattlite_dist.train.lock import taken
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -120,13 +119,9 @@ def _prepare(run: Path) -> tuple[Plan, list[str]]:
 
 def _going_on(run: Path, files: Sequence[Path]) -> bool:
     """Whether a process may still write to the newest segment."""
-    try:
-        with (run / "run.lock").open("r+b") as stream:
-            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return False
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            return True
+    held = taken(run)
+    if held is not None:
+        return held
     # No locks here: what has not been written for so long is not written any more.
     return time.time() - max(path.stat().st_mtime for path in files) < _QUIET
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from pattlite_dist.commands.train import config_options, evaluate_options, given_config
 from pattlite_dist.errors import UserError
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
     from pattlite_dist.config import Config
+    from pattlite_dist.slurm.checks import Report
     from pattlite_dist.slurm.profile import Profile
     from pattlite_dist.slurm.submit import Plan
 
@@ -67,9 +68,10 @@ def submit(options: Any) -> int:
         copy = code_folder(run_folder(config)) if options.snapshot else None
         print(plan.text(copy), end="")
         return 0
-    live = [info.job for info in live_jobs(run_folder(config), "train")]
-    if not options.skip_checks and not passes(config, profile, options, live):
-        return PROBLEMS
+    if not options.skip_checks:
+        live = [info.job for info in live_jobs(run_folder(config), "train")]
+        if not passes(config, profile, options, live):
+            return PROBLEMS
     require_slurm()
     run = jobs.prepare_run(config)
     facts = pin(run, profile, options.snapshot)
@@ -96,8 +98,45 @@ def passes(config: "Config", profile: "Profile", options: Any, live: Sequence[st
         live=live,
         snapshot=options.snapshot,
     )
+    return _told(report, sys.stderr)
+
+
+def doctor_options(parser: "ArgumentParser") -> None:
+    """Options of `doctor`."""
+    config_options(parser)
+    profile_option(parser)
+
+
+def doctor(options: Any) -> int:
+    """Check a job of training without submitting it."""
+    from pattlite_dist.slurm.checks import Report
+    from pattlite_dist.slurm.doctor import check
+    from pattlite_dist.slurm.profile import load_profile
+    from pattlite_dist.slurm.queue import live_jobs
+    from pattlite_dist.train.folder import run_folder
+
+    profile = load_profile(options.profile, options.profile_overrides)
+    config = given_config(options)
+    run = run_folder(config)
+    report, live = Report(), []
+    try:
+        live = [info.job for info in live_jobs(run, "train")]
+    except UserError as error:
+        report.notes.append(str(error))
+    report.add(check(config, profile, run, immediate=30, live=live))
+    if not _told(report, sys.stdout):
+        return PROBLEMS
+    from rich.console import Console
+    from rich.text import Text
+
+    Console().print(Text(f"{run}: ready to be submitted", "green"), soft_wrap=True)
+    return 0
+
+
+def _told(report: "Report", notes: TextIO) -> bool:
+    """Print a report; whether it holds no problem."""
     for line in report.notes:
-        print(f"note: {line}", file=sys.stderr)
+        print(f"note: {line}", file=notes)
     for line in report.problems:
         print(f"pattlite: error: {line}", file=sys.stderr)
     return not report.problems

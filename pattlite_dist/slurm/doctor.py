@@ -3,27 +3,21 @@
 import contextlib
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from pattlite_dist.config import Config, DataConfig, parse_config
+from pattlite_dist.config import Config, DataConfig
 from pattlite_dist.data.fetch import Origin, fetch_manifest
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.manifest import Manifest, ShardInfo
 from pattlite_dist.shards.verify import wrong_sizes
 from pattlite_dist.slurm import admission, checks, extras, node, script
 from pattlite_dist.slurm.checks import Report
-from pattlite_dist.slurm.profile import Profile, load_profile
-from pattlite_dist.slurm.queue import live_jobs
+from pattlite_dist.slurm.profile import Profile
 from pattlite_dist.train import history, names
-from pattlite_dist.train.folder import check_same_run, run_folder
+from pattlite_dist.train.folder import check_same_run
 from pattlite_dist.train.wandb_run import has_login, wandb_mode
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
 
 _PATIENCE = 10.0  # seconds of a silent server; the job itself waits longer
 
@@ -188,43 +182,3 @@ def _disk(config: Config, run: Path, folder: Path) -> list[str]:
             sizes.append((run / "checkpoints" / found.name).stat().st_size)
     free = shutil.disk_usage(folder).free
     return checks.disk(folder, free, config.trainer.keep_best, sizes[-1] if sizes else None)
-
-
-def add_options(parser: "ArgumentParser") -> None:
-    """The command's options: a profile, and a run's configuration."""
-    parser.add_argument("-c", "--config", action="config", help="YAML file, from configs/")
-    parser.add_argument(
-        "--profile", type=str, required=True, help="of the cluster: a file, or one of launch/"
-    )
-    parser.add_class_arguments(Config)
-
-
-def work(options: Any) -> int:
-    """Check and tell everything; returns the exit status, 3 where there are problems.
-
-    Raises:
-        UserError: configuration or profile cannot be read.
-    """
-    tree = options.as_dict()
-    tree.pop("config", None)
-    profile = load_profile(tree.pop("profile"), tree.pop("profile_overrides", None) or [])
-    config = parse_config(tree, "configuration")
-    run = run_folder(config)
-    report = Report()
-    live: list[str] = []
-    try:
-        live = [info.job for info in live_jobs(run, "train")]
-    except UserError as error:
-        report.notes.append(str(error))
-    report.add(check(config, profile, run, immediate=30, live=live))
-    for line in report.notes:
-        print(f"note: {line}")
-    for line in report.problems:
-        print(f"pattlite: error: {line}", file=sys.stderr)
-    if report.problems:
-        return 3
-    from rich.console import Console
-    from rich.text import Text
-
-    Console().print(Text(f"{run}: ready to be submitted", "green"), soft_wrap=True)
-    return 0

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from pattlite_dist.files import read_json_lines
+
 HISTORY_NAME = "history.jsonl"
 Event = Literal[
     "submitted", "started", "first_step", "stopped", "requeued", "finished", "failed", "cancelled"
@@ -61,19 +63,11 @@ def append(run: Path, event: Event, **facts: Any) -> None:
 
 def read(run: Path) -> list[dict[str, Any]]:
     """The events of a run, oldest first; a line cut off by a crash is left out."""
-    events = []
     try:
-        text = (run / HISTORY_NAME).read_text(encoding="utf-8", errors="replace")
+        lines = read_json_lines(run / HISTORY_NAME)
     except OSError:
         return []
-    for line in text.splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and "event" in event:
-            events.append(event)
-    return events
+    return [event for event in lines if isinstance(event, dict) and "event" in event]
 
 
 class Standing(NamedTuple):

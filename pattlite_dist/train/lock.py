@@ -98,14 +98,35 @@ class RunLock:
 
     def _try(self) -> bool:
         assert self._descriptor is not None
-        try:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                return False
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise
+        return _lock(self._descriptor) is not False
+
+
+def taken(run: Path) -> bool | None:
+    """Whether a process trains in a folder; None where there are no locks, or never was one.
+
+    What another user keeps to himself counts as taken.
+    """
+    try:
+        with (run / LOCK_NAME).open("r+b") as stream:
+            free = _lock(stream.fileno())
+    except PermissionError:
         return True
+    except OSError:
+        return None
+    return None if free is None else not free
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Take a lock if it is free; None where the file system has none."""
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        return None
+    return True
 
 
 def describe(holder: dict[str, Any]) -> str:

@@ -4,22 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pattlite_dist.files import write_text
+from pattlite_dist.files import read_json_lines, write_text
 
 RECORD_NAME = "metrics.jsonl"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a `metrics.jsonl`; a last line cut off by a crash is left out."""
-    if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
+    return read_json_lines(path) if path.exists() else []
 
 
 def rewind_metrics(path: Path, step: int) -> None:

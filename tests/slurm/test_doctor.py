@@ -10,6 +10,7 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser
 
+from pattlite_dist.commands import slurm as verbs
 from pattlite_dist.config import Config, parse_config, to_yaml
 from pattlite_dist.slurm import doctor, queue
 from pattlite_dist.slurm.checks import Report
@@ -209,10 +210,10 @@ def command(
 
 def run_verb(words: list[str], overrides: list[str]) -> int:
     parser = ArgumentParser(exit_on_error=False)
-    doctor.add_options(parser)
+    verbs.doctor_options(parser)
     options = parser.parse_args(words)
     options.profile_overrides = overrides
-    return doctor.work(options)
+    return verbs.doctor(options)
 
 
 @pytest.mark.usefixtures("no_slurm")
