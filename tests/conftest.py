@@ -64,6 +64,16 @@ def environment(**extra: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **extra}
 
 
+def on_small_disk(folder: Path, code: str, *flags: str) -> "subprocess.CompletedProcess[str]":
+    """Run Python code whose only argument is a folder, on a disk of its own of 64 KiB."""
+    mount = f'mount -t tmpfs -o size=64k tmpfs {folder} && exec "$@"'
+    return subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh",
+         sys.executable, *flags, "-c", code, str(folder)],
+        env=environment(), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
 @pytest.fixture
 def pattlite(tmp_path: Path) -> Run:
     """Run the command line in a process of its own, in the test's folder."""

@@ -17,7 +17,7 @@ from pattlite_dist.data.cache import Bytes, Cache, default_cache
 from pattlite_dist.data.reader import Gathered
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.tario import Block
-from tests.conftest import ROOT
+from tests.conftest import ROOT, on_small_disk
 from tests.data.conftest import ShardSet, assert_is
 
 SIZE, ENTRY = 1000, 1024  # bytes of a payload here, and of its entry
@@ -161,21 +161,10 @@ print("left", there(), list(folder.glob("cache/.*.tmp")))
 """
 
 
-_OWN_MOUNTS = ("unshare", "--user", "--map-root-user", "--mount")
-
-
 def test_on_a_full_disk_older_entries_make_room_and_without_any_it_is_the_users_error(
     tmp_path: Path,
 ) -> None:
-    mount = f'mount -t tmpfs -o size=64k tmpfs {tmp_path} && exec "$@"'
-    done = subprocess.run(
-        [*_OWN_MOUNTS, "sh", "-c", mount, "sh", sys.executable, "-c", _FULL, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = on_small_disk(tmp_path, _FULL)
     assert done.returncode == 0, done.stderr
     evicted, full, small, left = done.stdout.splitlines()
     assert evicted == "evicted [1, 2, 7]"

@@ -133,6 +133,16 @@ class Zygote:
             self.process.wait()
 
 
+def uninterrupted(
+    zygote: Zygote, folder: Path, arguments: Callable[[str], list[str]]
+) -> dict[int, Path]:
+    """Runs that nothing stops, by their number of ranks, which is their name as well."""
+    for ranks in (1, 2):
+        start = zygote.start(arguments(str(ranks)), ranks)
+        assert start.ended, start.log
+    return {ranks: folder / str(ranks) for ranks in (1, 2)}
+
+
 def alive(sessions: Sequence[int]) -> list[int]:
     """Processes of these sessions, zombies left out."""
     found = []

@@ -1,6 +1,4 @@
 import contextlib
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,8 +7,7 @@ import torch
 from pattlite_dist.errors import UserError
 from pattlite_dist.train.checkpoint import AtomicCheckpointIO, best, load, newest, set_aside
 from pattlite_dist.train.names import make_name
-from tests.conftest import environment
-from tests.data.test_cache import _OWN_MOUNTS
+from tests.conftest import on_small_disk
 
 
 def save(folder: Path, name: str, **content: object) -> Path:
@@ -149,12 +146,7 @@ assert there() == [*first, make_name(0, 9, None)]
 
 @pytest.mark.slow
 def test_on_a_full_disk_the_failure_is_kept_and_nothing_torn_stays(tmp_path: Path) -> None:
-    mount = f'mount -t tmpfs -o size=64k tmpfs {tmp_path} && exec "$@"'
-    done = subprocess.run(
-        [*_OWN_MOUNTS, "sh", "-c", mount, "sh", sys.executable, "-W", "error", "-c", _FULL,
-         str(tmp_path)],
-        env=environment(), capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    done = on_small_disk(tmp_path, _FULL, "-W", "error")
     assert done.returncode == 0, done.stderr
     failures = done.stdout.splitlines()
     assert len(failures) == 5

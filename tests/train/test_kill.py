@@ -16,6 +16,7 @@ from tests.train.harness import (
     assert_same_training,
     final,
     nothing_left_over,
+    uninterrupted,
 )
 from tests.train.zygote import REMOVE, RENAME, RENAMED, REWIND, WRITE, Fault
 
@@ -89,10 +90,7 @@ def references(
 ) -> dict[int, Path]:
     """Uninterrupted runs, by their number of ranks."""
     folder = tmp_path_factory.mktemp("references")
-    for ranks in (1, 2):
-        start = zygote.start(options(face_shards, folder, name=str(ranks)), ranks)
-        assert start.ended, start.log
-    return {ranks: folder / str(ranks) for ranks in (1, 2)}
+    return uninterrupted(zygote, folder, lambda name: options(face_shards, folder, name=name))
 
 
 def assert_whole(folder: Path) -> None:

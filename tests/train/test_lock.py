@@ -19,8 +19,7 @@ import pytest
 from pattlite_dist.errors import UserError
 from pattlite_dist.train import lock as locks
 from pattlite_dist.train.lock import RunLock, describe
-from tests.conftest import environment
-from tests.data.test_cache import _OWN_MOUNTS
+from tests.conftest import environment, on_small_disk
 
 HOLDER = """
 import os, signal, sys, time
@@ -268,11 +267,7 @@ lock.release()
 
 
 def test_a_full_disk_keeps_nobody_out(tmp_path: Path) -> None:
-    mount = f'mount -t tmpfs -o size=64k tmpfs {tmp_path} && exec "$@"'
-    done = subprocess.run(
-        [*_OWN_MOUNTS, "sh", "-c", mount, "sh", sys.executable, "-c", _FULL, str(tmp_path)],
-        env=environment(), capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    done = on_small_disk(tmp_path, _FULL)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "True {}\n"
 

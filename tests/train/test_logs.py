@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +6,7 @@ import pytest
 from pattlite_dist.errors import UserError
 from pattlite_dist.train.logs import JsonlLogger, LenientWandbLogger
 from pattlite_dist.train.record import read_metrics
-from tests.conftest import environment
-from tests.data.test_cache import _OWN_MOUNTS
+from tests.conftest import on_small_disk
 
 
 def test_each_set_of_metrics_is_a_line(tmp_path: Path) -> None:
@@ -92,11 +89,7 @@ print("all there")
 def test_on_a_full_disk_a_line_is_written_whole_or_not_at_all_and_comes_later(
     tmp_path: Path,
 ) -> None:
-    mount = f'mount -t tmpfs -o size=64k tmpfs {tmp_path} && exec "$@"'
-    done = subprocess.run(
-        [*_OWN_MOUNTS, "sh", "-c", mount, "sh", sys.executable, "-c", _FULL, str(tmp_path)],
-        env=environment(), capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    done = on_small_disk(tmp_path, _FULL)
     assert done.returncode == 0, done.stderr
     message, last = done.stdout.splitlines()
     assert message == f"cannot write {tmp_path}/metrics.jsonl: No space left on device; " + (

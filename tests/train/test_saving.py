@@ -20,7 +20,7 @@ from pattlite_dist.train.checkpoint import AtomicCheckpointIO
 from pattlite_dist.train.names import listed, make_name
 from pattlite_dist.train.saving import next_save
 from tests.conftest import tiny
-from tests.train.harness import Zygote, assert_same_training, nothing_left_over
+from tests.train.harness import Zygote, assert_same_training, nothing_left_over, uninterrupted
 from tests.train.zygote import EVERY, Fault, killer
 
 EPOCHS, STEPS = 4, 6  # steps an epoch: 104 samples in global batches of 16
@@ -56,10 +56,7 @@ def references(
     zygote: Zygote, face_shards: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[int, Path]:
     folder = tmp_path_factory.mktemp("references")
-    for ranks in (1, 2):
-        start = zygote.start(options(face_shards, folder, name=str(ranks)), ranks)
-        assert start.ended, start.log
-    return {ranks: folder / str(ranks) for ranks in (1, 2)}
+    return uninterrupted(zygote, folder, lambda name: options(face_shards, folder, name=name))
 
 
 def strikes(seed: int, ranks: int, inside: int, ends: int) -> list[Fault]:
