@@ -68,7 +68,9 @@ class Cluster:
         deadline = time.monotonic() + seconds
         while not (found := predicate()):
             if time.monotonic() > deadline:
-                pytest.fail(f"still {found!r} after {seconds} s; the queue: {self.queue()}")
+                nodes = [self.node(n) for n in range(1, self.nodes + 1)]
+                queue = self.queue()
+                pytest.fail(f"still {found!r} after {seconds} s; queue {queue}, nodes {nodes}")
             time.sleep(0.1)
         return found
 
