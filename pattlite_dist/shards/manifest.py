@@ -43,34 +43,93 @@ class ImageInfo(_Model):
 
 
 class SourceInfo(_Model):
-    """Where the samples came from; `sha256` is that of the uncompressed source."""
+    """Where the samples came from; `sha256` is that of the content, however it was packed.
+
+    `left_out` counts the samples that are not in the set, by reason: no label, no majority.
+    """
 
     kind: str
     name: str
     sha256: str
     rows: int
+    left_out: dict[str, int] = Field(default_factory=dict)
+
+
+class Options(_Model):
+    """What the user decided; the same source and options give the same bytes.
+
+    Attributes:
+        blanks: images (nearly) without contrast are marked (`flag`), kept unmarked (`keep`), or
+            left out of train and marked in val and test (`drop`).
+        leaks: val and test images with an identical copy in train are marked (`flag`), or kept
+            unmarked (`keep`), or their copies are left out of train (`drop-train`).
+        val_fraction, test_fraction: of the samples for which the source names no split.
+        seed: of that cut.
+        reading: what was said to the source's reader, as words.
+    """
+
+    blanks: Literal["flag", "keep", "drop"] = "flag"
+    leaks: Literal["flag", "keep", "drop-train"] = "flag"
+    val_fraction: float = Field(default=0.1, gt=0, lt=1)
+    test_fraction: float = Field(default=0.1, gt=0, lt=1)
+    seed: int = Field(default=0, ge=0)
+    reading: dict[str, str] = Field(default_factory=dict)
 
 
 class Findings(_Model):
-    """What the survey of the source found in one split; rows are places in the source."""
+    """What was found in one split; rows are places in the source.
+
+    Attributes:
+        blank_rows: every pixel has one value.
+        near_blank_rows: the pixels' standard deviation is below `survey.NEAR_BLANK`.
+        dropped_rows: left out of the set.
+        leaks: samples marked as having an identical image in train.
+        copies: samples beyond the first of each group of identical images in the split.
+        conflicts: samples of which an identical image, in any split, has another label.
+        converted: images that had another size or mode.
+    """
 
     blank_rows: list[int] = Field(default_factory=list)
+    near_blank_rows: list[int] = Field(default_factory=list)
     dropped_rows: list[int] = Field(default_factory=list)
     leaks: int = 0
+    copies: int = 0
+    conflicts: int = 0
+    converted: int = 0
+
+
+class Identical(_Model):
+    """Identical images over a whole source.
+
+    Attributes:
+        distinct: images.
+        groups: distinct images that more than one sample has.
+        copies: samples beyond the first of each group.
+        conflicting_groups, conflicting_samples: groups with more than one label, and their samples.
+    """
+
+    distinct: int
+    groups: int
+    copies: int
+    conflicting_groups: int
+    conflicting_samples: int
 
 
 class Manifest(_Model):
     """`manifest.json`, written last: a folder without one is not a finished shard set."""
 
     format: Literal["pattlite-shards"] = "pattlite-shards"
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2  # a set of version 1 is one of 2 with less in it
     created_by: str
     source: SourceInfo
+    options: Options = Options()
     labels: list[str] = Field(min_length=2)
     image: ImageInfo
     samples_per_shard: int = Field(gt=0)
     shards: dict[SplitName, list[ShardInfo]]
     findings: dict[SplitName, Findings]
+    identical: Identical | None = None
+    votes: list[str] = Field(default_factory=list)  # whose counts each sample's JSON has, if any
 
     def all_shards(self) -> list[ShardInfo]:
         """The shards of every split."""
