@@ -1,0 +1,79 @@
+"""CK+48: peak frames of the extended Cohn-Kanade set (Lucey et al., CVPR Workshops 2010)."""
+
+import re
+from collections.abc import Sequence
+
+from pattlite_dist.shards.sources.base import EMOTIONS, Reading, refusal
+from pattlite_dist.shards.sources.files import Files
+from pattlite_dist.shards.sources.imagefiles import ImageFiles, Picture
+from pattlite_dist.shards.sources.spellings import emotion, images_of, is_image
+
+ABOUT = (
+    "CK+48: anger/S010_004_00000017.png, cut into splits so that a person is in one only; in a "
+    "folder or .zip"
+)
+CKPLUS_LABELS = ("angry", "contempt", "disgust", "fear", "happy", "sad", "surprise")
+_FRAME = re.compile(r"(S[0-9]{3})_[0-9]{3}_[0-9]{8}\.\w+", re.ASCII | re.IGNORECASE)
+
+
+def matches(names: Sequence[str]) -> bool:
+    """Whether these are CK+48's images: one lies in a class folder and is named as they are."""
+    return any(
+        is_image(name) and len(parts := name.split("/")) == 2 and _FRAME.fullmatch(parts[1])
+        for name in names
+    )
+
+
+def parse_name(name: str) -> tuple[int, str]:
+    """The label in `CKPLUS_LABELS` and the subject, `S010`, of an image by its relative name.
+
+    Raises:
+        ValueError: the name is another; the message says how.
+    """
+    *folders, file = name.split("/")
+    if len(folders) != 1:
+        raise ValueError("it does not lie in a class folder at the top")
+    number = emotion(folders[0])
+    label = EMOTIONS[number] if number is not None else folders[0].strip().casefold()
+    if label not in CKPLUS_LABELS:
+        raise ValueError(
+            f"its class folder {folders[0]!r} is not one of {', '.join(CKPLUS_LABELS)}"
+        )
+    frame = _FRAME.fullmatch(file)
+    if frame is None:
+        raise ValueError("its name is not SUBJECT_SESSION_FRAME, such as S010_004_00000017.png")
+    return CKPLUS_LABELS.index(label), frame[1].upper()
+
+
+class CkPlus(ImageFiles):
+    """CK+48's images, in the order of their names; val and test are to be cut by subject.
+
+    Contempt is a class of its own, and there is no neutral one. Three frames of a sequence are
+    nearly alike, and so a cut that parts the frames of a person would test on what it has seen.
+
+    Raises:
+        UserError: an image has a name of another form, or lies elsewhere; names it.
+    """
+
+    def __init__(self, files: Files, reading: Reading) -> None:
+        names, others = images_of(files.names)
+        pictures = []
+        for name in names:
+            try:
+                label, subject = parse_name(name)
+            except ValueError as error:
+                raise refusal(
+                    files.where(name),
+                    str(error),
+                    "take it out, or read the tree without its subjects with --source folder",
+                ) from None
+            pictures.append(Picture(name, label, None, subject, {"subject": subject}))
+        super().__init__(
+            "ck+48",
+            files,
+            reading,
+            CKPLUS_LABELS,
+            pictures,
+            cut=("val", "test"),
+            left_out={"not an image": others},
+        )

@@ -1,0 +1,231 @@
+"""A CSV file of long lines, read fast: packed or not, hashed on the way, never unpacked to disk."""
+
+import contextlib
+import csv
+import gzip
+import hashlib
+import io
+import itertools
+import lzma
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, NamedTuple, cast
+
+from pattlite_dist.errors import UserError
+from pattlite_dist.shards.sources.spellings import shown
+
+_BLOCK = 1 << 20
+_LONGEST = 1 << 20  # bytes of a line; those of FER2013 have 9,000
+_BOM = b"\xef\xbb\xbf"
+_DAMAGE = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile)
+
+
+class Record(NamedTuple):
+    """One record: the number of its line, from 1, and its fields."""
+
+    line: int
+    fields: list[bytes]
+
+
+class _Source(io.RawIOBase):
+    """Bytes of a file, hashed on the way, so that it is read only once for both."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream = stream
+        self.digest = hashlib.sha256()
+        self.again = b""  # to be read before the rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        if self.again:
+            data, self.again = self.again[: len(buffer)], self.again[len(buffer) :]
+        else:
+            data = self.block(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def block(self, size: int = _BLOCK) -> bytes:
+        data = self.stream.read(size)
+        self.digest.update(data)
+        return data
+
+
+@dataclass
+class CsvFile:
+    """A file, or a member of a zip archive.
+
+    Attributes:
+        path: plain, or packed as its suffix tells.
+        member: of the archive at `path`; None for its only CSV file.
+    """
+
+    path: Path
+    member: str | None = None
+
+    def __post_init__(self) -> None:
+        self._sha256 = ""
+        self._raw: IO[bytes] | None = None
+        self._start, self._size = 0, 1  # of its packed bytes, within the file
+
+    @property
+    def shown(self) -> str:
+        """For messages."""
+        return shown(f"{self.path}, member {self.member}" if self.member else str(self.path))
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the uncompressed bytes; known once `records` has come to its end."""
+        if not self._sha256:
+            raise RuntimeError("the hash is known once all is read to its end")
+        return self._sha256
+
+    def share(self) -> float:
+        """How much of the (packed) file has been read, from 0 to 1."""
+        if self._sha256:
+            return 1.0
+        if self._raw is None or self._raw.closed:
+            return 0.0
+        return min(1.0, max(0.0, (self._raw.tell() - self._start) / self._size))
+
+    def records(self) -> Iterator[Record]:
+        """Yield the header and the rows.
+
+        Raises:
+            UserError: it cannot be read, is truncated or damaged, or is no CSV file.
+        """
+        self._sha256 = ""
+        try:
+            with contextlib.ExitStack() as stack:
+                source = _Source(self._open(stack))
+                yield from _records(source)
+                self._sha256 = source.digest.hexdigest()
+        except _DAMAGE as e:
+            raise UserError(
+                f"{self.shown} is truncated or damaged ({e}); copy or download it again"
+            ) from e
+        except UnicodeDecodeError as e:
+            raise UserError(
+                f"{self.shown} is not text ({e.reason} at byte {e.start}); save it as CSV in UTF-8"
+            ) from e
+        except csv.Error as e:
+            raise UserError(
+                f"{self.shown} is not a CSV file ({e}); copy it again, or save it as CSV"
+            ) from e
+        except OSError as e:
+            raise UserError(
+                f"cannot read {self.shown}: {e.strerror or e}; check the path and its permissions"
+            ) from e
+
+    def _open(self, stack: contextlib.ExitStack) -> IO[bytes]:
+        raw = self._raw = stack.enter_context(self.path.open("rb"))
+        self._start, self._size = 0, max(1, self.path.stat().st_size)
+        stream: IO[bytes] = raw
+        name = self.path.name.lower()
+        if name.endswith(".zip"):
+            stream, name = self._member(stack, raw)
+        if name.endswith(".xz"):
+            return cast(IO[bytes], stack.enter_context(lzma.open(stream)))
+        if name.endswith(".gz"):
+            return cast(IO[bytes], stack.enter_context(gzip.open(stream)))
+        if name.endswith(".zip"):
+            raise UserError(f"{self.shown} is a zip within a zip; unpack the outer one")
+        return stream
+
+    def _member(self, stack: contextlib.ExitStack, raw: IO[bytes]) -> tuple[IO[bytes], str]:
+        try:
+            archive = stack.enter_context(zipfile.ZipFile(raw))
+            info = archive.getinfo(self.member or _only(archive, self.path))
+            self._start, self._size = info.header_offset, max(1, info.compress_size)
+            return stack.enter_context(archive.open(info)), info.filename.lower()
+        except KeyError:
+            raise UserError(
+                f"{self.shown} is no longer there; run the command again once the zip is whole"
+            ) from None
+        except (RuntimeError, NotImplementedError) as error:  # a password, an unknown method
+            raise UserError(
+                f"{shown(str(self.path))} cannot be unpacked ({shown(str(error))}); unpack it and "
+                "give the CSV file"
+            ) from error
+        except (struct.error, ValueError, OverflowError) as error:  # sizes and places out of range
+            raise zipfile.BadZipFile(str(error)) from error
+
+
+def _only(archive: zipfile.ZipFile, path: Path) -> str:
+    names = [name for name in archive.namelist() if name.endswith(".csv")]
+    names = [name for name in names if "__MACOSX" not in name]
+    if len(names) != 1:
+        raise UserError(
+            f"{shown(str(path))} holds {len(names)} CSV files where one is needed; unpack it and "
+            "give the one to read"
+        )
+    return names[0]
+
+
+def _records(source: _Source) -> Iterator[Record]:
+    """Split at line ends and commas; with quotes or strange line ends the csv module does it.
+
+    That takes eight times as long, mostly in a field of thousands of digits.
+    """
+    rest, line = b"", 0
+    while block := source.block():
+        if not line and not rest:
+            block = block.removeprefix(_BOM)
+        if b'"' in block or block.count(b"\r") != block.count(b"\r\n"):
+            source.again = rest + block
+            text = io.TextIOWrapper(io.BufferedReader(source, _BLOCK), "utf-8", newline="")
+            rows, before = csv.reader(_lines(text, line)), 0
+            for row in rows:  # which may go over several lines
+                yield Record(line + before + 1, [field.encode() for field in row])
+                before = rows.line_num
+            return
+        *lines, rest = (rest + block).split(b"\n")
+        for content in lines:
+            line += 1
+            yield Record(line, _fields(content))
+        if len(rest) > _LONGEST:
+            raise _endless(line + 1)
+    if rest:
+        yield Record(line + 1, _fields(rest))
+
+
+def _lines(text: io.TextIOWrapper, before: int) -> Iterator[str]:
+    """The lines of `text`, never a whole file without line ends."""
+    for number in itertools.count(before + 1):
+        line = text.readline(_LONGEST + 1)
+        if len(line) > _LONGEST:
+            raise _endless(number)
+        if not line:
+            return
+        yield line
+
+
+def _endless(line: int) -> csv.Error:
+    return csv.Error(f"line {line} is longer than {_LONGEST:,} bytes")
+
+
+def _fields(line: bytes) -> list[bytes]:
+    return line.removesuffix(b"\r").split(b",") if line.strip() else []
+
+
+def stamp_of(paths: Sequence[Path]) -> str:
+    """A hash of paths, sizes and times, which changes when the files do.
+
+    Raises:
+        UserError: one of them is gone.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise UserError(
+                f"cannot read {shown(str(path))}: {error.strerror}; check the path"
+            ) from error
+        digest.update(f"{path.resolve()}\0{found.st_size}\0{found.st_mtime_ns}\0".encode())
+    return digest.hexdigest()

@@ -1,0 +1,220 @@
+"""FER2013 as a CSV file: `fer2013.csv`, `icml_face_data.csv`, the challenge's train and test."""
+
+import contextlib
+import re
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import NamedTuple, cast
+
+import numpy as np
+
+from pattlite_dist.errors import UserError
+from pattlite_dist.shards.manifest import ImageInfo, SplitName
+from pattlite_dist.shards.sources.base import EMOTIONS, Item, Pixels, Reading, refusal
+from pattlite_dist.shards.sources.csvfile import CsvFile, Record, stamp_of
+from pattlite_dist.shards.sources.spellings import shown
+
+FER2013_LABELS = EMOTIONS
+FER2013_SPLITS: dict[str, SplitName] = {
+    "Training": "train",
+    "PublicTest": "val",
+    "PrivateTest": "test",
+}
+FER2013_SIDE = 48
+_IMAGE = ImageInfo(channels=1, height=FER2013_SIDE, width=FER2013_SIDE)
+_CSV_NAME = re.compile(r"(.+?)\.csv(?:\.xz|\.gz|\.zip)?", re.IGNORECASE)
+_MEND = "mend the row, or download the file again if it is truncated"
+
+
+def decode_pixels(item: Item) -> tuple[Pixels, bool]:
+    """Pixels of text such as `70 80 82`, uint8 [1, 48, 48]; never converted.
+
+    Raises:
+        UserError: it is anything else than 2304 whole numbers from 0 to 255.
+    """
+    try:
+        if item.data.translate(None, b"-0123456789 \t"):
+            raise ValueError  # before NumPy 2.3 bad text was a warning only
+        pixels = np.fromstring(item.data, dtype=np.int64, sep=" ")
+    except ValueError:
+        what = "the pixels are not whole numbers between blanks"
+        raise refusal(item.where, what, _MEND) from None
+    if len(pixels) != FER2013_SIDE**2:
+        what = f"{len(pixels)} pixels where {FER2013_SIDE**2} are needed"
+        raise refusal(item.where, what, _MEND)
+    if pixels.min() < 0 or pixels.max() > 255:
+        raise refusal(item.where, "a pixel lies outside 0 to 255", _MEND)
+    return pixels.astype(np.uint8).reshape(_IMAGE.shape), False
+
+
+class _Columns(NamedTuple):
+    """Where a file has what; -1 for nowhere."""
+
+    names: list[str]
+    emotion: int
+    pixels: int
+    usage: int
+
+
+class Fer2013Csv:
+    """`fer2013.csv` of the 2013 challenge (Goodfellow et al., arXiv:1307.0414), or its like.
+
+    Columns are found by name, whatever their order and the blanks around the names. Each file may
+    be plain or `.xz`, `.gz` or lie in a `.zip`; it is never unpacked to disk.
+
+    Args:
+        files: `fer2013.csv`, or the challenge's `train.csv` and perhaps `test.csv`.
+        reading: `unlabelled` is about `test.csv`, which has no labels.
+    """
+
+    name = "fer2013.csv"
+    labels: tuple[str, ...] = FER2013_LABELS
+    image = _IMAGE
+    votes: tuple[str, ...] = ()
+
+    def __init__(self, files: Sequence[CsvFile], reading: Reading) -> None:
+        self.files, self.reading = list(files), reading
+        self.kind = "fer2013-csv"
+        self.decode: Callable[[Item], tuple[Pixels, bool]] = decode_pixels
+        self.cut: tuple[SplitName, ...] = ("val", "test")  # where a file has no Usage
+        self.left_out: dict[str, int] = {}
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the uncompressed CSV, of both where there are two; known after `items`."""
+        return "+".join(file.sha256 for file in self.files)
+
+    def stamp(self) -> str:
+        """Path, size and time of the files."""
+        return stamp_of([file.path for file in self.files])
+
+    def expected(self, items: int) -> int | None:
+        """By the share read of the first file, for a second has no labels; rows are of a size."""
+        share = self.files[0].share()
+        return max(items, round(items / share)) if share > 0 else None
+
+    def items(self) -> Iterator[Item]:
+        """Yield the rows in file order.
+
+        Raises:
+            UserError: a row is malformed, has no label, or a file is truncated.
+        """
+        self.left_out = {}
+        row = 0
+        for file in self.files:
+            records = cast("Generator[Record, None, None]", file.records())
+            with contextlib.closing(records):  # at once where a row is refused
+                first, row = row, (yield from self._rows(file, records, row))
+            if row == first:
+                raise UserError(f"{file.shown} has a header and no rows; copy or download it again")
+
+    def _rows(
+        self, file: CsvFile, records: Iterator[Record], row: int
+    ) -> Generator[Item, None, int]:
+        """Yield the rows of a file, the first with the number `row`; returns the one to go on."""
+        columns = self._columns(file, next(records, Record(1, [])))
+        for record in records:
+            where = f"{file.shown}, row {row} (line {record.line})"
+            if len(record.fields) != len(columns.names):
+                what = f"{len(record.fields)} fields where {len(columns.names)} are needed"
+                raise refusal(where, what, _MEND)
+            if columns.emotion < 0:
+                self._leave_out(where)
+            else:
+                yield _item(row, record.fields, columns, where)
+            row += 1
+        return row
+
+    def _leave_out(self, where: str) -> None:
+        if self.reading.unlabelled == "refuse":
+            raise refusal(
+                where,
+                "it has no label, for the challenge kept those of its test.csv to itself",
+                "give fer2013.csv, or leave such rows out with --unlabelled skip",
+            )
+        self.left_out["unlabelled"] = self.left_out.get("unlabelled", 0) + 1
+
+    def _columns(self, file: CsvFile, header: Record) -> _Columns:
+        names = _names(file, header)
+        wanted = ["emotion", "pixels", "Usage"]
+        if sorted(names) in (["emotion", "pixels"], ["pixels"]):  # train.csv and test.csv
+            self.kind, wanted = "fer2013-challenge", ["pixels"]
+        missing = [name for name in wanted if name not in names]
+        if missing:
+            raise UserError(
+                f"{file.shown} has no column {', '.join(missing)} (found: {shown(short(names))}); "
+                "its first line must be emotion,pixels,Usage"
+            )
+        for name in wanted:
+            if names.count(name) > 1:
+                raise UserError(f"{file.shown} has two columns {name}; take one of them out")
+        emotion, pixels, usage = (
+            names.index(name) if name in names else -1 for name in ("emotion", "pixels", "Usage")
+        )
+        if emotion >= 0 and file is not self.files[0]:
+            raise UserError(
+                f"{file.shown} has labels, which the challenge's test.csv has not; give one CSV "
+                "file with a column Usage, or the file to read"
+            )
+        return _Columns(names, emotion, pixels, usage)
+
+
+def _names(file: CsvFile, header: Record) -> list[str]:
+    try:
+        return [name.strip().decode() for name in header.fields]
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{file.shown} is not text ({error.reason} in its first line); save it as CSV in UTF-8"
+        ) from None
+
+
+def _item(row: int, fields: list[bytes], columns: _Columns, where: str) -> Item:
+    label = _label(fields[columns.emotion].strip(), where)
+    split = _split(fields[columns.usage].strip(), where) if columns.usage >= 0 else None
+    return Item(row, label, split, fields[columns.pixels], where)
+
+
+def _label(text: bytes, where: str) -> int:
+    # Three digits at most: int() refuses thousands of them with an error of its own.
+    if text.isdigit() and len(text) <= 3 and int(text) < len(FER2013_LABELS):
+        return int(text)
+    found = short([text.decode("utf-8", "backslashreplace")])
+    raise refusal(where, f"label {found!r} is not one of 0 to {len(FER2013_LABELS) - 1}", _MEND)
+
+
+def _split(text: bytes, where: str) -> SplitName:
+    name = text.decode("utf-8", "backslashreplace")
+    if name in FER2013_SPLITS:
+        return FER2013_SPLITS[name]
+    known = ", ".join(FER2013_SPLITS)
+    raise refusal(where, f"Usage {short([name])!r} is not one of {known}", _MEND)
+
+
+def short(names: list[str]) -> str:
+    """Names for a message, cut where they are long."""
+    text = ", ".join(names)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def csv_files(names: Sequence[str]) -> list[str]:
+    """Of the names in a folder or an archive, the CSV files that are FER2013's.
+
+    `fer2013.csv` or `icml_face_data.csv`, or the challenge's `train.csv` and `test.csv`, or all
+    that might be it.
+    """
+    stems: dict[str, list[str]] = {}
+    for name in names:
+        found = _CSV_NAME.fullmatch(name.split("/")[-1])
+        if found and found[1] != "fer2013new":
+            stems.setdefault(found[1], []).append(name)
+    for stem in ("fer2013", "icml_face_data"):
+        if stem in stems:
+            return _one(stems[stem])
+    if "train" in stems:
+        return _one(stems["train"]) + _one(stems.get("test", []))
+    return [name for group in stems.values() for name in group]
+
+
+def _one(names: list[str]) -> list[str]:
+    """The first of a file's packings; all where there are several files, in several folders."""
+    folders = {name.rpartition("/")[0] for name in names}
+    return names[:1] if len(folders) == 1 else names

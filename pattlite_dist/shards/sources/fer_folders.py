@@ -1,0 +1,140 @@
+"""FER2013 as image files, in folders by class."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pattlite_dist.shards.manifest import SPLIT_NAMES, ImageInfo, SplitName
+from pattlite_dist.shards.sources.base import EMOTIONS, Reading, refusal
+from pattlite_dist.shards.sources.files import Files
+from pattlite_dist.shards.sources.imagefiles import ImageFiles, Picture
+from pattlite_dist.shards.sources.spellings import (
+    FER2013_USAGES,
+    emotion,
+    images_of,
+    is_image,
+    split_folder,
+)
+
+ABOUT = (
+    "FER2013 as images: train/angry/Training_3908.jpg and test/angry/PrivateTest_1488292.jpg, or "
+    "by number, Training/3/17.png; in a folder or .zip"
+)
+FER2013_IMAGE = ImageInfo(channels=1, height=48, width=48)
+_PREFIXED = re.compile(
+    r"(Training|PublicTest|PrivateTest)_([0-9]{1,18})\.\w+", re.ASCII | re.IGNORECASE
+)
+_LAST_NUMBER = re.compile(r"([0-9]{1,18})\.\w+$", re.ASCII)
+_NUMBERED = re.compile(r"(?:Training|(?i:PublicTest|PrivateTest))/[0-9]+/[^/]+", re.ASCII)
+_LABEL = re.compile(r"[0-6]", re.ASCII)
+_WITHOUT = 10**18  # sorts names without a number behind all others
+
+
+class FerName(NamedTuple):
+    """What the name of a file tells: its label in `EMOTIONS`, split, and number."""
+
+    label: int
+    split: SplitName
+    number: int
+
+
+class NoLabel(ValueError):
+    """The file lies in no class folder."""
+
+
+def matches(names: Sequence[str]) -> bool:
+    """Whether these are FER2013's images: an image is named or numbered as they are."""
+    return any(
+        is_image(name) and (_PREFIXED.fullmatch(name.split("/")[-1]) or _NUMBERED.fullmatch(name))
+        for name in names
+    )
+
+
+def parse_name(name: str) -> FerName:
+    """Tell label and split of an image, by its relative name.
+
+    The file's own name tells the split, for `PublicTest` and `PrivateTest` often lie together in
+    `test/`; only without one does the folder. The class folder's name tells the label: an
+    emotion, or a number from 0 to 6.
+
+    Raises:
+        NoLabel: there is no class folder.
+        ValueError: the name is another, or says what its folder denies; the message says which.
+    """
+    *folders, file = name.split("/")
+    if not folders or (len(folders) == 1 and split_folder(folders[0])):
+        raise NoLabel("it lies in no class folder")
+    if len(folders) > 2:
+        raise ValueError("it lies too deep; there is a folder for the split and one for the class")
+    return FerName(_label(folders[-1]), *_split_and_number(folders[:-1], file))
+
+
+def _label(folder: str) -> int:
+    label = int(folder) if _LABEL.fullmatch(folder) else emotion(folder)
+    if label is None:
+        known = f"{', '.join(EMOTIONS)} or a number from 0 to {len(EMOTIONS) - 1}"
+        raise ValueError(f"its class folder {folder!r} is not one of {known}")
+    return label
+
+
+def _split_and_number(folders: Sequence[str], file: str) -> tuple[SplitName, int]:
+    prefixed = _PREFIXED.fullmatch(file)
+    folder = folders[0] if folders else ""
+    by_folder = split_folder(folder)
+    if folders and by_folder is None:
+        raise ValueError(f"the folder {folder!r} is no split (train, val, test)")
+    if prefixed is None:
+        split = FER2013_USAGES.get(folder.casefold())
+        number = _LAST_NUMBER.search(file)
+        if split is None:
+            raise ValueError("neither Training_, PublicTest_ nor PrivateTest_ and a number name it")
+        return split, int(number[1]) if number else _WITHOUT
+    split = FER2013_USAGES[prefixed[1].casefold()]
+    mixed = folder.casefold() in ("test", "testing") and split != "train"
+    if by_folder not in (None, split) and not mixed:
+        raise ValueError(f"its name says {prefixed[1]} and its folder says {folder}")
+    return split, int(prefixed[2])
+
+
+class FerFolder(ImageFiles):
+    """FER2013's images, by split, number and name: the order of the csv where the numbers are.
+
+    They are 48x48 and grey, unless the user says otherwise. The numbers of the widespread JPEG
+    copies are not the rows of `fer2013.csv`.
+
+    Raises:
+        UserError: an image lies where it has no label or split; names it.
+    """
+
+    def __init__(self, files: Files, reading: Reading) -> None:
+        names, others = images_of(files.names)
+        found: list[tuple[int, int, str, FerName]] = []
+        unlabelled = 0
+        for name in names:
+            try:
+                parsed = parse_name(name)
+            except NoLabel as error:
+                if reading.unlabelled == "refuse":
+                    raise refusal(
+                        files.where(name),
+                        str(error),
+                        "put it into one (train/angry), or pass over such with --unlabelled skip",
+                    ) from None
+                unlabelled += 1
+            except ValueError as error:
+                raise refusal(
+                    files.where(name),
+                    str(error),
+                    "move or rename it, or read the tree by its folders alone with --source folder",
+                ) from None
+            else:
+                found.append((SPLIT_NAMES.index(parsed.split), parsed.number, name, parsed))
+        super().__init__(
+            "fer2013-folder",
+            files,
+            reading,
+            EMOTIONS,
+            [Picture(name, what.label, what.split) for _, _, name, what in sorted(found)],
+            own=FER2013_IMAGE,
+            left_out={"not an image": others, "no label": unlabelled},
+        )

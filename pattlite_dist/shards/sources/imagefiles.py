@@ -1,0 +1,113 @@
+"""What all data sets of image files have in common."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from pattlite_dist.errors import UserError
+from pattlite_dist.shards.manifest import ImageInfo, SplitName
+from pattlite_dist.shards.sources.base import Decoder, Item, Reading
+from pattlite_dist.shards.sources.files import Files
+from pattlite_dist.shards.sources.images import EncodedImage, set_image
+
+
+class Picture(NamedTuple):
+    """One image file and what its place tells; see `Item`."""
+
+    name: str
+    label: int
+    split: SplitName | None
+    group: str = ""
+    facts: dict[str, Any] | None = None
+
+
+class ImageFiles:
+    """A data set of image files whose labels are known from names and lists.
+
+    Rows are numbered from 0 in the order of the pictures. The hash is that of their names and
+    contents in this order, so that a folder and a zip of it have the same. A sample's facts have
+    its `file`.
+
+    Args:
+        kind: of the source.
+        files: where the pictures lie.
+        reading: the user's.
+        labels: of the classes.
+        pictures: at least one.
+        own: size and mode that the data set is known to have; None takes the first image's.
+        cut: splits that are to be cut from the pictures without one.
+        left_out: how many files were passed over, by reason.
+        lists: names of files, beside the pictures, on which the labels depend.
+
+    Raises:
+        UserError: there are no pictures, or the first is needed and cannot be read.
+    """
+
+    votes: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        kind: str,
+        files: Files,
+        reading: Reading,
+        labels: Sequence[str],
+        pictures: Sequence[Picture],
+        *,
+        own: ImageInfo | None = None,
+        cut: tuple[SplitName, ...] = (),
+        left_out: dict[str, int] | None = None,
+        lists: Sequence[str] = (),
+    ) -> None:
+        if not pictures:
+            raise UserError(
+                f"{files.path} has no labelled images to train on; give a folder or zip of a kind "
+                "that `pattlite shards sources` tells of"
+            )
+        self.kind = self.name = kind
+        self.labels = tuple(labels)
+        self.cut = cut
+        self.left_out = {reason: count for reason, count in (left_out or {}).items() if count}
+        self._files, self._pictures, self._lists = files, pictures, lists
+        self._sha256 = ""
+        name = pictures[0].name
+        self.image = set_image(reading, own, lambda: (files.read(name), files.where(name)))
+        self.decode: Decoder = EncodedImage(self.image, reading.other_images)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of names and contents; known once `items` has been read to its end."""
+        if not self._sha256:
+            raise RuntimeError("the hash is known once items() has been read to its end")
+        return self._sha256
+
+    def items(self) -> Iterator[Item]:
+        """Yield every picture.
+
+        Raises:
+            UserError: a file is gone or cannot be read.
+        """
+        digest = hashlib.sha256()
+        for name in self._lists:
+            digest.update(_entry(name, self._files.read(name)))
+        for row, (name, label, split, group, facts) in enumerate(self._pictures):
+            data = self._files.read(name)
+            digest.update(_entry(name, data))
+            where = self._files.where(name)
+            yield Item(row, label, split, data, where, group, {"file": name, **(facts or {})})
+        self._sha256 = digest.hexdigest()
+
+    def stamp(self) -> str:
+        """A hash of names, sizes and times.
+
+        Raises:
+            UserError: the files are gone.
+        """
+        return self._files.stamp()
+
+    def expected(self, items: int) -> int | None:
+        """The number of pictures, whatever has been read."""
+        return len(self._pictures)
+
+
+def _entry(name: str, data: bytes) -> bytes:
+    return name.encode() + b"\0" + hashlib.sha256(data).digest()

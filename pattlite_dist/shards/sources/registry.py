@@ -1,0 +1,117 @@
+"""Which reader reads what lies at a path."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pattlite_dist.errors import UserError
+from pattlite_dist.shards.sources import ckplus, fer_folders, rafdb, trees
+from pattlite_dist.shards.sources.base import Reading, Source
+from pattlite_dist.shards.sources.csvfile import CsvFile
+from pattlite_dist.shards.sources.fer2013 import Fer2013Csv, csv_files
+from pattlite_dist.shards.sources.ferplus import FerPlus
+from pattlite_dist.shards.sources.files import Files, open_files
+from pattlite_dist.shards.sources.spellings import is_image, shown
+
+CSV_SUFFIXES = (".csv", ".csv.xz", ".csv.gz")
+
+
+class Kind(NamedTuple):
+    """A reader: its name for `--source`, what it reads, and whether a folder or zip is that."""
+
+    name: str
+    about: str
+    matches: Callable[[Sequence[str]], bool]
+    make: Callable[[Files, Reading], Source]
+
+
+def _csv_in(files: Files, reading: Reading) -> Source:
+    names = csv_files(files.names)
+    stems = [_stem(name) for name in names]
+    if len(names) != 1 and stems != ["train", "test"]:
+        raise UserError(
+            f"{shown(str(files.path))} holds {len(names)} CSV files where one is needed; give the "
+            "one to read (unpacked, if it is a zip)"
+        )
+    return Fer2013Csv([files.table(name) for name in names], reading)
+
+
+def _stem(name: str) -> str:
+    return name.split("/")[-1].split(".")[0]
+
+
+def _known_csv(names: Sequence[str]) -> bool:
+    stems = {_stem(name) for name in csv_files(names)}
+    if stems & {"fer2013", "icml_face_data"}:
+        return True
+    return "train" in stems and not any(map(is_image, names))  # a list beside images is no source
+
+
+# Most specific first: the first that matches reads it.
+KINDS = (
+    Kind(
+        "fer2013-csv",
+        "fer2013.csv or icml_face_data.csv (emotion, pixels, Usage), or the challenge's train.csv "
+        "and test.csv; plain, .xz, .gz or in a .zip",
+        _known_csv,
+        _csv_in,
+    ),
+    Kind("fer2013-folder", fer_folders.ABOUT, fer_folders.matches, fer_folders.FerFolder),
+    Kind("raf-db", rafdb.ABOUT, rafdb.matches, rafdb.RafDb),
+    Kind("ck+48", ckplus.ABOUT, ckplus.matches, ckplus.CkPlus),
+    Kind("folder", trees.ABOUT, trees.matches, trees.Tree),
+)
+
+
+def open_source(path: Path, reading: Reading | None = None) -> Source:
+    """Choose the reader for what lies at `path`: a file, a folder or a zip archive.
+
+    Raises:
+        UserError: nothing is there, or nothing that a reader knows.
+    """
+    reading = reading or Reading()
+    source = _open(path, reading)
+    if reading.votes is not None:
+        return FerPlus(source, reading.votes, reading.target)
+    if reading.target != "labels":
+        raise UserError(f"--target {reading.target} is about votes; give them with --votes FILE")
+    return source
+
+
+def _open(path: Path, reading: Reading) -> Source:
+    known = [kind.name for kind in KINDS]
+    if reading.kind not in ("auto", *known):
+        raise UserError(
+            f"--source {shown(reading.kind)} is not a reader; known are auto, {', '.join(known)}"
+        )
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{shown(str(path))} does not exist; give the path of a data set") from None
+    except OSError as error:
+        raise UserError(
+            f"cannot read {shown(str(path))}: {error.strerror}; check the path and its permissions"
+        ) from error
+    name = path.name.lower()
+    if path.is_file() and not name.endswith(".zip"):
+        if not name.endswith(CSV_SUFFIXES):
+            raise UserError(
+                f"{shown(str(path))} is not of a known kind; known are {', '.join(CSV_SUFFIXES)}, "
+                ".csv.zip, .zip and folders (see `pattlite shards sources`)"
+            )
+        if reading.kind not in ("auto", "fer2013-csv"):
+            raise UserError(
+                f"{shown(str(path))} is a CSV file, and --source {reading.kind} reads folders and "
+                "zips; leave --source out, or give such"
+            )
+        return Fer2013Csv([CsvFile(path)], reading)
+    files = open_files(path)
+    for kind in KINDS:
+        if kind.name == reading.kind or (reading.kind == "auto" and kind.matches(files.names)):
+            return kind.make(files, reading)
+    if csv_files(files.names):  # of another name
+        return _csv_in(files, reading)
+    raise UserError(
+        f"{shown(str(path))} holds nothing that a reader knows; see `pattlite shards sources` for "
+        "what they look for"
+    )
