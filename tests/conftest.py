@@ -10,9 +10,10 @@ import hypothesis
 import pytest
 import torch
 
+from pattlite_dist.shards.create import create_shards
 from pattlite_dist.shards.faces import write_faces
-from pattlite_dist.shards.sources import open_source
-from pattlite_dist.shards.writer import create_shards
+from pattlite_dist.shards.manifest import Options
+from pattlite_dist.shards.sources.registry import open_source
 
 ROOT = Path(__file__).resolve().parent.parent
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -44,7 +45,8 @@ def faces_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def face_shards(faces_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of the small set: 104 train samples after the blanks, in four shards."""
     folder = tmp_path_factory.mktemp("shards") / "faces"
-    create_shards(open_source(faces_csv), folder, samples_per_shard=32)
+    options = Options(blanks="drop")
+    create_shards(open_source(faces_csv), folder, samples_per_shard=32, options=options)
     return folder
 
 

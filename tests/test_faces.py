@@ -9,13 +9,15 @@ import pytest
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.faces import draw_face, write_faces
 from pattlite_dist.shards.manifest import SPLIT_NAMES
-from pattlite_dist.shards.sources import FER2013_LABELS, Row, open_source
+from pattlite_dist.shards.sources.fer2013 import FER2013_LABELS
+from pattlite_dist.shards.sources.registry import open_source
+from tests.sources import Row, read_rows
 
 
 def faces(folder: Path, train: int, val: int, test: int, seed: int = 0) -> dict[str, list[Row]]:
     path = folder / "fer2013.csv"
     write_faces(path, train, val, test, seed)
-    rows = list(open_source(path).rows())
+    rows = list(read_rows(open_source(path)))
     assert [row.split for row in rows] == ["train"] * train + ["val"] * val + ["test"] * test
     return {split: [row for row in rows if row.split == split] for split in SPLIT_NAMES}
 

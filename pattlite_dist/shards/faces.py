@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import atomic_write
-from pattlite_dist.shards.sources import FER2013_SIDE, FER2013_SPLITS
+from pattlite_dist.shards.sources.fer2013 import FER2013_SIDE, FER2013_SPLITS
 
 CANVAS = 4 * FER2013_SIDE  # drawn large, then averaged down to smooth the edges
 FLAWED_TRAIN, FLAWED_EVAL = 50, 20  # smaller splits have no room for flaws

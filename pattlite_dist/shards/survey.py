@@ -1,61 +1,84 @@
-"""Look at a whole source before anything is written: bad rows, blanks, leaks."""
+"""What a pass over a source has seen of each sample, as arrays, and what follows from them."""
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pattlite_dist.shards.manifest import SPLIT_NAMES, Findings, SplitName
-from pattlite_dist.shards.sources import Source
-
-# Called with what is being done, rows done, and rows in all (None while that is unknown).
+# Called with what is being done, samples done, and samples in all (None while that is unknown).
 Progress = Callable[[str, int, int | None], None]
+NEAR_BLANK = 5  # a standard deviation, of pixels from 0 to 255
+SEEN_BLANK, SEEN_NEAR_BLANK, SEEN_CONVERTED = 1, 2, 4  # bits of Survey.seen
+UNSPLIT = -1
 
 
-@dataclass
+@dataclass(frozen=True)
 class Survey:
-    """What one pass over a source found; enough to flag every row in the second pass."""
+    """A source's samples in their order, without their pixels.
 
-    splits: list[SplitName] = field(default_factory=list)
-    digests: list[bytes] = field(default_factory=list)
-    blank: list[bool] = field(default_factory=list)
+    Attributes:
+        rows: int64 [n], places in the source.
+        labels: int64 [n].
+        splits: int8 [n], places in SPLIT_NAMES, or UNSPLIT.
+        groups: int64 [n]; samples with one number from 0 up belong together, -1 to nobody.
+        digests: uint64 [n, 2], equal where the pixels are.
+        seen: uint8 [n], a sum of the SEEN bits.
+        facts: what the source says of each sample; empty where it says nothing of any.
+    """
 
-    def leaks(self) -> list[bool]:
-        """For each val or test row, whether a byte-identical image is in train."""
-        train = {d for d, split in zip(self.digests, self.splits, strict=True) if split == "train"}
-        return [
-            split != "train" and digest in train
-            for digest, split in zip(self.digests, self.splits, strict=True)
-        ]
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    splits: NDArray[np.int8]
+    groups: NDArray[np.int64]
+    digests: NDArray[np.uint64]
+    seen: NDArray[np.uint8]
+    facts: list[dict[str, Any]]
 
-    def findings(self) -> dict[SplitName, Findings]:
-        """What the manifest tells of each split."""
-        leaks = self.leaks()
-        result: dict[SplitName, Findings] = {}
-        for split in SPLIT_NAMES:
-            rows = [i for i, name in enumerate(self.splits) if name == split]
-            blank = [i for i in rows if self.blank[i]]
-            result[split] = Findings(
-                blank_rows=blank,
-                dropped_rows=blank if split == "train" else [],
-                leaks=sum(leaks[i] for i in rows),
-            )
-        return result
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
-def survey(source: Source, progress: Progress) -> Survey:
-    """Read the whole source once, so that every bad row is found before anything is written."""
-    found = Survey()
-    for row in source.rows():
-        found.splits.append(row.split)
-        found.digests.append(hashlib.sha256(row.image.tobytes()).digest())
-        found.blank.append(is_blank(row.image))
-        progress("survey", row.index + 1, None)
-    return found
+class Copies(NamedTuple):
+    """Which samples have one and the same image.
+
+    Attributes:
+        group: int64 [n], a number of each distinct image, from 0 up.
+        counts: int64 [n], how many samples have this image.
+        conflict: bool [n], whether one of them has another label.
+    """
+
+    group: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    conflict: NDArray[np.bool_]
 
 
-def is_blank(image: NDArray[np.uint8]) -> bool:
-    """Whether every pixel has one value, so that there is nothing to see."""
-    return bool((image == image.flat[0]).all())
+def digest(image: NDArray[np.uint8]) -> bytes:
+    """16 bytes that tell one image's pixels from another's."""
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+
+
+def contrast(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """SEEN_BLANK or SEEN_NEAR_BLANK, or neither, for images [n, ...].
+
+    In whole numbers, so that no two machines disagree about a sample.
+    """
+    pixels = images.reshape(len(images), -1).astype(np.int64)
+    size = pixels.shape[1]
+    # size^2 times the variance
+    spread = size * (pixels**2).sum(axis=1) - pixels.sum(axis=1) ** 2
+    near = np.where(spread < NEAR_BLANK**2 * size**2, SEEN_NEAR_BLANK, 0)
+    return np.where(spread == 0, SEEN_BLANK, near).astype(np.uint8)
+
+
+def find_copies(digests: NDArray[np.uint64], labels: NDArray[np.int64]) -> Copies:
+    """Group samples by their image; see `Survey` for the arrays."""
+    _, group, counts = np.unique(digests, axis=0, return_inverse=True, return_counts=True)
+    group = group.reshape(-1).astype(np.int64)  # NumPy 2.0 alone gave it another axis
+    low = np.full(len(counts), np.iinfo(np.int64).max)
+    high = np.full(len(counts), -1)
+    np.minimum.at(low, group, labels)
+    np.maximum.at(high, group, labels)
+    return Copies(group, counts[group].astype(np.int64), (low != high)[group])

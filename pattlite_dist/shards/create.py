@@ -1,0 +1,231 @@
+"""From a source to a finished shard set, by many processes, through kills and full disks.
+
+The source is read once into a spool; then each shard is written to a temporary file, hashed and
+put in its place; the manifest comes last. What is known so far lies in a working folder, so that
+the same command goes on where a killed one stopped.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from pattlite_dist.errors import UserError
+from pattlite_dist.files import write_text
+from pattlite_dist.shards import layout, reading
+from pattlite_dist.shards.manifest import MANIFEST_NAME, SPLIT_NAMES, Manifest, Options, ShardInfo
+from pattlite_dist.shards.pool import parallel
+from pattlite_dist.shards.reading import Read
+from pattlite_dist.shards.sources.base import Source
+from pattlite_dist.shards.spool import Spool
+from pattlite_dist.shards.survey import Progress
+from pattlite_dist.shards.target import Folder, Target, open_target
+from pattlite_dist.shards.working import PLAN_NAME, working, working_folder
+from pattlite_dist.shards.writer import Sample, write_shard
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One shard to be written by any process."""
+
+    spool: Spool
+    plan: layout.ShardPlan
+    labels: list[int]
+    facts: list[dict[str, object]]
+    classes: int
+    work: Path
+    target: Target
+    expected: ShardInfo | None  # what it has to be, where a manifest says so
+
+
+def create_shards(
+    source: Source,
+    out: str | Path,
+    *,
+    samples_per_shard: int = 2048,
+    options: Options | None = None,
+    jobs: int = 1,
+    force: bool = False,
+    work: Path | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> Manifest:
+    """Convert a source into shards and return their manifest.
+
+    The same source, options and package version give the same bytes, whatever `jobs` is and
+    however often the conversion was killed and started again.
+
+    Args:
+        source: see `sources.registry.open_source`.
+        out: a folder, or a URL that fsspec writes to.
+        samples_per_shard: of each shard but a split's last.
+        options: what is marked and what is left out, and the cut of samples without a split.
+        jobs: processes.
+        force: replace another set that is there.
+        work: folder for what is not finished; default: `.creating` in `out`, or a folder of the
+            user's cache for a URL.
+        progress: told of samples read and shards written.
+
+    Raises:
+        UserError: the source is bad, `out` cannot be written, or it holds another set.
+    """
+    options = options or Options()
+    if samples_per_shard < 1:
+        raise UserError(f"--samples-per-shard is {samples_per_shard}; give 1 or more")
+    target = open_target(out)
+    target.check()
+    folder = working_folder(target, work)
+    with working(target, folder):
+        there = None if force else target.manifest()
+        key = reading.key(source, options, samples_per_shard)
+        found = reading.resume(source, options, samples_per_shard, folder, key)
+        kept = found is not None
+        if found is None:
+            if not force:
+                _refuse_foreign(target, folder, there)
+            found = reading.read(source, options, samples_per_shard, folder, jobs, progress)
+        if there is not None:
+            _compare(there, found.manifest, target)
+        if not kept:  # not before: a refused set leaves nothing
+            reading.keep(found, folder, key)
+        if force:
+            target.remove([MANIFEST_NAME])  # from here on the set is unfinished
+        finished = _write(source, found, there, folder, target, jobs, progress)
+        if finished != there:
+            target.save_manifest(finished)
+        named = {shard.name for shard in finished.all_shards()}
+        target.remove(name for name in target.shard_names() if name not in named)
+        target.remove(_litter(target))
+        (folder / PLAN_NAME).unlink()  # so that the folder goes
+        return finished
+
+
+def rewrite(
+    source: Source,
+    folder: Path,
+    names: list[str],
+    jobs: int,
+    progress: Progress = lambda what, done, total: None,
+) -> None:
+    """Write some shards of a set again, byte for byte as its manifest says.
+
+    Raises:
+        UserError: the source is another, or this version writes other bytes; nothing is changed.
+    """
+    target = Folder(folder)
+    there = target.manifest()
+    if there is None:
+        raise UserError(f"{folder} has no {MANIFEST_NAME}; create the shards again")
+    work = target.work()
+    with working(target, work):
+        found = reading.read(source, there.options, there.samples_per_shard, work, jobs, progress)
+        try:
+            _compare(there, found.manifest, target)
+        except UserError as error:
+            reason = str(error).rsplit("; ", 1)[0]
+            raise UserError(f"{reason}; give the source and version that made the set") from error
+        _write(source, found, there, work, target, jobs, progress, set(names))
+
+
+def _refuse_foreign(target: Target, folder: Path, there: Manifest | None) -> None:
+    names = target.shard_names()
+    if there is not None or not names:
+        return
+    what = "an unfinished conversion of another source, or with other options"
+    if not (folder / PLAN_NAME).exists():
+        what = f"{names[0]} and no manifest"
+    raise UserError(
+        f"{target.shown} holds {what}; choose another folder, or replace what is there with --force"
+    )
+
+
+def _litter(target: Target) -> list[str]:
+    """Temporary files of a set's own that a killed process has left beside it."""
+    if not isinstance(target, Folder):
+        return []
+    patterns = (f".{MANIFEST_NAME}.*.tmp", *(f".{name}-*.tar.*.tmp" for name in SPLIT_NAMES))
+    return [path.name for pattern in patterns for path in target.path.glob(pattern)]
+
+
+def _compare(there: Manifest, manifest: Manifest, target: Target) -> None:
+    """Refuse a set that another source or other options made."""
+    what = ("source", "options", "labels", "image", "samples_per_shard")
+    differs = [name for name in what if getattr(there, name) != getattr(manifest, name)]
+    if there.version != manifest.version or differs:
+        raise UserError(
+            f"{target.shown} holds another shard set (made from {there.source.name}, "
+            f"{there.source.rows} rows{': other ' + ', '.join(differs) if differs else ''}); "
+            "choose another folder or replace it with --force"
+        )
+
+
+def _write(
+    source: Source,
+    found: Read,
+    there: Manifest | None,
+    work: Path,
+    target: Target,
+    jobs: int,
+    progress: Progress,
+    only: set[str] | None = None,
+) -> Manifest:
+    """Write the shards that are not in their place, and complete the manifest."""
+    manifest = found.manifest
+    known = {shard.name: shard for shard in there.all_shards()} if there else {}
+    plans = layout.plan_shards(found.layout, manifest.samples_per_shard)
+    if only is not None:
+        plans = [plan for plan in plans if plan.name in only]
+    total, done = sum(len(plan.samples) for plan in plans), 0
+    labels = found.survey.labels
+
+    def tasks() -> Iterator[_Job]:
+        for plan in plans:
+            samples = plan.samples.tolist()
+            yield _Job(
+                spool=found.spool,
+                plan=plan,
+                labels=labels[plan.samples].tolist(),
+                facts=[found.layout.facts(i, found.survey, source.labels) for i in samples],
+                classes=len(source.labels),
+                work=work,
+                target=target,
+                expected=known.get(plan.name),
+            )
+
+    shards = {name: list(shards) for name, shards in manifest.shards.items()}
+    for plan, shard in zip(plans, parallel(_write_one, tasks(), jobs), strict=True):
+        shards[plan.split].append(shard)
+        done += shard.samples
+        progress("write", done, total)
+    # A shard that a manifest names has the bytes that it names, whichever version wrote them.
+    created_by = (there or manifest).created_by
+    return manifest.model_copy(update={"shards": shards, "created_by": created_by})
+
+
+def _write_one(job: _Job) -> ShardInfo:
+    """Write one shard and put it in its place, unless it is there."""
+    record = job.work / f"{job.plan.name}.json"
+    shard = job.expected or _recorded(record)
+    if shard is not None and job.target.holds(shard):
+        return shard
+    images = job.spool.read(job.plan.samples)
+    samples = [Sample(label, facts) for label, facts in zip(job.labels, job.facts, strict=True)]
+    temporary = job.work / job.plan.name
+    shard = write_shard(temporary, job.plan.name, images, samples, job.classes)
+    if job.expected not in (None, shard):
+        temporary.unlink()
+        raise UserError(
+            f"{job.target.shown}/{job.plan.name} cannot be written as its manifest says, for this "
+            "version writes other bytes; create the set again with --force"
+        )
+    job.target.place(temporary, shard)
+    # After it: a store tells a size only, which the shard of another set may have as well.
+    write_text(record, shard.model_dump_json())
+    return shard
+
+
+def _recorded(path: Path) -> ShardInfo | None:
+    try:
+        return ShardInfo.model_validate_json(path.read_text())
+    except (OSError, ValidationError):
+        return None

@@ -1,0 +1,176 @@
+"""What becomes of each sample: its split, its marks, whether it is kept, and in which shard.
+
+Pure functions of what was seen of a source and what the user decided.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pattlite_dist.errors import UserError
+from pattlite_dist.shards.cut import cut
+from pattlite_dist.shards.manifest import (
+    SPLIT_NAMES,
+    Findings,
+    Identical,
+    Options,
+    SplitName,
+)
+from pattlite_dist.shards.survey import (
+    SEEN_BLANK,
+    SEEN_CONVERTED,
+    SEEN_NEAR_BLANK,
+    UNSPLIT,
+    Copies,
+    Survey,
+    find_copies,
+)
+
+TRAIN, VAL, TEST = range(3)  # places in SPLIT_NAMES
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Decisions about every sample of a survey.
+
+    Attributes:
+        splits: int8 [n], places in SPLIT_NAMES.
+        kept: bool [n]; False where a sample is left out of the set.
+        blank, near_blank, leak: bool [n], the marks in the samples' JSON.
+        copies: which samples have one image.
+    """
+
+    splits: NDArray[np.int8]
+    kept: NDArray[np.bool_]
+    blank: NDArray[np.bool_]
+    near_blank: NDArray[np.bool_]
+    leak: NDArray[np.bool_]
+    copies: Copies
+
+    def facts(self, index: int, survey: Survey, labels: tuple[str, ...]) -> dict[str, Any]:
+        """A sample's JSON."""
+        return {
+            **(survey.facts[index] if survey.facts else {}),
+            "row": int(survey.rows[index]),
+            "split": SPLIT_NAMES[self.splits[index]],
+            "label": labels[survey.labels[index]],
+            "blank": bool(self.blank[index]),
+            "near_blank": bool(self.near_blank[index]),
+            "leak": bool(self.leak[index]),
+            "copies": int(self.copies.counts[index]),
+            "conflict": bool(self.copies.conflict[index]),
+        }
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One shard to be: its name, and its samples by their places in the survey, int64 [n]."""
+
+    split: SplitName
+    name: str
+    samples: NDArray[np.int64]
+
+
+def decide(survey: Survey, options: Options, parts: tuple[SplitName, ...]) -> Layout:
+    """Decide about every sample.
+
+    Args:
+        survey: of the source.
+        options: of the user.
+        parts: the splits to cut from samples without one, beside train.
+
+    Raises:
+        UserError: nothing is left for train, or a cut is larger than the whole.
+    """
+    copies = find_copies(survey.digests, survey.labels)
+    splits = _split(survey, copies, options, parts)
+    blank = (survey.seen & SEEN_BLANK) > 0
+    near_blank = (survey.seen & SEEN_NEAR_BLANK) > 0
+    in_train = splits == TRAIN
+    kept = np.ones(len(survey), bool)
+    if options.blanks == "drop":
+        kept &= ~(in_train & (blank | near_blank))
+    if options.leaks == "drop-train":
+        kept &= ~(in_train & _shared(copies, ~in_train))
+    leak = ~in_train & _shared(copies, in_train & kept)
+    if not (in_train & kept).any():
+        raise UserError("no sample is left for train; look at the splits of the source")
+    return Layout(
+        splits=splits,
+        kept=kept,
+        blank=blank & (options.blanks != "keep"),
+        near_blank=near_blank & (options.blanks != "keep"),
+        leak=leak & (options.leaks != "keep"),
+        copies=copies,
+    )
+
+
+def _split(
+    survey: Survey, copies: Copies, options: Options, parts: tuple[SplitName, ...]
+) -> NDArray[np.int8]:
+    splits: NDArray[np.int8] = survey.splits.copy()
+    loose = splits == UNSPLIT
+    shares = {"val": options.val_fraction, "test": options.test_fraction}
+    fractions = [shares[name] for name in parts]
+    if sum(fractions) >= 1:
+        raise UserError(
+            f"val and test would take {sum(fractions):g} of the samples, so that none is left for "
+            "train; give a smaller --val-fraction or --test-fraction"
+        )
+    ties = [copies.group[loose], survey.groups[loose]]
+    part = cut(survey.labels[loose], ties, [1 - sum(fractions), *fractions], options.seed)
+    places = [TRAIN, *(SPLIT_NAMES.index(name) for name in parts)]
+    splits[loose] = np.array(places, np.int8)[part]
+    return splits
+
+
+def _shared(copies: Copies, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Bool [n]: whether a sample of the mask has the same image."""
+    has = np.zeros(int(copies.group.max(initial=-1)) + 1, bool)
+    has[copies.group[mask]] = True
+    shared: NDArray[np.bool_] = has[copies.group]
+    return shared
+
+
+def findings(survey: Survey, layout: Layout) -> dict[SplitName, Findings]:
+    """What the manifest tells of each split."""
+    result: dict[SplitName, Findings] = {}
+    for place, name in enumerate(SPLIT_NAMES):
+        mine = layout.splits == place
+        kept = mine & layout.kept
+        result[name] = Findings(
+            blank_rows=survey.rows[mine & ((survey.seen & SEEN_BLANK) > 0)].tolist(),
+            near_blank_rows=survey.rows[mine & ((survey.seen & SEEN_NEAR_BLANK) > 0)].tolist(),
+            dropped_rows=survey.rows[mine & ~layout.kept].tolist(),
+            leaks=int((kept & layout.leak).sum()),
+            copies=int(kept.sum()) - len(np.unique(layout.copies.group[kept])),
+            conflicts=int((kept & layout.copies.conflict).sum()),
+            converted=int((kept & ((survey.seen & SEEN_CONVERTED) > 0)).sum()),
+        )
+    return result
+
+
+def identical(copies: Copies) -> Identical:
+    """What the manifest tells of identical images over the whole source."""
+    groups, first = np.unique(copies.group, return_index=True)
+    counts, conflict = copies.counts[first], copies.conflict[first]
+    return Identical(
+        distinct=len(groups),
+        groups=int((counts > 1).sum()),
+        copies=int((counts - 1).sum()),
+        conflicting_groups=int(conflict.sum()),
+        conflicting_samples=int(counts[conflict].sum()),
+    )
+
+
+def plan_shards(layout: Layout, samples_per_shard: int) -> list[ShardPlan]:
+    """The shards of a set: each split's kept samples in the source's order, so many in each."""
+    plans = []
+    for place, split in enumerate(SPLIT_NAMES):
+        mine = np.flatnonzero((layout.splits == place) & layout.kept)
+        for number, begin in enumerate(range(0, len(mine), samples_per_shard)):
+            samples = mine[begin : begin + samples_per_shard]
+            plans.append(ShardPlan(split, f"{split}-{number:06d}.tar", samples))
+    return plans

@@ -1,0 +1,124 @@
+"""What is known of a source once it has been read, and where that is kept for the next run."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pattlite_dist import __version__
+from pattlite_dist.errors import UserError
+from pattlite_dist.files import write_text
+from pattlite_dist.shards import layout
+from pattlite_dist.shards.manifest import SPLIT_NAMES, Manifest, Options, SourceInfo
+from pattlite_dist.shards.sources.base import Source
+from pattlite_dist.shards.spool import Spool, fill, load_survey, new_spool, save_survey
+from pattlite_dist.shards.survey import Progress, Survey
+from pattlite_dist.shards.working import PLAN_NAME, clear
+
+CREATED_BY = f"pattlite_dist {__version__}"
+
+
+@dataclass(frozen=True)
+class Read:
+    """A source that has been read, its pixels in a spool, and what was decided about it.
+
+    Attributes:
+        manifest: the one to be, its shards still missing.
+    """
+
+    spool: Spool
+    survey: Survey
+    layout: layout.Layout
+    manifest: Manifest
+
+
+def read(
+    source: Source,
+    options: Options,
+    samples_per_shard: int,
+    folder: Path,
+    jobs: int,
+    progress: Progress,
+) -> Read:
+    """Read a source to its end into an emptied working folder.
+
+    Raises:
+        UserError: the source is bad, or the folder's disk is full.
+    """
+    try:
+        clear(folder)
+    except OSError as error:
+        raise UserError(
+            f"cannot remove what an earlier run left in {folder}: {error.strerror or error}; "
+            "remove that folder"
+        ) from error
+    spool = new_spool(folder, source.image)
+    survey = fill(source, spool, jobs, progress)
+    info = SourceInfo(
+        kind=source.kind,
+        name=source.name,
+        sha256=source.sha256,
+        rows=len(survey),
+        left_out=source.left_out,
+    )
+    return _decided(source, options, samples_per_shard, info, spool, survey)
+
+
+def key(source: Source, options: Options, samples_per_shard: int) -> str:
+    """What must be the same for a conversion to go on; to be taken before the source is read."""
+    return json.dumps(
+        [CREATED_BY, source.stamp(), options.model_dump(), samples_per_shard], sort_keys=True
+    )
+
+
+def keep(found: Read, folder: Path, of: str) -> None:
+    """Keep in the working folder what was read, under its `key`; the plan comes last."""
+    save_survey(found.survey, folder)
+    kept = {
+        "key": of,
+        "source": found.manifest.source.model_dump(),
+        "spool": found.spool.path.name,
+    }
+    write_text(folder / PLAN_NAME, json.dumps(kept))
+
+
+def resume(
+    source: Source, options: Options, samples_per_shard: int, folder: Path, of: str
+) -> Read | None:
+    """What `keep` kept under this key, or None where that is not whole."""
+    try:
+        kept = json.loads((folder / PLAN_NAME).read_text())
+        if kept["key"] != of:
+            return None
+        info = SourceInfo.model_validate(kept["source"])
+        spool = Spool(folder / kept["spool"], source.image)
+        survey = load_survey(folder)
+        size = spool.path.stat().st_size
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if survey is None or len(survey) != info.rows or size != spool.size(info.rows):
+        return None
+    return _decided(source, options, samples_per_shard, info, spool, survey)
+
+
+def _decided(
+    source: Source,
+    options: Options,
+    samples_per_shard: int,
+    info: SourceInfo,
+    spool: Spool,
+    survey: Survey,
+) -> Read:
+    decided = layout.decide(survey, options, source.cut)
+    manifest = Manifest(
+        created_by=CREATED_BY,
+        source=info,
+        options=options,
+        labels=list(source.labels),
+        image=source.image,
+        samples_per_shard=samples_per_shard,
+        shards={name: [] for name in SPLIT_NAMES},
+        findings=layout.findings(survey, decided),
+        identical=layout.identical(decided.copies),
+        votes=list(source.votes),
+    )
+    return Read(spool, survey, decided, manifest)

@@ -1,0 +1,77 @@
+"""The folder of what is not finished, held by one process at a time."""
+
+import contextlib
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pattlite_dist.errors import UserError
+from pattlite_dist.shards.target import Target
+
+PLAN_NAME = "plan.json"  # while it lies there, a conversion can go on
+_LOCK_NAME = "lock"
+
+
+def working_folder(target: Target, named: Path | None) -> Path:
+    """Where unfinished files of a target lie: within the folder that the user names, if any.
+
+    Never that folder itself, for everything in a working folder is ours to remove.
+    """
+    if named is None:
+        return target.work()
+    place = hashlib.sha256(str(target.work().absolute()).encode()).hexdigest()[:16]
+    return named / f"pattlite-creating-{place}"
+
+
+@contextlib.contextmanager
+def working(target: Target, folder: Path) -> Iterator[None]:
+    """Hold a target and its working folder; without a plan nothing of that is left after an error.
+
+    Raises:
+        UserError: another process holds the target, or the folder cannot be written.
+    """
+    own = target.work()  # the lock lies here whatever the user names, for all to see
+    folders = dict.fromkeys([own, folder])
+    missing = [path for each in folders for path in (each, *each.parents) if not path.exists()]
+    try:
+        for each in folders:
+            each.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(own / _LOCK_NAME, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"another process is writing shards into {target.shown}; wait for it, or choose "
+            "another folder"
+        ) from None
+    except OSError as error:
+        _remove_empty(missing)
+        where = error.filename or folder
+        raise UserError(
+            f"cannot write {where}: {error.strerror or error}; free some space or choose a folder "
+            "that can be written"
+        ) from error
+    try:
+        yield
+    finally:
+        if not (folder / PLAN_NAME).exists():
+            for each in folders:
+                shutil.rmtree(each, ignore_errors=True)
+            _remove_empty(missing)
+        lock.release()
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier conversion left in a held working folder, its plan first."""
+    (folder / PLAN_NAME).unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if path.name != _LOCK_NAME:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for path in folders:  # inner ones first
+        with contextlib.suppress(OSError):  # something lies there
+            path.rmdir()
