@@ -32,19 +32,12 @@ from pattlite_dist.shards.manifest import (
     parse_manifest,
 )
 from pattlite_dist.shards.verify import read_shard_file, wrong_sizes
+from pattlite_dist.stores import Final, Transient, open_store, split_login, store_errors
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _first_pause, _longest_pause = 0.5, 30.0  # seconds; doubled from try to try
 _CHUNK = 1 << 20
-
-
-class _Transient(Exception):
-    """A failure that may pass."""
-
-
-class _Final(Exception):
-    """A failure that another try would meet again."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +75,7 @@ class Origin:
 
     def shown(self, name: str) -> str:
         """Where one file is, for messages: without a password."""
-        return self.address(name) if self.pipe else _split_login(self.address(name))[0]
+        return self.address(name) if self.pipe else split_login(self.address(name))[0]
 
     def read(self, name: str, parse: Callable[[bytes], T], most: int = -1) -> T:
         """What `parse` makes of a file's bytes, which are fetched again if it refuses them.
@@ -107,9 +100,9 @@ class Origin:
             try:
                 data = self._once(name, most)
                 return parse(data)
-            except _Final as error:
+            except Final as error:
                 raise UserError(f"cannot fetch {self.shown(name)}: {error}") from error
-            except _Transient as error:
+            except Transient as error:
                 problem = f"cannot fetch {self.shown(name)}: {error}; check the address"
             except UserError as error:
                 problem = str(error)
@@ -128,16 +121,8 @@ class Origin:
         return _read_store(address)
 
 
-def _split_login(address: str) -> tuple[str, str]:
-    """An address without `user:password@`, and that part."""
-    scheme, mark, rest = address.partition("://")
-    host, slash, path = rest.partition("/")
-    login, _, host = host.rpartition("@")
-    return f"{scheme}{mark}{host}{slash}{path}", login
-
-
 def _read_http(address: str, most: int, timeout: float) -> bytes:
-    address, login = _split_login(address)
+    address, login = split_login(address)
     request = urllib.request.Request(address)
     if login:
         code = base64.b64encode(urllib.parse.unquote(login).encode()).decode()
@@ -149,33 +134,23 @@ def _read_http(address: str, most: int, timeout: float) -> bytes:
     except urllib.error.HTTPError as error:
         error.close()
         again = error.code >= 500 or error.code in (408, 425, 429)  # these ask for another try
-        kind = _Transient if again else _Final
+        kind = Transient if again else Final
         raise kind(f"the server answers {error.code} {error.reason}") from error
     except TimeoutError as error:
-        raise _Transient(f"no byte for {timeout:g} s") from error
+        raise Transient(f"no byte for {timeout:g} s") from error
     except http.client.InvalidURL as error:
-        raise _Final(f"{error}; check the address") from error
+        raise Final(f"{error}; check the address") from error
     except (OSError, http.client.HTTPException) as error:
-        raise _Transient(str(getattr(error, "reason", error))) from error
+        raise Transient(str(getattr(error, "reason", error))) from error
     if len(data) < (length if most < 0 else min(length, most)):
-        raise _Transient(f"cut off after {len(data)} of {length} bytes")
+        raise Transient(f"cut off after {len(data)} of {length} bytes")
     return data
 
 
 def _read_store(address: str) -> bytes:
-    import fsspec
-
-    scheme = address.partition("://")[0]
-    try:
-        store, path = fsspec.core.url_to_fs(address)
+    with store_errors(address):
+        store, path = open_store(address)
         return bytes(store.cat_file(path))
-    except ImportError as error:
-        extra = {"gcs": "gs", "s3a": "s3"}.get(scheme, scheme)
-        raise _Final(f"{error}; pip install 'pattlite_dist[{extra}]'") from error
-    except (FileNotFoundError, PermissionError, ValueError) as error:
-        raise _Final(f"{type(error).__name__}: {error}; check the address") from error
-    except Exception as error:  # each store has errors of its own
-        raise _Transient(f"{type(error).__name__}: {error}") from error
 
 
 def _read_command(command: str, most: int, timeout: float) -> bytes:
@@ -187,7 +162,7 @@ def _read_command(command: str, most: int, timeout: float) -> bytes:
             selector.register(stream, selectors.EVENT_READ)
             while most < 0 or len(data) < most:
                 if not selector.select(timeout):
-                    raise _Transient(f"no byte for {timeout:g} s")
+                    raise Transient(f"no byte for {timeout:g} s")
                 chunk = os.read(stream.fileno(), _CHUNK)
                 if not chunk:
                     break
@@ -196,13 +171,13 @@ def _read_command(command: str, most: int, timeout: float) -> bytes:
                 return bytes(data[:most])
         status = process.wait(timeout)
     except subprocess.TimeoutExpired as error:
-        raise _Transient(f"still runs {timeout:g} s after its last byte") from error
+        raise Transient(f"still runs {timeout:g} s after its last byte") from error
     finally:
         with contextlib.suppress(ProcessLookupError):  # the shell and all that it started
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     if status:
-        raise _Transient(f"exit status {status}")
+        raise Transient(f"exit status {status}")
     return bytes(data)
 
 
