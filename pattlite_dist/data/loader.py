@@ -27,13 +27,7 @@ class Place(NamedTuple):
     counts: NDArray[np.bool_]
 
 
-class Batch(TypedDict):
-    """What a loader yields.
-
-    `image` is uint8 [n, C, H, W]; `label` and `id` int64, `flags` uint8 and `counts` bool, each
-    [n]. A sample that does not count is padding.
-    """
-
+class _Samples(TypedDict):
     image: torch.Tensor
     label: torch.Tensor
     flags: torch.Tensor
@@ -41,6 +35,17 @@ class Batch(TypedDict):
     counts: torch.Tensor
     epoch: int
     step: int
+
+
+class Batch(_Samples, total=False):
+    """What a loader yields.
+
+    `image` is uint8 [n, C, H, W]; `label` and `id` int64, `flags` uint8 and `counts` bool, each
+    [n]. A sample that does not count is padding. `target`, float32 [n, classes], is there where
+    the set has shares of the classes beside the label.
+    """
+
+    target: torch.Tensor
 
 
 class BatchDataset(Dataset["Batch | UserError"]):
@@ -54,7 +59,7 @@ class BatchDataset(Dataset["Batch | UserError"]):
             block, good = self.reader.gather(place.ids)
         except UserError as error:
             return error  # raised in a loader process it would arrive with a traceback
-        return Batch(
+        batch = Batch(
             image=torch.from_numpy(block.images),
             label=torch.from_numpy(block.labels),
             flags=torch.from_numpy(block.flags),
@@ -63,6 +68,9 @@ class BatchDataset(Dataset["Batch | UserError"]):
             epoch=place.epoch,
             step=place.step,
         )
+        if block.targets is not None:
+            batch["target"] = torch.from_numpy(block.targets)
+        return batch
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -7,20 +7,35 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pattlite_dist.config import DataConfig
 from pattlite_dist.data.cache import Cache
 from pattlite_dist.data.fetch import Origin
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.manifest import ImageInfo, Manifest, ShardInfo, SplitName
-from pattlite_dist.shards.tario import Block, decode_shard
+from pattlite_dist.shards.tario import Block, decode_shard, has_targets
 
 _log = logging.getLogger(__name__)
 _META = 8  # bytes after a record's pixels: int64, the label and, 32 bits up, the flags
+_LAYOUT = 2  # of a record; another number where the same shard gives other records
 _MOST_OPEN = 512  # each costs a file descriptor
 _TOUCHED = 64 << 20  # bytes of mapped pages that a reader may hold in its memory
 _FAULT = 64 << 10  # the kernel maps so much around a page that is touched
 
 BadShards = Literal["stop", "skip"]
 Ids = NDArray[np.int64]
+
+
+def check_targets(data: DataConfig, manifest: Manifest) -> None:
+    """See that the shards have what the run aims at.
+
+    Raises:
+        UserError: `targets` is `votes` and they have labels only.
+    """
+    if data.targets == "votes" and not has_targets(manifest):
+        raise UserError(
+            f"{data.shards} has labels only, and data.targets is votes; create it with "
+            "`--votes fer2013new.csv --target soft`, or set data.targets=labels"
+        )
 
 
 class _BadShard(UserError):
@@ -43,7 +58,8 @@ class ShardReader:
     """Gathers samples of one split by their ids, whichever shards they lie in.
 
     A shard is fetched, checked and decoded by the first process of the node that needs it, and
-    lies in the cache as records of pixels, label and flags; all processes map the same file.
+    lies in the cache as records of pixels, label, flags and, where the set has them, targets; all
+    processes map the same file.
     Opened maps do not travel to other processes, so a reader can be pickled for any start method.
 
     Args:
@@ -70,7 +86,8 @@ class ShardReader:
         self._ends: Ids = np.cumsum(samples)
         self._starts: Ids = self._ends - samples
         self._pixels = int(np.prod(self.image.shape))
-        self._size = self._pixels + _META
+        self._classes = len(manifest.labels) if has_targets(manifest) else 0  # of a target
+        self._size = self._pixels + _META + 4 * self._classes
         self._open: dict[int, memoryview] = {}
         self._pages: dict[int, mmap.mmap] = {}
         self._mapped = self._touched = 0  # bytes
@@ -109,13 +126,23 @@ class ShardReader:
         records = np.frombuffer(bytearray().join(rows), np.uint8).reshape(len(ids), self._size)
         self._let_go(len(ids))
         images = np.ascontiguousarray(records[:, : self._pixels])
-        meta = np.ascontiguousarray(records[:, self._pixels :]).view("<i8")[:, 0]
+        end = self._pixels + _META
+        meta = np.ascontiguousarray(records[:, self._pixels : end]).view("<i8")[:, 0]
+        targets = None
+        if self._classes:
+            shares = np.ascontiguousarray(records[:, end:]).view("<f4")
+            targets = shares.astype(np.float32, copy=False)
         block = Block(
             images.reshape(len(ids), *self.image.shape),
             meta & 0xFFFFFFFF,
             (meta >> 32).astype(np.uint8),
+            targets,
         )
         return Gathered(block, good)
+
+    def key(self, shard: ShardInfo) -> str:
+        """A shard's name in the cache: another for other bytes, and for other records of them."""
+        return f"{shard.sha256}{_LAYOUT:02x}{self._classes:04x}"
 
     def _usable(self, number: int) -> tuple[int, memoryview]:
         """A shard's records; where it is bad and may be left out, the next good one's."""
@@ -137,7 +164,7 @@ class ShardReader:
             return self._open[number]
         shard = self.shards[number]
         size = shard.samples * self._size
-        pages = self.cache.open(shard.sha256, size, lambda: self._decode(shard))
+        pages = self.cache.open(self.key(shard), size, lambda: self._decode(shard))
         if len(self._open) == _MOST_OPEN:  # the first opened goes: the epoch has moved on from it
             first = next(iter(self._open))
             self._mapped -= len(self._open.pop(first))
@@ -160,7 +187,7 @@ class ShardReader:
         try:
             block = self.origin.read(
                 shard.name,
-                lambda data: decode_shard(data, shard, self.image, where),
+                lambda data: decode_shard(data, shard, self.image, where, self._classes > 0),
                 most=shard.bytes + 1,
             )
         except UserError as error:
@@ -168,7 +195,10 @@ class ShardReader:
         records = np.empty((shard.samples, self._size), np.uint8)
         records[:, : self._pixels] = block.images.reshape(shard.samples, -1)
         meta = block.labels | block.flags.astype(np.int64) << 32
-        records[:, self._pixels :] = meta.astype("<i8")[:, None].view(np.uint8)
+        end = self._pixels + _META
+        records[:, self._pixels : end] = meta.astype("<i8")[:, None].view(np.uint8)
+        if block.targets is not None:
+            records[:, end:] = block.targets.astype("<f4").view(np.uint8)
         return records
 
     def _let_go(self, samples: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pattlite_dist.config import Config, DataConfig
 from pattlite_dist.data.fetch import Origin, fetch_manifest
+from pattlite_dist.data.reader import check_targets
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.manifest import Manifest, ShardInfo
 from pattlite_dist.shards.verify import wrong_sizes
@@ -109,6 +110,7 @@ def _shards(config: Config) -> list[str]:
     origin, settings = _origin(config.data), config.trainer
     try:
         manifest = fetch_manifest(origin)
+        check_targets(config.data, manifest)
     except UserError as error:
         return [str(error)]
     samples = {str(name): manifest.samples(name) for name in manifest.shards}

@@ -12,6 +12,7 @@ from pattlite_dist.config import Config
 from pattlite_dist.data.fetch import check_sizes, fetch_manifest
 from pattlite_dist.data.module import FERData, origin
 from pattlite_dist.data.plan import rank_slice
+from pattlite_dist.data.reader import check_targets
 from pattlite_dist.errors import UserError
 from pattlite_dist.model.build import PattLite, SeedNet, build_model
 from pattlite_dist.shards.manifest import Manifest
@@ -109,6 +110,7 @@ def check_data(config: Config, world: World) -> Manifest:
     """
     manifest = fetch_manifest(origin(config.data))
     rank_slice(config.trainer.global_batch, world.rank, world.size)
+    check_targets(config.data, manifest)
     if not manifest.samples("val"):
         raise UserError(f"{config.data.shards} has no val split to choose on; add one")
     needed = [

@@ -1,7 +1,5 @@
 """A small shard set whose every sample is known, so that nothing but the reader can be wrong."""
 
-import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,11 @@ from pattlite_dist.data import reader as reader_module
 from pattlite_dist.data.cache import Cache
 from pattlite_dist.data.fetch import Origin, fetch_manifest
 from pattlite_dist.data.reader import Gathered, ShardReader
+from pattlite_dist.shards.create import create_shards
 from pattlite_dist.shards.manifest import ImageInfo, Manifest, ShardInfo, SplitName
-from pattlite_dist.shards.sources import FER2013_LABELS, Row
-from pattlite_dist.shards.tario import BLANK, LEAK, Block, decode_shard
-from pattlite_dist.shards.writer import create_shards
+from pattlite_dist.shards.sources.fer2013 import FER2013_LABELS
+from pattlite_dist.shards.tario import BLANK, COPY, LEAK, Block, decode_shard
+from tests.sources import ArraySource
 
 # A shared, busy machine can take any time over an example; pytest-timeout stops what hangs.
 settings.register_profile(
@@ -31,19 +30,15 @@ BLANK_VAL, LEAKED_TEST = 5, 20  # places in their splits
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 
-class MemorySource:
+class MemorySource(ArraySource):
     """Random images; one val image is blank and one test image is in train as well."""
 
-    kind = "memory"
-    labels = FER2013_LABELS
-
     def __init__(self, shape: tuple[int, int, int], samples: dict[SplitName, int]) -> None:
-        self.name, self.shape = f"random {shape}", shape
         random = np.random.default_rng(7)
         self.blocks: dict[SplitName, Block] = {
             split: Block(
                 random.integers(0, 256, (n, *shape), np.uint8),
-                random.integers(0, len(self.labels), n),
+                random.integers(0, len(FER2013_LABELS), n),
                 np.zeros(n, np.uint8),
             )
             for split, n in samples.items()
@@ -53,18 +48,15 @@ class MemorySource:
             self.blocks["val"].flags[BLANK_VAL] = BLANK
         if "test" in samples:
             self.blocks["test"].images[LEAKED_TEST] = self.blocks["train"].images[3]
-            self.blocks["test"].flags[LEAKED_TEST] = LEAK
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.name.encode()).hexdigest()
-
-    def rows(self) -> Iterator[Row]:
-        index = 0
-        for split, block in self.blocks.items():
-            for image, label in zip(block.images, block.labels, strict=True):
-                yield Row(index, int(label), split, image)
-                index += 1
+            self.blocks["test"].labels[LEAKED_TEST] = self.blocks["train"].labels[3]
+            self.blocks["test"].flags[LEAKED_TEST] = LEAK | COPY
+            self.blocks["train"].flags[3] = COPY
+        super().__init__(
+            np.concatenate([block.images for block in self.blocks.values()]),
+            [label for block in self.blocks.values() for label in block.labels.tolist()],
+            [split for split, block in self.blocks.items() for _ in block.labels],
+            FER2013_LABELS,
+        )
 
 
 @dataclass(frozen=True)
@@ -116,9 +108,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the shards that this process decodes, as it decodes them."""
     names: list[str] = []
 
-    def spy(data: bytes, shard: ShardInfo, image: ImageInfo, where: str) -> Block:
+    def spy(data: bytes, shard: ShardInfo, image: ImageInfo, where: str, soft: bool) -> Block:
         names.append(shard.name)
-        return decode_shard(data, shard, image, where)
+        return decode_shard(data, shard, image, where, soft)
 
     monkeypatch.setattr(reader_module, "decode_shard", spy)
     return names

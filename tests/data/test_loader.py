@@ -26,6 +26,7 @@ from pattlite_dist.signals import STOPPING
 from pattlite_dist.world import World
 from tests.conftest import environment
 from tests.data.conftest import SAMPLES, ShardSet
+from tests.data.soft import with_targets
 
 GLOBAL_BATCH, STEPS = 16, 6  # of 100 samples; 4 are left over
 
@@ -75,7 +76,8 @@ def place(batch: Batch) -> tuple[int, int]:
 
 def assert_same(a: Batch, b: Batch) -> None:
     assert place(a) == place(b)
-    for key in ("image", "label", "flags", "id", "counts"):
+    assert a.keys() == b.keys()
+    for key in a.keys() - {"epoch", "step"}:
         assert torch.equal(a[key], b[key]), key  # type: ignore[literal-required]
 
 
@@ -148,6 +150,33 @@ def test_a_fresh_loader_finishes_the_epoch_that_another_began(
     assert len(rest) == STEPS - k % STEPS + STEPS
     for batch, expected in zip(rest, reference[k:], strict=False):
         assert_same(batch, expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_targets_are_those_of_the_samples_on_any_number_of_ranks_and_after_a_stop(
+    shard_set: ShardSet, tmp_path: Path, workers: int
+) -> None:
+    shards, targets = with_targets(shard_set, tmp_path / "soft")
+    loaders = Make(shards, tmp_path / "cache")
+    reference = list(loaders())
+    for batch in reference:
+        np.testing.assert_array_equal(batch["target"], targets["train"][batch["id"]], strict=True)
+    halves = [loaders(rank, 2, workers) for rank in range(2)]
+    for whole, *parts in zip(reference, *halves, strict=True):
+        for key in ("image", "label", "target", "id"):
+            joined = torch.cat([part[key] for part in parts])  # type: ignore[literal-required]
+            assert torch.equal(joined, whole[key]), key  # type: ignore[literal-required]
+    stopped, resumed = loaders(), loaders(workers=workers)
+    for _ in itertools.islice(stopped, 2):
+        pass
+    resumed.load_state_dict(stopped.state_dict())
+    for batch, expected in itertools.zip_longest(resumed, reference[2:]):
+        assert_same(batch, expected)
+    loaders.close()
+
+
+def test_a_batch_of_a_set_without_targets_has_none(loaders: Make) -> None:
+    assert "target" not in next(iter(loaders()))
 
 
 def test_the_state_counts_what_was_handed_over_not_what_workers_read_ahead(loaders: Make) -> None:

@@ -1,29 +1,42 @@
+import contextlib
 import hashlib
 import io
 import json
 import random
 import struct
 import tarfile
+import tracemalloc
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.manifest import ImageInfo, ShardInfo, load_manifest
 from pattlite_dist.shards.tario import (
     BLANK,
+    CONFLICT,
+    COPY,
     LEAK,
+    NEAR_BLANK,
     Block,
     check_bytes,
     decode_png,
     decode_shard,
+    has_targets,
 )
-from pattlite_dist.shards.writer import encode_png
+from pattlite_dist.shards.writer import encode_pngs
 from tests.shards.conftest import LEAKS, VAL_BLANKS, random_image, tiny_images, tiny_rows
+
+
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    return encode_pngs(pixels[None])[0]
+
 
 IMAGE = ImageInfo(channels=1, height=48, width=48)
 PNG = encode_png(random_image(0))
@@ -93,9 +106,14 @@ def test_a_shard_gives_the_pixels_labels_and_flags_of_its_rows(
     )
     np.testing.assert_array_equal(block.images, np.stack([images[row] for row in indices]))
     assert block.labels.tolist() == [int(rows[row].emotion) for row in indices]
-    assert block.flags.tolist() == [
+    assert (block.flags & (BLANK | LEAK)).tolist() == [
         BLANK * (row in VAL_BLANKS) + LEAK * (row in LEAKS) for row in indices
     ]
+    looks = [image.tobytes() for image in images]
+    assert (block.flags & COPY > 0).tolist() == [looks.count(looks[row]) > 1 for row in indices]
+    for row, flag in zip(indices, block.flags, strict=True):
+        labels = {rows[i].emotion for i, look in enumerate(looks) if look == looks[row]}
+        assert bool(flag & CONFLICT) == (len(labels) > 1)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +122,102 @@ def test_a_shard_gives_the_pixels_labels_and_flags_of_its_rows(
 def test_flags_are_bits(blank: int, leak: int, flags: int) -> None:
     facts = json.dumps({"blank": bool(blank), "leak": bool(leak)}).encode()
     assert decode(tar_of(sample(facts=facts))).flags.tolist() == [flags]
+
+
+NOTHING: dict[str, object] = {"blank": False, "leak": False}
+
+
+@pytest.mark.parametrize(
+    ("facts", "flags"),
+    [
+        ({"near_blank": True}, NEAR_BLANK),
+        ({"conflict": True}, CONFLICT),
+        ({"copies": 2}, COPY),
+        ({"copies": 1, "conflict": False, "near_blank": False}, 0),
+        ({"blank": True, "copies": 12}, BLANK | COPY),
+        (
+            {"blank": True, "leak": True, "near_blank": True, "conflict": True, "copies": 2},
+            BLANK | LEAK | NEAR_BLANK | CONFLICT | COPY,
+        ),
+    ],
+)
+def test_flags_that_the_first_version_did_not_know_are_bits_too(
+    facts: dict[str, object], flags: int
+) -> None:
+    data = tar_of(sample(facts=json.dumps({**NOTHING, **facts}).encode()))
+    assert decode(data).flags.tolist() == [flags]
+
+
+SHARES = [0.5, 0.25, 0.25, 0, 0, 0, 0]
+
+
+def soft(target: object, key: str = "00000000") -> list[tuple[str, bytes]]:
+    """The members of a sample with this target."""
+    return sample(key, facts=json.dumps({**NOTHING, "target": target}).encode())
+
+
+def decode_soft(data: bytes, samples: int = 1) -> Block:
+    return decode_shard(data, describe(data, samples), IMAGE, WHERE, soft=True)
+
+
+def test_targets_are_read_where_the_manifest_has_them() -> None:
+    other = [1, 0, 0, 0, 0, 0, 0]
+    data = tar_of([*soft(SHARES), *soft(other, "00000001")])
+    found = decode_soft(data, 2).targets
+    assert found is not None
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, [SHARES, other])
+    assert decode(data, 2).targets is None
+
+
+def test_a_rounded_target_is_taken_as_it_is() -> None:
+    thirds = [0.333, 0.333, 0.333, 0, 0, 0, 0]
+    found = decode_soft(tar_of(soft(thirds))).targets
+    np.testing.assert_array_equal(found, np.array([thirds], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        (None, "no target of 7 shares"),
+        ("0.5", "no target of 7 shares"),
+        ({"happy": 1}, "no target of 7 shares"),
+        (SHARES[:6], "no target of 7 shares"),
+        ([*SHARES, 0], "no target of 7 shares"),
+        ([1.5, -0.5, 0, 0, 0, 0, 0], "a share that is none"),
+        ([float("nan"), 1, 0, 0, 0, 0, 0], "a share that is none"),
+        ([float("inf"), 1, 0, 0, 0, 0, 0], "a share that is none"),
+        ([10**400, 0, 0, 0, 0, 0, 0], "a share that is none"),
+        ([True, False, 0, 0, 0, 0, 0], "a share that is none"),
+        (["1", 0, 0, 0, 0, 0, 0], "a share that is none"),
+        ([None, 1, 0, 0, 0, 0, 0], "a share that is none"),
+        ([[1], 0, 0, 0, 0, 0, 0], "a share that is none"),
+        ([0] * 7, "sums to 0, not to 1"),
+        ([0.5, 0.4, 0, 0, 0, 0, 0], "sums to 0.9, not to 1"),
+        ([0.5, 0.502, 0, 0, 0, 0, 0], "sums to 1.002, not to 1"),
+    ],
+)
+def test_a_bad_target_is_told_with_its_shard_and_sample(target: object, told: str) -> None:
+    data = tar_of([*soft(SHARES), *soft(target, "00000007")])
+    with pytest.raises(UserError) as caught:
+        decode_soft(data, 2)
+    message = str(caught.value)
+    assert message.startswith(f"{WHERE}: sample 00000007 has ")
+    assert message.endswith(f"{told}; create the shards again")
+    assert decode(data, 2).labels.tolist() == [0, 0]  # where nobody asks, nobody minds
+
+
+def test_a_sample_without_the_target_that_it_should_have_is_named() -> None:
+    with pytest.raises(UserError, match=f"^{WHERE}: sample 00000000 has no target of 7 shares; "):
+        decode_soft(tar_of(sample()))
+
+
+def test_a_set_has_targets_where_its_manifest_says_so(tiny_shards: Path) -> None:
+    manifest = load_manifest(tiny_shards)
+    assert not has_targets(manifest)
+    for target, expected in (("soft", True), ("majority", False), ("labels", False)):
+        options = manifest.options.model_copy(update={"reading": {"target": target}})
+        assert has_targets(manifest.model_copy(update={"options": options})) == expected
 
 
 def test_a_flipped_bit_anywhere_is_noticed() -> None:
@@ -291,6 +405,8 @@ def test_a_label_that_is_none_is_refused(text: bytes) -> None:
         b"{}",
         b'{"blank": true}',
         b'{"leak": true}',
+        b'{"blank": false, "leak": false, "copies": "2"}',
+        b'{"blank": false, "leak": false, "copies": null}',
         b"\xff\xfe\x00",
         b"[" * 100_000,
     ],
@@ -403,3 +519,59 @@ def test_a_compressed_tar_is_refused() -> None:
         member.size = len(PNG)
         tar.addfile(member, io.BytesIO(PNG))
     refusal(stream.getvalue())
+
+
+def pillow_png(pixels: NDArray[np.uint8], **options: Any) -> bytes:
+    stream = io.BytesIO()
+    plain = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
+    Image.fromarray(plain).save(stream, "PNG", **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 48, 48), (3, 1, 1), (3, 7, 5), (3, 48, 48)])
+def test_pixels_are_the_same_whoever_wrote_and_whoever_reads_them(
+    shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    image = ImageInfo.model_validate(dict(zip(("channels", "height", "width"), shape, strict=True)))
+    own = encode_pngs(pixels[None])[0]
+    for data in (own, pillow_png(pixels), pillow_png(pixels, optimize=True)):
+        np.testing.assert_array_equal(decode_png(data, image), pixels)
+        np.testing.assert_array_equal(decode_png(memoryview(data), image), pixels)
+    # Ours is read without Pillow.
+    monkeypatch.setattr("pattlite_dist.shards.png._decode_any", lambda *_: None)
+    np.testing.assert_array_equal(decode_png(own, image), pixels)
+
+
+def test_a_png_of_ours_with_any_byte_changed_is_refused_or_gives_what_pillow_gives() -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (1, 6, 4), dtype=np.uint8)
+    image = ImageInfo(channels=1, height=6, width=4)
+    own = encode_pngs(pixels[None])[0]
+    for place in range(len(own)):
+        data = bytearray(own)
+        data[place] ^= 1
+        try:
+            found = decode_png(bytes(data), image)
+        except ValueError:
+            continue
+        with Image.open(io.BytesIO(data)) as picture:
+            np.testing.assert_array_equal(found[0], np.asarray(picture))
+    for length in range(len(own)):  # Pillow does not miss the end of a file
+        with contextlib.suppress(ValueError):
+            np.testing.assert_array_equal(decode_png(own[:length], image), pixels)
+
+
+def test_a_png_that_unpacks_to_more_than_its_pixels_is_not_unpacked_to_its_end() -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    own = encode_pngs(np.zeros((1, 1, 6, 4), np.uint8))[0]
+    bomb = zlib.compress(b"\2" + bytes(1 << 26), 9)
+    data = own[:33] + chunk(b"IDAT", bomb) + own[-12:]
+    tracemalloc.start()
+    with contextlib.suppress(ValueError):
+        decode_png(data, ImageInfo(channels=1, height=6, width=4))
+    assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    tracemalloc.stop()
