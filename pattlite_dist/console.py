@@ -1,14 +1,54 @@
 """What commands print while they work and when they end: a bar, a table."""
 
 import contextlib
+import datetime
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from pattlite_dist.shards.manifest import Manifest
     from pattlite_dist.shards.survey import Progress
+
+_WINDOW = 30.0  # seconds of work from which its rate is told
+_FRAME = 0.05  # seconds between two drawings of a bar
+
+
+class Pace:
+    """How fast work goes, told from the last half minute of it."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[float, int]] = deque()
+
+    def rate(self, now: float, done: int) -> float | None:
+        """Images a second, at `now` seconds; None while nothing can be told.
+
+        The first call only sets the start: work that goes on from where it was stopped begins
+        with much of it done. So does work that begins anew, with less done than before.
+        """
+        if self._marks and done < self._marks[-1][1]:
+            self._marks.clear()
+        if not self._marks or now - self._marks[-1][0] >= 0.5:
+            self._marks.append((now, done))
+        while len(self._marks) > 2 and now - self._marks[1][0] >= _WINDOW:
+            self._marks.popleft()
+        then, before = self._marks[0]
+        return (done - before) / (now - then) if now > then and done > before else None
+
+
+def pace_text(rate: float | None, done: int, total: int | None) -> str:
+    """`1,234 images/s, 0:01:17 left`, as much of it as can be told."""
+    if rate is None:
+        return ""
+    speed = f"{rate:,.0f} images/s" if rate >= 10 else f"{rate:.1f} images/s"
+    if total is None or total <= done:
+        return speed
+    left = datetime.timedelta(seconds=round((total - done) / rate))
+    return f"{speed}, {left} left"
 
 
 @contextlib.contextmanager
@@ -18,47 +58,54 @@ def show_progress() -> Iterator["Progress"]:
         yield _lines()
         return
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[pace]}"),
         console=Console(stderr=True),
     )
-    tasks: dict[str, int] = {}
+    tasks: dict[str, tuple[TaskID, Pace]] = {}
+    shown = 0.0
     with bar:
 
         def report(what: str, done: int, total: int | None) -> None:
+            nonlocal shown
+            now = time.monotonic()
+            if what in tasks and done != total and now - shown < _FRAME:
+                return
+            shown = now
             if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            if done % 64 == 0 or done == total:
-                bar.update(tasks[what], completed=done)  # type: ignore[arg-type]
+                tasks[what] = bar.add_task(what, total=None, pace=""), Pace()
+            task, pace = tasks[what]
+            text = pace_text(pace.rate(now, done), done, total)
+            bar.update(task, completed=done, total=total, pace=text)
 
         yield report
 
 
 def _lines() -> "Progress":
     last = time.monotonic()
+    paces: dict[str, Pace] = {}
 
     def report(what: str, done: int, total: int | None) -> None:
         nonlocal last
-        if time.monotonic() - last >= 10:
-            last = time.monotonic()
-            print(f"{what}: {done:,}{'' if total is None else f' of {total:,}'}", file=sys.stderr)
+        now = time.monotonic()
+        rate = paces.setdefault(what, Pace()).rate(now, done)
+        if now - last < 10:
+            return
+        last = now
+        words = [f"{done:,}" + ("" if total is None else f" of {total:,}")]
+        words.append(pace_text(rate, done, total))
+        print(f"{what}: {', '.join(filter(None, words))}", file=sys.stderr, flush=True)
 
     return report
 
 
 def print_rows(rows: list[list[str]]) -> None:
-    """Print a table, its first row the header."""
+    """Print a table, its first row the header; an empty row is a line across."""
     from rich.console import Console
     from rich.table import Table
 
@@ -66,14 +113,19 @@ def print_rows(rows: list[list[str]]) -> None:
     for number, name in enumerate(rows[0]):
         table.add_column(name, justify="right" if number else "left", no_wrap=True)
     for row in rows[1:]:
-        table.add_row(*row)
+        if row:
+            table.add_row(*row)
+        else:
+            table.add_section()
     # In a log file rich would fold at 80 columns; a table wants its own width.
     width = None if sys.stdout.isatty() else 160
     Console(width=width).print(table)
 
 
 def print_manifest(manifest: "Manifest") -> None:
-    """Print what a shard set holds, by split and class."""
-    from pattlite_dist.shards.verify import class_table
+    """Print what a shard set holds, by class and split."""
+    from rich.markup import escape
 
-    print_rows(class_table(manifest))
+    from pattlite_dist.shards.stats import set_table
+
+    print_rows([[escape(cell) for cell in row] for row in set_table(manifest)])

@@ -1,7 +1,7 @@
-"""`pattlite shards …`: make shards, check them, tell what is in them."""
+"""`pattlite shards create|sources|faces`: make shards, and a source to make them of."""
 
-import sys
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from pattlite_dist.console import print_manifest, show_progress
@@ -9,61 +9,117 @@ from pattlite_dist.console import print_manifest, show_progress
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+    from pattlite_dist.shards.sources.base import Reading
+
 
 def create_options(parser: "ArgumentParser") -> None:
     """Options of `shards create`."""
-    parser.add_argument("source", type=Path, help="fer2013.csv, plain or .xz, .gz, .zip")
-    parser.add_argument("out", type=Path, help="folder for the shards")
-    parser.add_argument("--samples-per-shard", type=int, default=2048)
-    parser.add_argument("--force", action="store_true", help="replace another set in OUT")
+    add = parser.add_argument
+    add("source", type=Path, help="a file, folder or zip; `pattlite shards sources` tells which")
+    add("out", help="folder for the shards, or a URL such as s3://bucket/folder")
+    add("--source", dest="kind", default="auto", help="read it as this kind of source")
+    add("--jobs", type=int, help="processes (default: all cores); the bytes are the same for any")
+    add("--samples-per-shard", type=int, default=2048)
+    add("--force", action="store_true", help="replace another set in OUT")
+    add("--work", type=Path, help="folder for unfinished files (default: OUT/.creating)")
+    add(
+        "--blanks", choices=("flag", "keep", "drop"), default="flag",
+        help="images (nearly) without contrast: mark, keep unmarked, or leave out of train",
+    )  # fmt: skip
+    add(
+        "--leaks", choices=("flag", "keep", "drop-train"), default="flag",
+        help="val and test images that are in train too: mark, keep unmarked, or drop from train",
+    )  # fmt: skip
+    add("--val-fraction", type=float, default=0.1, help="where the source has no val split")
+    add("--test-fraction", type=float, default=0.1, help="where the source has no test split")
+    add("--seed", type=int, default=0, help="of that cut")
+    add(
+        "--unlabelled", choices=("refuse", "skip"), default="refuse",
+        help="samples without a label",
+    )  # fmt: skip
+    add("--image-size", type=int, help="side in pixels (default: the data set's own)")
+    add("--channels", type=int, choices=(1, 3), help="grey or colour (default: its own)")
+    add(
+        "--other-images", choices=("convert", "refuse"), default="convert",
+        help="images of another size or mode than the set's",
+    )  # fmt: skip
+    add("--votes", type=Path, help="FER+'s fer2013new.csv, joined to FER2013 by row")
+    add(
+        "--target", choices=("labels", "majority", "soft"), default="labels",
+        help="classes: FER2013's, FER+'s majority, or FER+'s shares of the votes",
+    )  # fmt: skip
+
+
+def _reading(options: Any) -> "Reading":
+    from pattlite_dist.shards.sources.base import Reading
+
+    return Reading(
+        kind=options.kind,
+        unlabelled=options.unlabelled,
+        image_size=options.image_size,
+        channels=options.channels,
+        other_images=options.other_images,
+        votes=options.votes,
+        target=options.target,
+    )
 
 
 def create(options: Any) -> int:
     """Convert a source into shards."""
-    from pattlite_dist.shards.sources import open_source
-    from pattlite_dist.shards.writer import create_shards
+    from pydantic import ValidationError
 
-    source = open_source(options.source)
+    from pattlite_dist.errors import UserError
+    from pattlite_dist.shards.create import create_shards
+    from pattlite_dist.shards.manifest import Options
+    from pattlite_dist.shards.pool import default_jobs
+    from pattlite_dist.shards.sources.registry import open_source
+    from pattlite_dist.stores import without_secrets
+
+    reading = _reading(options)
+    source = open_source(options.source, reading)
+    try:
+        decided = Options(
+            blanks=options.blanks,
+            leaks=options.leaks,
+            val_fraction=options.val_fraction,
+            test_fraction=options.test_fraction,
+            seed=options.seed,
+            reading=reading.words(),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).replace("_", "-")
+        raise UserError(f"--{name}: {first['msg']}; see `pattlite shards create --help`") from error
     with show_progress() as progress:
         manifest = create_shards(
             source,
             options.out,
             samples_per_shard=options.samples_per_shard,
+            options=decided,
+            jobs=default_jobs() if options.jobs is None else options.jobs,
             force=options.force,
+            work=options.work,
             progress=progress,
         )
     print_manifest(manifest)
-    print(f"{options.out}: finished, manifest {manifest.fingerprint()[:12]}")
+    print(f"{without_secrets(options.out)}: finished, manifest {manifest.fingerprint()[:12]}")
     return 0
 
 
-def folder_options(parser: "ArgumentParser") -> None:
-    """Options of verbs that read a folder of shards."""
-    parser.add_argument("dir", type=Path, help="folder of shards")
+def sources_options(parser: "ArgumentParser") -> None:
+    """None."""
 
 
-verify_options = stats_options = folder_options
+def sources(options: Any) -> int:
+    """Tell what can be read."""
+    from pattlite_dist.shards.sources.registry import KINDS
 
-
-def verify(options: Any) -> int:
-    """Check every shard against the manifest."""
-    from pattlite_dist.shards.verify import verify_shards
-
-    with show_progress() as progress:
-        manifest, problems = verify_shards(options.dir, progress)
-    for problem in problems:
-        print(f"pattlite: error: {problem}", file=sys.stderr)
-    if problems:
-        return 1
-    print(f"{options.dir}: {len(manifest.all_shards())} shards, all as the manifest says")
-    return 0
-
-
-def stats(options: Any) -> int:
-    """Print how many samples there are."""
-    from pattlite_dist.shards.manifest import load_manifest
-
-    print_manifest(load_manifest(options.dir))
+    for kind in KINDS:
+        print(fill(kind.about, 96, initial_indent=f"{kind.name:16}", subsequent_indent=" " * 16))
+    print(
+        "\nThe first that fits is taken, or the one named by --source. With --votes fer2013new.csv"
+    )
+    print("(FER+) each row of a FER2013 CSV also gets its ten votes.")
     return 0
 
 

@@ -1,35 +1,221 @@
-"""Check a shard set against its manifest, and tell what is in it."""
+"""Check a shard set against its manifest: every byte, every image, every word about a sample."""
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.shards.manifest import SPLIT_NAMES, Findings, Manifest, ShardInfo, load_manifest
-from pattlite_dist.shards.survey import Progress
-from pattlite_dist.shards.tario import decode_shard
+from pattlite_dist.shards.manifest import (
+    SPLIT_NAMES,
+    Findings,
+    ImageInfo,
+    Manifest,
+    ShardInfo,
+    SplitName,
+    load_manifest,
+)
+from pattlite_dist.shards.pool import parallel
+from pattlite_dist.shards.survey import Progress, digest
+from pattlite_dist.shards.tario import BLANK, CONFLICT, LEAK, NEAR_BLANK, decode_shard, has_targets
+
+T = TypeVar("T")
+_MEND = "create the shards again"
+
+
+class Place(Protocol):
+    """Where a shard set lies. It travels to other processes, so it can be pickled."""
+
+    def read(self, name: str, parse: Callable[[bytes], T], most: int = -1) -> T:
+        """What `parse` makes of a file's bytes; a `UserError` where they cannot be had."""
+        ...
+
+    def shown(self, name: str) -> str:
+        """Where a file is, for messages."""
+        ...
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A shard set in a local folder."""
+
+    root: Path
+
+    def read(self, name: str, parse: Callable[[bytes], T], most: int = -1) -> T:
+        """What `parse` makes of a file's bytes, all of them."""
+        return parse(read_shard_file(self.root / name))
+
+    def shown(self, name: str) -> str:
+        """The file's path."""
+        return str(self.root / name)
+
+
+class Problem(NamedTuple):
+    """What is wrong with a shard; `name` is empty where no shard of the manifest is to blame."""
+
+    name: str
+    line: str
+
+
+class _Task(NamedTuple):
+    place: Place
+    split: SplitName
+    shard: ShardInfo
+    image: ImageInfo
+    labels: list[str]
+    soft: bool
+
+
+class _Seen(NamedTuple):
+    """What a good shard has told: each sample's row, marks and pixels' digest."""
+
+    rows: NDArray[np.int64]
+    marks: NDArray[np.uint8]
+    one_value: NDArray[np.bool_]
+    digests: list[bytes]
 
 
 def verify_shards(
-    folder: Path, progress: Progress = lambda what, done, total: None
-) -> tuple[Manifest, list[str]]:
-    """Check sizes, hashes, counts and every image.
-
-    Returns:
-        The manifest and one line for each bad shard; no lines when all is well.
+    folder: Path, jobs: int = 1, progress: Progress = lambda what, done, total: None
+) -> tuple[Manifest, list[Problem]]:
+    """Check a local folder, and that no other shard lies in it; see `check_shards`.
 
     Raises:
         UserError: there is no readable manifest.
     """
     manifest = load_manifest(folder)
-    shards = [shard for split in SPLIT_NAMES for shard in manifest.shards.get(split, [])]
-    problems: list[str] = []
-    for done, shard in enumerate(shards):
-        path = folder / shard.name
-        try:
-            decode_shard(read_shard_file(path), shard, manifest.image, str(path))
-        except UserError as error:
-            problems.append(str(error))
-        progress("verify", done + 1, len(shards))
-    return manifest, problems
+    problems = check_shards(Folder(folder), manifest, jobs, progress)
+    return manifest, problems + stray_shards(folder, manifest)
+
+
+def check_shards(
+    place: Place,
+    manifest: Manifest,
+    jobs: int = 1,
+    progress: Progress = lambda what, done, total: None,
+) -> list[Problem]:
+    """Compare sizes, hashes, counts, every image and every sample's JSON with the manifest.
+
+    Returns:
+        What is wrong, in the order of the manifest; nothing when all is well. What is said of a
+        split as a whole is compared only where each of its shards is good.
+    """
+    splits = [name for name in SPLIT_NAMES if manifest.shards.get(name)]
+    tasks = [
+        _Task(place, split, shard, manifest.image, manifest.labels, has_targets(manifest))
+        for split in splits
+        for shard in manifest.shards[split]
+    ]
+    results = parallel(_check, tasks, min(jobs, max(len(tasks), 1)))
+    total, done = sum(task.shard.samples for task in tasks), 0
+    problems: list[Problem] = []
+    for split in splits:
+        seen: list[_Seen] = []
+        findings = manifest.findings.get(split, Findings())
+        for shard in manifest.shards[split]:
+            result = next(results)
+            line = result if isinstance(result, str) else _row_problem(result, findings, manifest)
+            if line is None:
+                assert isinstance(result, _Seen)
+                seen.append(result)
+            else:
+                where = "" if isinstance(result, str) else f"{place.shown(shard.name)}: "
+                problems.append(Problem(shard.name, where + line))
+            done += shard.samples
+            progress("verify", done, total)
+        if len(seen) == len(manifest.shards[split]):
+            lines = _split_problems(seen, findings, manifest.version)
+            problems += [Problem("", f"{place.shown(split)}: {line}; {_MEND}") for line in lines]
+    return problems
+
+
+def _check(task: _Task) -> "_Seen | str":
+    """What a shard has told, or the line about what is wrong with it."""
+    where = task.place.shown(task.shard.name)
+    try:
+        return task.place.read(
+            task.shard.name, lambda data: _look(data, task, where), task.shard.bytes + 1
+        )
+    except UserError as error:
+        return str(error)
+
+
+def _look(data: bytes, task: _Task, where: str) -> _Seen:
+    block = decode_shard(data, task.shard, task.image, where, task.soft)
+    rows = np.empty(task.shard.samples, np.int64)
+    for i, (key, facts) in enumerate(block.facts.items()):
+        row, *said = (facts.get(name) for name in ("row", "split", "label"))
+        needed = [task.split, task.labels[block.labels[i]]]
+        if type(row) is not int or row < 0 or key != f"{row:08d}" or said != needed:
+            raise UserError(
+                f"{where}: the JSON of sample {key} says {row!r}, {said[0]!r}, {said[1]!r}, but it "
+                f"is a sample of {needed[0]} with the label {needed[1]}; {_MEND}"
+            )
+        rows[i] = row
+    pixels = block.images.reshape(len(block.images), -1)
+    one_value = (pixels == pixels[:, :1]).all(axis=1)
+    return _Seen(rows, block.flags, one_value, [digest(image) for image in block.images])
+
+
+def _row_problem(seen: _Seen, findings: Findings, manifest: Manifest) -> str | None:
+    """The first sample whose marks are not those that its pixels or the manifest's rows ask for."""
+    marking = manifest.options.blanks != "keep"
+    blank = set(findings.blank_rows)
+    near_blank = set(findings.near_blank_rows)
+    dropped = set(findings.dropped_rows)
+    for row, mark, one_value in zip(
+        seen.rows.tolist(), seen.marks.tolist(), seen.one_value.tolist(), strict=True
+    ):
+        if row in dropped:
+            return f"row {row} is here, though the manifest says that it was left out; {_MEND}"
+        if (row in blank) != one_value:
+            said = "blank" if row in blank else "not blank"
+            return f"the manifest calls the image of row {row} {said}, which it is not; {_MEND}"
+        if bool(mark & BLANK) != (marking and row in blank):
+            return f"row {row} {_marked(mark, BLANK)} blank, its manifest says otherwise; {_MEND}"
+        if bool(mark & NEAR_BLANK) != (marking and row in near_blank):
+            told = _marked(mark, NEAR_BLANK)
+            return f"row {row} {told} nearly blank, its manifest says otherwise; {_MEND}"
+    return None
+
+
+def _marked(mark: int, bit: int) -> str:
+    return "is marked as" if mark & bit else "is not marked as"
+
+
+def _split_problems(seen: list[_Seen], findings: Findings, version: int) -> Iterator[str]:
+    """What the shards of a split hold together that its findings do not say."""
+    rows = np.concatenate([part.rows for part in seen])
+    marks = np.concatenate([part.marks for part in seen])
+    distinct = len({value for part in seen for value in part.digests})
+    twice = len(rows) - len(np.unique(rows))
+    if twice:
+        yield f"{twice:,} rows are there more than once"
+    pairs = [("leaks", int(((marks & LEAK) > 0).sum()), findings.leaks)]
+    if version > 1:  # the first version did not look for these
+        pairs += [
+            ("copies", len(rows) - distinct, findings.copies),
+            ("conflicts", int(((marks & CONFLICT) > 0).sum()), findings.conflicts),
+        ]
+    for what, found, said in pairs:
+        if found != said:
+            yield f"{found:,} {what} in its shards, {said:,} in its manifest"
+
+
+def stray_shards(folder: Path, manifest: Manifest) -> list[Problem]:
+    """One line for each tar file that the manifest does not name.
+
+    A reader that is given `train-*.tar` would take it for a part of the set.
+    """
+    named = {shard.name for shard in manifest.all_shards()}
+    return [
+        Problem("", f"{path} is not a shard of this set; move it elsewhere or remove it")
+        for path in sorted(folder.glob("*.tar"))
+        if path.name not in named
+    ]
 
 
 def wrong_sizes(folder: Path, shards: list[ShardInfo]) -> list[str]:
@@ -56,19 +242,3 @@ def read_shard_file(path: Path) -> bytes:
         ) from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; check its permissions") from error
-
-
-def class_table(manifest: Manifest) -> list[list[str]]:
-    """Rows of a table by split and class, header first."""
-    rows = [["split", *manifest.labels, "all", "shards", "blank", "dropped", "leaks"]]
-    for split in SPLIT_NAMES:
-        findings = manifest.findings.get(split, Findings())
-        counts = [*manifest.class_counts(split), manifest.samples(split)]
-        extra = [
-            len(manifest.shards.get(split, [])),
-            len(findings.blank_rows),
-            len(findings.dropped_rows),
-            findings.leaks,
-        ]
-        rows.append([split, *(f"{number:,}" for number in [*counts, *extra])])
-    return rows

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pattlite_dist.shards.sources import open_source
-from pattlite_dist.shards.writer import create_shards
+from pattlite_dist.shards.create import create_shards
+from pattlite_dist.shards.manifest import Options
+from pattlite_dist.shards.sources.registry import open_source
 
 Pixels = NDArray[np.uint8]
 HEADER = ("emotion", "pixels", "Usage")
@@ -26,6 +27,7 @@ LEAKS = {26: 3, 34: 3, 37: 10}  # row of val or test: the train row it repeats
 # Chosen by hand so that no two splits and no two classes of train look alike.
 TRAIN_COUNTS, VAL_COUNTS, TEST_COUNTS = [6, 0, 3, 5, 2, 1, 5], [1, 2, 1, 1, 1, 1, 1], [8] + 6 * [0]
 TINY_PER_SHARD = 10
+TINY_OPTIONS = Options(blanks="drop")
 TINY_SHARDS = {
     "train-000000.tar": 10,
     "train-000001.tar": 10,
@@ -137,7 +139,9 @@ def tiny_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_shards(tiny_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of the tiny set, three of train; not to be changed."""
     folder = tmp_path_factory.mktemp("tiny-shards") / "out"
-    create_shards(open_source(tiny_csv), folder, samples_per_shard=TINY_PER_SHARD)
+    create_shards(
+        open_source(tiny_csv), folder, samples_per_shard=TINY_PER_SHARD, options=TINY_OPTIONS
+    )
     return folder
 
 

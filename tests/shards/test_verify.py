@@ -1,5 +1,5 @@
 import hashlib
-import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +7,28 @@ import pytest
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.manifest import load_manifest
-from pattlite_dist.shards.verify import class_table, read_shard_file, verify_shards
-from tests.shards.conftest import TINY_SHARDS
+from pattlite_dist.shards.verify import read_shard_file, verify_shards, wrong_sizes
+from tests.shards import flawed
+from tests.shards.flawed import edit_manifest, edit_shard, flawed_set, forge, forge_facts
+
+NAMES = [
+    "train-000000.tar", "train-000001.tar", "train-000002.tar", "val-000000.tar", "test-000000.tar"
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return flawed_set(tmp_path_factory.mktemp("flawed"))
+
+
+@pytest.fixture
+def shards(original: Path, tmp_path: Path) -> Path:
+    """A copy to do damage to."""
+    return shutil.copytree(original, tmp_path / "set")
+
+
+def lines(folder: Path) -> list[str]:
+    return [problem.line for problem in verify_shards(folder)[1]]
 
 
 def damage(path: Path, how: str) -> None:
@@ -27,21 +47,22 @@ def damage(path: Path, how: str) -> None:
         path.mkdir()
 
 
-def edit_manifest(folder: Path, name: str, **changes: Any) -> None:
-    """Change what the manifest says of one shard."""
-    content = json.loads((folder / "manifest.json").read_text())
-    for shards in content["shards"].values():
-        for shard in shards:
-            if shard["name"] == name:
-                shard.update(changes)
-    (folder / "manifest.json").write_text(json.dumps(content))
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"blanks": "drop"},
+        {"blanks": "keep"},
+        {"leaks": "keep"},
+        {"leaks": "drop-train"},
+        {"blanks": "drop", "leaks": "drop-train"},
+    ],
+)
+def test_a_set_as_it_was_made_has_no_problems(tmp_path: Path, options: dict[str, Any]) -> None:
+    folder = flawed_set(tmp_path, **options)
+    assert verify_shards(folder) == (load_manifest(folder), [])
 
 
-def test_a_whole_set_has_no_problems(tiny_shards: Path) -> None:
-    assert verify_shards(tiny_shards) == (load_manifest(tiny_shards), [])
-
-
-@pytest.mark.parametrize("name", TINY_SHARDS)
 @pytest.mark.parametrize(
     ("how", "told"),
     [
@@ -52,89 +73,170 @@ def test_a_whole_set_has_no_problems(tiny_shards: Path) -> None:
         ("folder", "Is a directory"),
     ],
 )
-def test_a_bad_shard_is_named(shard_copy: Path, name: str, how: str, told: str) -> None:
-    damage(shard_copy / name, how)
-    _, (problem,) = verify_shards(shard_copy)
-    assert str(shard_copy / name) in problem
-    assert told in problem
-    assert "\n" not in problem
+def test_a_bad_shard_is_named(shards: Path, how: str, told: str) -> None:
+    damage(shards / "train-000001.tar", how)
+    _, (problem,) = verify_shards(shards)
+    assert problem.name == "train-000001.tar"
+    assert str(shards / "train-000001.tar") in problem.line
+    assert told in problem.line
+    assert "\n" not in problem.line
 
 
-def test_every_bad_shard_is_named_in_the_order_of_the_manifest(shard_copy: Path) -> None:
-    for name, how in {
-        "train-000000.tar": "flipped",
-        "train-000002.tar": "missing",
-        "val-000000.tar": "truncated",
-        "test-000000.tar": "empty",
-    }.items():
-        damage(shard_copy / name, how)
+def test_every_bad_shard_is_named_in_the_order_of_the_manifest_by_any_number_of_processes(
+    shards: Path,
+) -> None:
+    bad = ["train-000000.tar", "train-000002.tar", "val-000000.tar", "test-000000.tar"]
+    for name, how in zip(bad, ["flipped", "missing", "truncated", "empty"], strict=True):
+        damage(shards / name, how)
     told: list[tuple[str, int, int | None]] = []
-    manifest, problems = verify_shards(shard_copy, lambda *what: told.append(what))
-    assert manifest == load_manifest(shard_copy)
-    assert [problem.split(".tar")[0].rsplit("/", 1)[1] for problem in problems] == [
-        "train-000000",
-        "train-000002",
-        "val-000000",
-        "test-000000",
-    ]
-    assert told == [("verify", done, 5) for done in range(1, 6)]
+    manifest, problems = verify_shards(shards, 1, lambda *what: told.append(what))
+    assert manifest == load_manifest(shards)
+    assert [problem.name for problem in problems] == bad
+    assert told == [("verify", done, 20) for done in (5, 10, 12, 16, 20)]
+    assert verify_shards(shards, 2) == (manifest, problems)
 
 
-def test_shards_that_changed_places_are_both_named(shard_copy: Path) -> None:
-    first, second = shard_copy / "train-000000.tar", shard_copy / "train-000001.tar"
+def test_shards_that_changed_places_are_both_named(shards: Path) -> None:
+    first, second = shards / "train-000000.tar", shards / "train-000001.tar"
     data = first.read_bytes()
     first.write_bytes(second.read_bytes())
     second.write_bytes(data)
-    assert len(verify_shards(shard_copy)[1]) == 2
+    assert [problem.name for problem in verify_shards(shards)[1]] == [first.name, second.name]
 
 
-def test_a_sample_more_than_the_manifest_says_is_told(shard_copy: Path) -> None:
-    # The two samples of the last shard of train are of unlike classes: leave one out.
-    (shard,) = (
-        shard
-        for shard in load_manifest(shard_copy).shards["train"]
-        if shard.name == "train-000002.tar"
-    )
-    counts = list(shard.class_counts)
-    counts[next(label for label, count in enumerate(counts) if count)] -= 1
-    edit_manifest(shard_copy, shard.name, samples=1, class_counts=counts)
-    _, (problem,) = verify_shards(shard_copy)
-    assert "train-000002.tar: 2 samples where the manifest says 1" in problem
+def test_a_sample_more_than_the_manifest_says_is_told(shards: Path) -> None:
+    counts = [0] * 7
+    counts[flawed.LABELS[10]] = 1  # of row 11 nothing is said
+    edit_shard(shards, "train-000002.tar", samples=1, class_counts=counts)
+    (line,) = lines(shards)
+    assert "train-000002.tar: 2 samples where the manifest says 1" in line
 
 
-def test_wrong_class_counts_are_told(shard_copy: Path) -> None:
-    edit_manifest(shard_copy, "val-000000.tar", class_counts=[8, 0, 0, 0, 0, 0, 0])
-    _, (problem,) = verify_shards(shard_copy)
-    assert "val-000000.tar: class counts [1, 2, 1, 1, 1, 1, 1], its manifest says [8" in problem
+def test_wrong_class_counts_are_told(shards: Path) -> None:
+    edit_shard(shards, "val-000000.tar", class_counts=[4, 0, 0, 0, 0, 0, 0])
+    (line,) = lines(shards)
+    assert "val-000000.tar: class counts [1, 1, 1, 1, 0, 0, 0], its manifest says [4, 0" in line
 
 
-def test_a_shard_whose_manifest_was_made_to_agree_is_still_decoded(shard_copy: Path) -> None:
+def test_a_shard_whose_manifest_was_made_to_agree_is_still_decoded(shards: Path) -> None:
     data = b"not a tar at all"
-    (shard_copy / "val-000000.tar").write_bytes(data)
+    (shards / "val-000000.tar").write_bytes(data)
     digest = hashlib.sha256(data).hexdigest()
-    edit_manifest(shard_copy, "val-000000.tar", bytes=len(data), sha256=digest)
-    _, (problem,) = verify_shards(shard_copy)
-    assert "val-000000.tar" in problem
+    edit_shard(shards, "val-000000.tar", bytes=len(data), sha256=digest)
+    (line,) = lines(shards)
+    assert "val-000000.tar" in line
 
 
-def test_images_of_another_shape_than_the_manifest_says_are_told(shard_copy: Path) -> None:
-    content = json.loads((shard_copy / "manifest.json").read_text())
-    content["image"]["height"] = 47
-    (shard_copy / "manifest.json").write_text(json.dumps(content))
-    _, problems = verify_shards(shard_copy)
-    assert len(problems) == len(TINY_SHARDS)
-    assert all("an image is L of 48x48 where L of 48x47 is needed" in text for text in problems)
+def test_images_of_another_shape_than_the_manifest_says_are_told(shards: Path) -> None:
+    edit_manifest(shards, lambda content: content["image"].update(height=47))
+    told = lines(shards)
+    assert len(told) == len(NAMES)
+    assert all("an image is L of 48x48 where L of 48x47 is needed" in line for line in told)
 
 
-def test_a_folder_without_a_manifest_is_a_user_error(shard_copy: Path) -> None:
-    (shard_copy / "manifest.json").unlink()
+@pytest.mark.parametrize(
+    ("row", "facts", "told"),
+    [
+        (3, {"row": 4}, "the JSON of sample 00000003 says 4, 'train', 'happy'"),
+        (3, {"row": "3"}, "sample 00000003 says '3'"),
+        (3, {"row": True}, "sample 00000003 says True"),
+        (3, {"row": None}, "sample 00000003 says None"),
+        (3, {"split": "val"}, "'val', 'happy', but it is a sample of train with the label happy"),
+        (3, {"label": "sad"}, "'train', 'sad', but it is a sample of train with the label happy"),
+        (3, {"blank": True}, "row 3 is marked as blank, its manifest says otherwise"),
+        (3, {"near_blank": True}, "row 3 is marked as nearly blank, its manifest says"),
+        (flawed.BLANK, {"blank": False}, "row 1 is not marked as blank"),
+        (flawed.NEAR_BLANK, {"near_blank": False}, "row 2 is not marked as nearly blank"),
+        (flawed.NEAR_BLANK, {"near_blank": None}, "row 2 is not marked as nearly blank"),
+    ],
+)
+def test_what_a_sample_says_of_itself_is_compared(
+    shards: Path, row: int, facts: dict[str, Any], told: str
+) -> None:
+    forge_facts(shards, "train-000000.tar", row, **facts)
+    _, (problem,) = verify_shards(shards)
+    assert problem.name == "train-000000.tar"
+    assert problem.line.startswith(str(shards / "train-000000.tar"))
+    assert told in problem.line
+
+
+def test_a_sample_that_is_not_named_by_its_row_is_told(shards: Path) -> None:
+    forge(shards, "train-000000.tar", lambda name, data: (name.replace("00000003", "3"), data))
+    (line,) = lines(shards)
+    assert "the JSON of sample 3 says 3" in line
+
+
+@pytest.mark.parametrize(
+    ("split", "found", "shard", "told"),
+    [
+        ("train", {"blank_rows": []}, 0, "the manifest calls the image of row 1 not blank"),
+        ("train", {"blank_rows": [1, 3]}, 0, "the manifest calls the image of row 3 blank"),
+        ("train", {"near_blank_rows": [3]}, 0, "row 2 is marked as nearly blank"),
+        ("train", {"dropped_rows": [8]}, 1, "row 8 is here, though the manifest says"),
+        ("train", {"copies": 1}, None, "set/train: 2 copies in its shards, 1 in its manifest"),
+        ("train", {"conflicts": 2}, None, "set/train: 3 conflicts in its shards, 2 in"),
+        ("val", {"leaks": 0}, None, "set/val: 1 leaks in its shards, 0 in its manifest"),
+        ("test", {"leaks": 2}, None, "set/test: 1 leaks in its shards, 2 in its manifest"),
+    ],
+)
+def test_what_the_manifest_found_is_compared(
+    shards: Path, split: str, found: dict[str, Any], shard: int | None, told: str
+) -> None:
+    edit_manifest(shards, lambda content: content["findings"][split].update(found))
+    _, (problem,) = verify_shards(shards)
+    assert problem.name == ("" if shard is None else f"{split}-{shard:06d}.tar")
+    assert told in problem.line
+    assert problem.line.endswith("; create the shards again")
+
+
+def test_a_split_of_which_a_shard_is_bad_is_not_judged_as_a_whole(shards: Path) -> None:
+    edit_manifest(shards, lambda content: content["findings"]["train"].update(copies=9))
+    damage(shards / "train-000002.tar", "missing")
+    (line,) = lines(shards)
+    assert "train-000002.tar is missing" in line
+
+
+def test_rows_that_are_there_twice_are_told(shards: Path) -> None:
+    shutil.copy(shards / "train-000000.tar", shards / "train-000001.tar")
+    (first, *_) = load_manifest(shards).shards["train"]
+    edit_shard(shards, "train-000001.tar", **first.model_dump(exclude={"name"}))
+    assert "set/train: 5 rows are there more than once; create the shards again" in lines(shards)[0]
+
+
+def test_a_set_of_the_first_version_is_held_to_what_it_says(shards: Path) -> None:
+    later = ("near_blank_rows", "copies", "conflicts", "converted")
+
+    def age(content: dict[str, Any]) -> None:
+        content["version"] = 1
+        for name in ("options", "identical", "votes"):
+            content.pop(name, None)
+        for findings in content["findings"].values():
+            for name in later:
+                del findings[name]
+
+    for name in NAMES:
+        forge_facts(shards, name, -1, near_blank=None, copies=None, conflict=None)
+    edit_manifest(shards, age)
+    assert lines(shards) == []
+    edit_manifest(shards, lambda content: content["findings"]["val"].update(leaks=2))
+    (line,) = lines(shards)
+    assert "1 leaks in its shards, 2 in its manifest" in line
+
+
+def test_a_folder_without_a_manifest_is_a_user_error(shards: Path) -> None:
+    (shards / "manifest.json").unlink()
     with pytest.raises(UserError, match="not a finished shard set"):
-        verify_shards(shard_copy)
+        verify_shards(shards)
 
 
-def test_files_that_the_manifest_does_not_name_are_let_be(shard_copy: Path) -> None:
-    (shard_copy / "train-000009.tar").write_bytes(b"something")
-    assert verify_shards(shard_copy)[1] == []
+def test_tar_files_that_the_manifest_does_not_name_are_told_and_other_files_are_not(
+    shards: Path,
+) -> None:
+    for name in ("train-000009.tar", "notes.txt", "samples.png"):
+        (shards / name).write_bytes(b"something")
+    _, (problem,) = verify_shards(shards)
+    assert problem.name == ""
+    assert problem.line.startswith(f"{shards / 'train-000009.tar'} is not a shard of this set; ")
 
 
 def test_a_missing_shard_file_is_a_user_error(tmp_path: Path) -> None:
@@ -142,22 +244,10 @@ def test_a_missing_shard_file_is_a_user_error(tmp_path: Path) -> None:
         read_shard_file(tmp_path / "x.tar")
 
 
-def test_the_table_tells_the_counts_by_split_and_class(tiny_shards: Path) -> None:
-    labels = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
-    assert class_table(load_manifest(tiny_shards)) == [
-        ["split", *labels, "all", "shards", "blank", "dropped", "leaks"],
-        ["train", "6", "0", "3", "5", "2", "1", "5", "22", "3", "2", "2", "0"],
-        ["val", "1", "2", "1", "1", "1", "1", "1", "8", "1", "1", "0", "1"],
-        ["test", "8", "0", "0", "0", "0", "0", "0", "8", "1", "0", "0", "2"],
-    ]
-
-
-@pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_the_table_of_a_set_without_a_split_counts_nothing_there(
-    shard_copy: Path, split: str
-) -> None:
-    content = json.loads((shard_copy / "manifest.json").read_text())
-    del content["shards"][split], content["findings"][split]
-    (shard_copy / "manifest.json").write_text(json.dumps(content))
-    (row,) = (row for row in class_table(load_manifest(shard_copy)) if row[0] == split)
-    assert row == [split, *["0"] * 12]
+def test_wrong_sizes_are_told_without_a_look_inside(shards: Path) -> None:
+    damage(shards / "train-000000.tar", "flipped")
+    damage(shards / "train-000001.tar", "missing")
+    damage(shards / "val-000000.tar", "truncated")
+    missing, short = wrong_sizes(shards, load_manifest(shards).all_shards())
+    assert "train-000001.tar is missing, its manifest says" in missing
+    assert "val-000000.tar has " in short

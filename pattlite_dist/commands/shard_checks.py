@@ -1,0 +1,181 @@
+"""`pattlite shards verify|stats|show`: what is done with a finished shard set."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pattlite_dist.console import print_manifest, show_progress
+from pattlite_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+    from pattlite_dist.data.fetch import Origin
+    from pattlite_dist.shards.manifest import Manifest
+    from pattlite_dist.shards.sources.base import Reading
+
+_DIR = "folder of shards, or an address such as https:// or s3://"
+
+
+def verify_options(parser: "ArgumentParser") -> None:
+    """Options of `shards verify`."""
+    from pattlite_dist.shards.pool import default_jobs
+
+    parser.add_argument("dir", help=_DIR)
+    parser.add_argument("--jobs", type=int, default=default_jobs(), help="processes")
+    parser.add_argument(
+        "--repair", type=Path, metavar="SOURCE", help="write bad shards again, from their source"
+    )
+    parser.add_argument("--votes", type=Path, help="fer2013new.csv, where the set has its votes")
+
+
+def verify(options: Any) -> int:
+    """Check every shard against the manifest; write the bad ones again if a source is given."""
+    from pattlite_dist.shards.verify import check_shards, stray_shards
+
+    origin, manifest = _opened(options.dir)
+    if options.repair is None and options.votes is not None:
+        raise UserError("--votes belongs to --repair SOURCE; leave it out")
+    if options.repair is not None and not origin.local:
+        raise UserError(f"--repair writes to a folder, which {options.dir} is not; copy it first")
+    folder = Path(origin.root)
+    with show_progress() as progress:
+        problems = check_shards(origin, manifest, options.jobs, progress)
+    bad = [problem.name for problem in problems if problem.name]
+    if bad and options.repair is not None:
+        _repair(folder, manifest, bad, options)
+        with show_progress() as progress:
+            problems = check_shards(origin, manifest, options.jobs, progress)
+        print(f"{options.dir}: wrote {', '.join(bad)} again, as the manifest says")
+    if origin.local:
+        problems = [*problems, *stray_shards(folder, manifest)]
+    for problem in problems:
+        print(f"pattlite: error: {problem.line}", file=sys.stderr)
+    if problems:
+        return 1
+    print(
+        f"{options.dir}: {len(manifest.all_shards())} shards, "
+        f"{sum(map(manifest.samples, manifest.shards)):,} samples, all as the manifest says"
+    )
+    return 0
+
+
+def _repair(folder: Path, manifest: "Manifest", names: list[str], options: Any) -> None:
+    from pattlite_dist.shards.create import rewrite
+    from pattlite_dist.shards.sources.registry import open_source
+
+    if manifest.votes and options.votes is None:
+        raise UserError(
+            f"{folder} has the votes of a second file; give it as well, with --votes FILE"
+        )
+    source = open_source(options.repair, reading_of(manifest.options.reading, options.votes))
+    with show_progress() as progress:
+        rewrite(source, folder, names, options.jobs, progress)
+
+
+def reading_of(words: dict[str, str], votes: Path | None) -> "Reading":
+    """What was said to the reader of a set's source, from the words in its manifest.
+
+    Raises:
+        UserError: this version does not know a word.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    from pattlite_dist.shards.sources.base import Reading
+
+    said: dict[str, Any] = {
+        name: int(word) if word.isdecimal() else word for name, word in words.items()
+    }
+    unknown = sorted(set(said) - set(Reading.__dataclass_fields__))
+    try:
+        if unknown:
+            raise ValueError(f"unknown: {', '.join(unknown)}")
+        return TypeAdapter(Reading).validate_python({**said, "votes": votes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except ValueError as error:
+        reason = str(error)
+    raise UserError(
+        f"this version cannot read a source as the manifest says ({reason}); use the one that made "
+        "the set"
+    )
+
+
+def stats_options(parser: "ArgumentParser") -> None:
+    """Options of `shards stats`."""
+    parser.add_argument("dir", help=_DIR)
+    parser.add_argument("--picture", type=Path, help="PNG file to draw (default: DIR/classes.png)")
+
+
+def stats(options: Any) -> int:
+    """Print what is in a set, and draw how its classes are balanced."""
+    from pattlite_dist.shards.pictures import draw_classes
+    from pattlite_dist.shards.stats import remarks
+
+    origin, manifest = _opened(options.dir)
+    picture = _picture(origin, options.picture, "classes.png")
+    print_manifest(manifest)
+    print("\n".join(remarks(manifest)))
+    if not manifest.all_shards():
+        print(f"{options.dir}: no samples, and so no picture")
+        return 0
+    draw_classes(manifest, picture)
+    print(picture)
+    return 0
+
+
+def show_options(parser: "ArgumentParser") -> None:
+    """Options of `shards show`."""
+    from pattlite_dist.shards.manifest import SplitName
+
+    parser.add_argument("dir", help=_DIR)
+    parser.add_argument("--split", type=SplitName, default="train")
+    parser.add_argument("--columns", type=int, default=14, help="samples of each class")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice")
+    parser.add_argument("--flagged", action="store_true", help="flagged samples only")
+    parser.add_argument("--picture", type=Path, help="PNG file to draw (default: DIR/samples.png)")
+
+
+def show(options: Any) -> int:
+    """Draw a sheet of samples, a row a class, flagged ones in coloured frames."""
+    from pattlite_dist.shards.pictures import draw_samples
+    from pattlite_dist.shards.samples import pick_samples
+
+    if not 1 <= options.columns <= 100:
+        raise UserError(f"--columns is {options.columns}; give 1 to 100")
+    if options.seed < 0:
+        raise UserError(f"--seed is {options.seed}; give 0 or more")
+    origin, manifest = _opened(options.dir)
+    picture = _picture(origin, options.picture, "samples.png")
+    with show_progress() as progress:
+        sheet = pick_samples(
+            origin,
+            manifest,
+            options.split,
+            options.columns,
+            options.seed,
+            options.flagged,
+            progress,
+        )
+    if not sheet.rows:
+        print(f"{options.dir}: no sample of {options.split} is flagged, and so no picture")
+        return 0
+    draw_samples(manifest, sheet, picture)
+    print(picture)
+    return 0
+
+
+def _opened(where: str) -> "tuple[Origin, Manifest]":
+    from pattlite_dist.data.fetch import Origin, fetch_manifest
+
+    origin = Origin(where)
+    if origin.pipe:
+        raise UserError(f"{where!r} is a command; give a folder or an address")
+    return origin, fetch_manifest(origin)
+
+
+def _picture(origin: "Origin", picture: Path | None, name: str) -> Path:
+    if picture is None and not origin.local:
+        raise UserError(f"{origin.shown(name)} cannot be written; say where with --picture FILE")
+    return picture or Path(origin.root) / name

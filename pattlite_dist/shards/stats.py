@@ -1,0 +1,120 @@
+"""What a manifest tells about its set: a table, and a line for each thing worth knowing."""
+
+from collections.abc import Callable
+
+from pattlite_dist.shards.manifest import SPLIT_NAMES, Findings, Manifest, Options, SplitName
+
+_UNKNOWN = "-"
+_UNBALANCED = 1.5  # largest class by smallest, from which on it is told
+
+
+def set_table(manifest: Manifest) -> list[list[str]]:
+    """Rows of a table: classes, then what was found, by split; header first.
+
+    An empty row stands for a line across. Classes are rows, for any number of them has to fit.
+    """
+    splits = [manifest.class_counts(split) for split in SPLIT_NAMES]
+    columns = [*splits, [sum(counts) for counts in zip(*splits, strict=True)]]
+    totals = [sum(column) for column in columns]
+    rows = [["class"], *([label] for label in manifest.labels), [], ["samples"]]
+    for name, column, total in zip([*SPLIT_NAMES, "all"], columns, totals, strict=True):
+        rows[0] += [name, "%"]
+        for row, count in zip(rows[1:], column, strict=False):
+            row += [f"{count:,}", f"{100 * count / max(total, 1):.1f}"]
+        rows[-1] += [f"{total:,}", ""]
+    shards = [len(manifest.shards.get(split, [])) for split in SPLIT_NAMES]
+    rows += [_counts("shards", shards), []]
+    return rows + [
+        _counts(name, [count(_found(manifest, split)) for split in SPLIT_NAMES])
+        if manifest.version > 1 or name in _ALWAYS
+        else [name, *[_UNKNOWN, ""] * (len(SPLIT_NAMES) + 1)]
+        for name, count in _FOUND.items()
+    ]
+
+
+_FOUND: dict[str, Callable[[Findings], int]] = {
+    "blank": lambda findings: len(findings.blank_rows),
+    "near blank": lambda findings: len(findings.near_blank_rows),
+    "left out": lambda findings: len(findings.dropped_rows),
+    "leaks": lambda findings: findings.leaks,
+    "copies": lambda findings: findings.copies,
+    "conflicts": lambda findings: findings.conflicts,
+}
+_ALWAYS = ("blank", "left out", "leaks")  # the first version did not look for the others
+
+
+def _found(manifest: Manifest, split: SplitName) -> Findings:
+    return manifest.findings.get(split, Findings())
+
+
+def _counts(name: str, counts: list[int]) -> list[str]:
+    return [name, *(cell for count in [*counts, sum(counts)] for cell in (f"{count:,}", ""))]
+
+
+def remarks(manifest: Manifest) -> list[str]:
+    """One line for each thing worth knowing before the set is trained on."""
+    source, image = manifest.source, manifest.image
+    colour = "grey" if image.channels == 1 else "colour"
+    lines = [
+        f"{image.width}x{image.height} {colour}, from {source.rows:,} samples of {source.name} "
+        f"({source.kind}, sha256 {source.sha256[:12]}), by {manifest.created_by}; "
+        f"fingerprint {manifest.fingerprint()[:12]}"
+    ]
+    if source.left_out:
+        reasons = ", ".join(f"{count:,} ({reason})" for reason, count in source.left_out.items())
+        lines.append(f"passed over in the source: {reasons}")
+    for split in SPLIT_NAMES:
+        lines += _about_split(manifest, split)
+    if manifest.identical is not None and manifest.identical.groups:
+        same = manifest.identical
+        lines.append(
+            f"identical images in the source: {same.groups + same.copies:,} samples have one of "
+            f"{same.groups:,} images; labels differ for {same.conflicting_groups:,} of them "
+            f"({same.conflicting_samples:,} samples)"
+        )
+    if manifest.votes:
+        lines.append(f"votes are in each sample's JSON: {', '.join(manifest.votes)}")
+    told = other_options(manifest.options)
+    if told:
+        lines.append(f"made with {' '.join(told)}")
+    return lines
+
+
+def _about_split(manifest: Manifest, split: SplitName) -> list[str]:
+    findings, lines = _found(manifest, split), []
+    dropped = set(findings.dropped_rows)
+    if dropped:
+        blank = len(dropped.intersection(findings.blank_rows))
+        near_blank = len(dropped.intersection(findings.near_blank_rows))
+        reasons = {
+            "blank": blank,
+            "near blank": near_blank,
+            "with a copy in val or test": len(dropped) - blank - near_blank,
+        }
+        told = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
+        lines.append(f"left out of {split}: {told}")
+    if findings.converted:
+        lines.append(f"{split}: {findings.converted:,} images had another size or mode")
+    counts = dict(zip(manifest.labels, manifest.class_counts(split), strict=True))
+    if not any(counts.values()):
+        return [*lines, f"{split} has no samples"]
+    missing = [label for label, count in counts.items() if not count]
+    if missing:
+        lines.append(f"{split} has no sample of {', '.join(missing)}")
+    elif split == "train":
+        most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+        ratio = counts[most] / counts[least]
+        if ratio >= _UNBALANCED:
+            lines.append(f"train has {ratio:.1f} times as many samples of {most} as of {least}")
+    return lines
+
+
+def other_options(options: Options) -> list[str]:
+    """What the user decided otherwise than by default, as options of `shards create`."""
+    said = options.model_dump()
+    words = {**said.pop("reading")}
+    words.update({name: value for name, value in said.items() if value != _DEFAULTS[name]})
+    return [f"--{name.replace('_', '-')} {value}" for name, value in words.items()]
+
+
+_DEFAULTS = Options().model_dump()
