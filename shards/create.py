@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""The shard creation script: python shards/create.py SOURCE OUT [--samples-per-shard N] [--force].
+"""The shard creation script: python shards/create.py SOURCE OUT [--jobs N] [--blanks drop] ...
 
-The same as `pattlite shards create`. SOURCE is a fer2013.csv, plain or .xz, .gz, .zip; by habit OUT
-lies beside this script, such as shards/fer2013.
+The same as `pattlite shards create`, whose --help names the options; `pattlite shards sources`
+tells what SOURCE may be. OUT is a folder, by habit beside this script, such as shards/fer2013, or
+a URL such as s3://bucket/folder. README.md in this folder specifies what is written there.
 """
 
 import sys
