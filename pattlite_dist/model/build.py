@@ -1,23 +1,36 @@
 """From a configuration to a network."""
 
+import logging
+
 import torch
 from einops import reduce
 from torch import nn
 
 from pattlite_dist.config import ModelConfig
-from pattlite_dist.model.attention import AttentionClassifier, ViTBlock
+from pattlite_dist.errors import UserError
+from pattlite_dist.model.attention import Attention, AttentionClassifier, ViTBlock
 from pattlite_dist.model.backbones import MobileNetV1, MobileNetV2, load_weights, probe
 from pattlite_dist.model.patches import PatchEmbedding, PatchExtraction
+from pattlite_dist.world import detect
+
+log = logging.getLogger(__name__)
 
 
 class PattLite(nn.Module):
-    """The paper's network: MobileNetV1, patch extraction, attention classifier."""
+    """The paper's network: MobileNetV1, patch extraction, attention classifier.
 
-    def __init__(self, image_size: int, classes: int, dropout: float) -> None:
+    Attributes:
+        batch_dependent: a prediction depends on the other samples of its batch.
+    """
+
+    def __init__(
+        self, image_size: int, classes: int, dropout: float, attention: Attention = "patches"
+    ) -> None:
         super().__init__()
+        self.batch_dependent = attention == "batch"
         self.backbone = MobileNetV1()
         self.patches = PatchExtraction(*probe(self.backbone, image_size))
-        self.classifier = AttentionClassifier(256, classes, dropout=dropout)
+        self.classifier = AttentionClassifier(256, classes, dropout=dropout, attention=attention)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map normalised images [n, 3, S, S] to logits [n, classes]."""
@@ -26,6 +39,8 @@ class PattLite(nn.Module):
 
 class SeedNet(nn.Module):
     """The seed's network: MobileNetV2, patch embedding, one ViT block, a linear classifier."""
+
+    batch_dependent = False
 
     def __init__(self, config: ModelConfig, image_size: int, classes: int) -> None:
         super().__init__()
@@ -42,19 +57,47 @@ class SeedNet(nn.Module):
         return self.head(self.dropout(reduce(tokens, "n p c -> n c", "mean")))  # type: ignore[no-any-return]
 
 
+def network(config: ModelConfig, image_size: int, classes: int) -> PattLite | SeedNet:
+    """The network with weights drawn at random."""
+    if config.name == "pattlite":
+        return PattLite(image_size, classes, config.dropout, config.attention)
+    return SeedNet(config, image_size, classes)
+
+
 def build_model(
     config: ModelConfig, image_size: int, classes: int, pretrained: bool = True
 ) -> PattLite | SeedNet:
     """Build the network and, unless a checkpoint will follow, load the backbone's weights.
 
+    Warns, once a job, where predictions will depend on the batch.
+
     Raises:
         UserError: the weights do not fit.
     """
-    model: PattLite | SeedNet
-    if config.name == "pattlite":
-        model = PattLite(image_size, classes, config.dropout)
-    else:
-        model = SeedNet(config, image_size, classes)
+    model = network(config, image_size, classes)
+    if model.batch_dependent and detect().main:
+        log.warning(
+            "model.attention=batch is the published error, for study only: every prediction "
+            "depends on the other images of its batch; it cannot be exported or predict"
+        )
     if pretrained and config.weights is not None:
         load_weights(model.backbone, config.weights)
     return model
+
+
+def refuse_batch_dependent(model: nn.Module, purpose: str) -> None:
+    """Stop what needs a prediction to be a function of its image alone.
+
+    Args:
+        model: any network; only those with a true `batch_dependent` are refused.
+        purpose: what was to be done, after "refusing to".
+
+    Raises:
+        UserError: the model's predictions depend on the batch.
+    """
+    if getattr(model, "batch_dependent", False):
+        raise UserError(
+            f"refusing to {purpose}: this network was trained with model.attention=batch, so its "
+            "predictions depend on the other images of the batch; train with "
+            "model.attention=patches"
+        )

@@ -54,12 +54,13 @@ class PatchExtraction(nn.Module):
                 nn.Conv2d(width, width, 1),
             ]
         )
+        self.dropout = nn.Dropout2d(0.0)  # Keras' SpatialDropout2D: of fine-tuning only
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Map features [n, C, side, side] to patches [n, 4 or more, width]."""
         for layer in self.layers:
             features = F.relu(layer(features))
-        return rearrange(features, "n c h w -> n (h w) c")
+        return rearrange(self.dropout(features), "n c h w -> n (h w) c")  # type: ignore[no-any-return]
 
 
 class PatchEmbedding(nn.Module):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pattlite_dist.model.attention import AttentionClassifier, ViTBlock
+from pattlite_dist.model.attention import AttentionClassifier, KerasBatchNorm1d, ViTBlock
 
 
 def randomised(module: nn.Module) -> nn.Module:
@@ -103,3 +103,36 @@ def test_attention_stays_within_a_sample(kind: str) -> None:
     other[1:] = torch.randn(3, 5, 8) * 10
     torch.testing.assert_close(net(other)[0], net(x)[0], atol=1e-5, rtol=1e-5)
     assert (net(other)[1:] - net(x)[1:]).abs().max() > 0.1
+
+
+def test_the_norm_normalises_as_pytorchs_and_keeps_a_biased_variance() -> None:
+    ours, theirs = KerasBatchNorm1d(5), nn.BatchNorm1d(5, eps=1e-3, momentum=0.01)
+    x = torch.randn(8, 5, requires_grad=True)
+    y = x.detach().clone().requires_grad_()
+    torch.testing.assert_close(ours(x), theirs(y))
+    (ours(x) ** 3).sum().backward()
+    (theirs(y) ** 3).sum().backward()
+    torch.testing.assert_close(x.grad, y.grad)
+    torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+    ours, theirs = KerasBatchNorm1d(5), nn.BatchNorm1d(5)
+    ours.momentum = theirs.momentum = 1.0
+    ours(x)
+    theirs(x)
+    torch.testing.assert_close(ours.running_var, theirs.running_var * 7 / 8)
+    torch.testing.assert_close(ours.eval()(x), (x - x.mean(0)) / (x.var(0, False) + 1e-3).sqrt())
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+
+
+@pytest.mark.parametrize("attention", ["none", "batch"])
+def test_without_attention_a_patch_is_a_mean_and_over_the_batch_means_attend(
+    attention: str,
+) -> None:
+    net = randomised(AttentionClassifier(6, classes=4, width=5, attention=attention))  # type: ignore[arg-type]
+    s, x = net.state_dict(), torch.randn(3, 4, 6)
+    dense = (x.mean(1) @ s["dense.weight"].T + s["dense.bias"]).clamp(min=0)
+    scaled = (dense - s["norm.running_mean"]) / (s["norm.running_var"] + 1e-3).sqrt()
+    tokens = scaled * s["norm.weight"] + s["norm.bias"]
+    if attention == "batch":
+        tokens = (s["scale"] * tokens @ tokens.T).softmax(-1) @ tokens
+    expected = tokens @ s["head.weight"].T + s["head.bias"]
+    torch.testing.assert_close(net(x), expected, atol=1e-5, rtol=1e-5)

@@ -1,3 +1,4 @@
+import logging
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from torch import nn
 
 from pattlite_dist.config import ModelConfig
 from pattlite_dist.errors import UserError
-from pattlite_dist.model.build import PattLite, SeedNet, build_model
+from pattlite_dist.model.build import PattLite, SeedNet, build_model, refuse_batch_dependent
 
 SEED_14: dict[str, Any] = {"name": "seed", "cut": 14, "width": 32, "heads": 4}
 SEED_19: dict[str, Any] = {"name": "seed", "cut": 19, "width": 32, "heads": 4}
@@ -141,3 +142,72 @@ def test_weights_are_loaded_into_the_backbone_only_when_wanted(tmp_path: Path) -
 def test_imagenet_weights_for_pattlite_are_the_users_error() -> None:
     with pytest.raises(UserError, match="no weights for MobileNetV1"):
         build_model(ModelConfig(name="pattlite", weights="imagenet"), 48, 7)
+
+
+VARIANTS = pytest.mark.parametrize("attention", ["patches", "none", "batch"])
+
+
+def test_attention_over_the_batch_warns_in_one_line_and_the_others_do_not(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for model in (SEED_14, PATTLITE, {"name": "pattlite", "attention": "none"}):
+        build(model)
+    assert caplog.records == []
+    build({"name": "pattlite", "attention": "batch"})
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "for study only" in record.getMessage()
+    assert "\n" not in record.getMessage()
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2" if "SIZE" in name else "1")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
+    build({"name": "pattlite", "attention": "batch"})
+    assert len(caplog.records) == 1  # the first rank has said it
+
+
+@VARIANTS
+def test_only_a_network_whose_predictions_depend_on_the_batch_is_refused(attention: str) -> None:
+    net = build({"name": "pattlite", "attention": attention})
+    if attention == "batch":
+        assert net.batch_dependent
+        with pytest.raises(UserError, match=r"refusing to export: .* model\.attention=batch"):
+            refuse_batch_dependent(net, "export")
+    else:
+        assert not net.batch_dependent
+        refuse_batch_dependent(net, "export")
+    refuse_batch_dependent(build(SEED_14), "export")
+    refuse_batch_dependent(nn.Linear(1, 1), "export")
+
+
+@VARIANTS
+@torch.no_grad()
+def test_a_variant_depends_on_companions_exactly_if_it_says_so(attention: str) -> None:
+    net, x = build({"name": "pattlite", "attention": attention}).double(), images(6).double()
+    net.train()(x)
+    for module in net.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            module.momentum = 1.0
+    net(x)
+    net.eval()
+    moved = (net(x[:2])[0] - net(x)[0]).abs().max()
+    assert moved > 1e-3 if net.batch_dependent else moved < 1e-9
+
+
+@VARIANTS
+def test_a_gradient_reaches_every_parameter_of_a_variant(attention: str) -> None:
+    net = build({"name": "pattlite", "attention": attention}, 64).train()
+    nn.functional.cross_entropy(net(images(8, 64)), torch.arange(8) % 7).backward()
+    assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_variants_share_their_weights_but_for_the_scale() -> None:
+    keys = {
+        name: set(build({"name": "pattlite", "attention": name}).state_dict())
+        for name in ("patches", "none", "batch")
+    }
+    assert keys["patches"] == keys["batch"] == keys["none"] | {"classifier.scale"}
+
+
+def test_attention_over_the_batch_is_no_variant_of_the_seed() -> None:
+    with pytest.raises(ValueError, match="attention batch is for name pattlite, not seed"):
+        ModelConfig(name="seed", attention="batch")
