@@ -49,6 +49,11 @@ class DataConfig(_Model):
     timeout_seconds: float = Field(
         60.0, gt=0, description="Silence after which a connection or a command is given up."
     )
+    targets: Literal["labels", "votes"] = Field(
+        "labels",
+        description="What training aims at: the label, or the classes' shares of FER+'s votes, of "
+        "shards created with `--target soft`.",
+    )
     bad_shards: Literal["stop", "skip"] = Field(
         "stop",
         description="A training shard that stays bad: stop, or leave it out, counted and logged.",
@@ -94,6 +99,11 @@ class ModelConfig(_Model):
         "seed",
         description="seed: MobileNetV2, patches, ViT block. pattlite: the paper's, on MobileNetV1.",
     )
+    attention: Literal["patches", "none", "batch"] = Field(
+        "patches",
+        description="pattlite: over a sample's patches; none; or, as published and for study only, "
+        "over the batch: predictions then depend on their companions.",
+    )
     cut: int = Field(
         14,
         ge=7,
@@ -113,6 +123,18 @@ class ModelConfig(_Model):
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         return self
 
+    @model_validator(mode="after")
+    def _variants_are_pattlites(self) -> "ModelConfig":
+        if self.name != "pattlite" and self.attention != "patches":
+            raise ValueError(f"attention {self.attention} is for name pattlite, not {self.name}")
+        return self
+
+
+V1_BLOCKS = 10  # of pattlite's MobileNetV1, as `finetune.unfreeze` counts them
+Schedule = Literal["constant", "cosine", "inverse_time"]
+_SCHEDULES = "constant; cosine, to 0; inverse_time, as 1 / (1 + epochs / decay_epochs)."
+_DECAY = "inverse_time: epochs until the rate is half its peak."
+
 
 class OptimConfig(_Model):
     """How the weights move."""
@@ -121,12 +143,42 @@ class OptimConfig(_Model):
     lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
     backbone_lr_scale: float = Field(1.0, ge=0, description="Backbone's rate relative to `lr`.")
     weight_decay: float = Field(0.05, ge=0, description="Not applied to norms and biases.")
-    schedule: Literal["constant", "cosine"] = "cosine"
+    schedule: Schedule = Field("cosine", description=_SCHEDULES)
+    decay_epochs: float = Field(80.0, gt=0, description=_DECAY)
     warmup_epochs: float = Field(1.0, ge=0, description="Linear warm-up.")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     clip_norm: float = Field(0.0, ge=0, description="Global gradient norm; 0: no clipping.")
     ema: float = Field(
         0.0, ge=0, lt=1, description="Decay of the averaged weights; 0: no averaging."
+    )
+
+
+class FinetuneConfig(_Model):
+    """Training in two stages: the head on a frozen backbone, then also the backbone's end.
+
+    The backbone's BatchNorm stays as it was loaded, in evaluation mode, through both.
+    """
+
+    start_epoch: int | None = Field(
+        None,
+        ge=0,
+        description="Epochs of the head's stage, trained as `optim` says; then comes fine-tuning. "
+        "null: no stages, all weights are trained as `optim` says.",
+    )
+    unfreeze: int | None = Field(
+        None,
+        ge=0,
+        description="Backbone blocks that fine-tuning trains, counted from the end; null: all.",
+    )
+    lr: float = Field(1e-5, gt=0, description="Peak learning rate of fine-tuning.")
+    schedule: Schedule = Field("inverse_time", description=_SCHEDULES)
+    decay_epochs: float = Field(80.0, gt=0, description=_DECAY)
+    dropout: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Of every dropout in fine-tuning; in pattlite also of a patch's channels and "
+        "after its attention. null: as in the head's stage.",
     )
 
 
@@ -179,8 +231,20 @@ class Config(_Model):
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
+    finetune: FinetuneConfig = Field(default_factory=FinetuneConfig)
     trainer: TrainerConfig = Field(default_factory=TrainerConfig)
     wandb: WandbConfig = Field(default_factory=WandbConfig)
+
+    @model_validator(mode="after")
+    def _stages_fit_the_epochs(self) -> "Config":
+        start, epochs = self.finetune.start_epoch, self.trainer.epochs
+        if start is not None and start > epochs:
+            raise ValueError(f"finetune.start_epoch {start} is above trainer.epochs {epochs}")
+        last = self.finetune.unfreeze
+        blocks = self.model.cut if self.model.name == "seed" else V1_BLOCKS
+        if last is not None and last > blocks:
+            raise ValueError(f"finetune.unfreeze {last} is above the backbone's {blocks} blocks")
+        return self
 
 
 def parse_config(content: Any, where: str) -> Config:

@@ -12,16 +12,117 @@ from pattlite_dist.files import atomic_write, load_tensors
 from pattlite_dist.train.names import listed, parse_name, ranked
 
 
+class Unusable(UserError):
+    """Weights that are NaN or infinite, or about to be: nobody should save or score them."""
+
+
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint without ever running code from it.
 
+    What wrapped the network when it was saved (`torch.compile`, DDP) is taken out of the names.
+
     Raises:
-        UserError: it is missing, cut off, or not a checkpoint of this package.
+        UserError: it is missing, cut off, not a checkpoint of this package, or holds weights that
+            are NaN or infinite.
     """
-    content = load_tensors(path)
-    if not isinstance(content, dict) or not {"state_dict", "pattlite"} <= content.keys():
+    content: dict[str, Any] = load_tensors(path)
+    if not _is_ours(content):
         raise UserError(f"{path} is not a checkpoint of pattlite_dist; give one from a run folder")
+    for key in _STATES & content.keys():
+        content[key] = unwrapped(content[key], path)
+    bad = not_finite(content)
+    if bad is not None:
+        raise Unusable(f"{path} holds NaN or infinite values in {bad}; use an earlier checkpoint")
     return content
+
+
+_STATES = {"state_dict", "current_model_state"}  # the latter where the former is an average
+_WRAPPERS = {"_orig_mod", "module"}
+
+
+def _is_ours(content: Any) -> bool:
+    try:
+        about, state = content["pattlite"], content["state_dict"]
+        counted = isinstance(content["epoch"], int) and isinstance(content["global_step"], int)
+        labels = isinstance(about["labels"], list) and isinstance(about["config"], dict)
+        states = [state, content.get("current_model_state", {})]
+        tensors = all(
+            isinstance(name, str) and isinstance(value, torch.Tensor)
+            for state in states
+            for name, value in state.items()
+        )
+    except (TypeError, KeyError, AttributeError):
+        return False
+    return counted and labels and tensors
+
+
+def unwrapped(state: dict[str, torch.Tensor], path: Path | str) -> dict[str, torch.Tensor]:
+    """A network's state under the names that it has in a run: `model.`, then its own.
+
+    Raises:
+        UserError: two names become one.
+    """
+    named: dict[str, torch.Tensor] = {}
+    for name, value in state.items():
+        parts = name.split(".")
+        while len(parts) > 1 and parts[0] in {"model", *_WRAPPERS}:
+            parts.pop(0)
+        # A part of the network may have been compiled by itself.
+        plain = ".".join(["model", *(part for part in parts if part != "_orig_mod")])
+        if plain in named:
+            raise UserError(f"{path} holds {plain} twice; use another checkpoint")
+        named[plain] = value
+    return named
+
+
+def not_finite(content: dict[str, Any]) -> str | None:
+    """The first of a checkpoint's weights that holds NaN or infinity; None where all is well."""
+    tensors = [
+        (name, value)
+        for key in sorted(_STATES & content.keys())
+        for name, value in content[key].items()
+        if value.is_floating_point()
+    ]
+    if not tensors:
+        return None
+    # One question to the GPU, not one a tensor.
+    good = torch.stack([value.isfinite().all() for _, value in tensors]).tolist()
+    return next((name for (name, _), fine in zip(tensors, good, strict=True) if not fine), None)
+
+
+def load_weights(model: torch.nn.Module, content: dict[str, Any], path: Path) -> None:
+    """Load the weights of a checkpoint that `load` has read into a network.
+
+    Raises:
+        UserError: they are those of another network.
+    """
+    state = {name.removeprefix("model."): value for name, value in content["state_dict"].items()}
+    check_fit(model, state, path)
+    model.load_state_dict(state)
+
+
+def check_fit(model: torch.nn.Module, state: dict[str, torch.Tensor], path: Path | str) -> None:
+    """Make sure that a state has the names and shapes of a network's own.
+
+    Raises:
+        UserError: it does not; names the first difference of each kind.
+    """
+    own = {name: list(value.shape) for name, value in model.state_dict().items()}
+    given = {name: list(value.shape) for name, value in state.items()}
+    differences = [
+        *[f"{name} is missing" for name in own if name not in given][:1],
+        *[f"{name} is not in the network" for name in given if name not in own][:1],
+        *[
+            f"{name} has the shape {given[name]}, the network {own[name]}"
+            for name in own
+            if name in given and own[name] != given[name]
+        ][:1],
+    ]
+    if differences:
+        raise UserError(
+            f"{path} does not fit the network of its configuration ({'; '.join(differences)}); "
+            "use another one"
+        )
 
 
 def newest(folder: Path) -> Path | None:
@@ -76,8 +177,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write `checkpoint` to `path`, a local file."""
+        """Write `checkpoint` to `path`, a local file, unless its weights are NaN or infinite."""
         self.failure = None
+        bad = not_finite(checkpoint)
+        if bad is not None:
+            self.failure = Unusable(f"not saved, {bad} holds NaN or infinite values")
+            return
         try:
             with atomic_write(Path(path)) as stream:
                 torch.save(checkpoint, stream)

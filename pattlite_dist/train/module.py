@@ -10,7 +10,29 @@ from torch.nn import functional as F
 from pattlite_dist.config import Config
 from pattlite_dist.data.plan import DROPOUT, raw_stream
 from pattlite_dist.metrics import Census, Scores
-from pattlite_dist.train.optim import build_optimizer, lr_factor, warmup_steps
+from pattlite_dist.train.checkpoint import check_fit, unwrapped
+from pattlite_dist.train.optim import build_optimizer, lr_relative
+from pattlite_dist.train.watch import LossWatch
+
+
+def loss_of(logits: torch.Tensor, batch: dict[str, Any], config: Config) -> torch.Tensor:
+    """The mean cross entropy of a batch with its labels, or with its shares of the votes.
+
+    A sample that stands in for one of a shard left out weighs nothing; the sum is divided by the
+    whole batch even so, or its companions' weight would depend on the ranks.
+
+    Args:
+        logits: float [n, classes].
+        batch: see `data.loader.Batch`.
+        config: of the run; label smoothing applies to both.
+    """
+    goal: torch.Tensor = batch["target" if config.data.targets == "votes" else "label"]
+    counts: torch.Tensor = batch["counts"]
+    smoothing = config.optim.label_smoothing
+    if config.data.bad_shards == "skip":
+        losses = F.cross_entropy(logits, goal, label_smoothing=smoothing, reduction="none")
+        return (losses * counts).sum() / len(goal)
+    return F.cross_entropy(logits, goal, label_smoothing=smoothing)
 
 
 class FERModule(pl.LightningModule):
@@ -39,6 +61,7 @@ class FERModule(pl.LightningModule):
         self._right, self._seen = torch.zeros((), dtype=torch.int64), 0  # of this epoch and start
         self._before = (0, 0)  # the same over all ranks, of the epoch's earlier starts
         self.scores, self.census = Scores(len(labels)), Census(val_samples)
+        self.watch = LossWatch()
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Seed dropout from the step: a resumed run draws what an uninterrupted one would."""
@@ -50,25 +73,18 @@ class FERModule(pl.LightningModule):
             torch.cuda.manual_seed(seed)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
-        """The mean loss of this rank's share; the ranks' shares are equal, so DDP's mean is too.
-
-        A sample that stands in for one of a shard left out weighs nothing; the sum is divided by
-        the whole share even so, or its companions' weight would depend on the ranks.
-        """
+        """The mean loss of this rank's share; the ranks' shares are equal, so DDP's mean is too."""
         logits = self.model(self._layout(batch["image"]))
-        label, smoothing = batch["label"], self.config.optim.label_smoothing
+        label = batch["label"]
         size = len(label)
-        loss: torch.Tensor
+        loss = loss_of(logits, batch, self.config)
+        self.watch.see(loss, self.global_step + 1)
         if self.config.data.bad_shards == "skip":
-            losses = F.cross_entropy(logits, label, label_smoothing=smoothing, reduction="none")
-            loss = (losses * batch["counts"]).sum() / size
             left_out = (~batch["counts"]).sum().float()
             self.log(
                 "train/left_out", left_out, on_step=False, on_epoch=True, reduce_fx="sum",
                 sync_dist=True, batch_size=size,
             )  # fmt: skip
-        else:
-            loss = F.cross_entropy(logits, label, label_smoothing=smoothing)
         # A call of `log` takes Lightning as long as all else in the step: the loss is logged where
         # it is written down, and in an epoch's first and last step for who shows progress.
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -119,12 +135,9 @@ class FERModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule, a step at a time."""
-        optim = self.config.optim
-        total = self.config.trainer.epochs * self.steps_per_epoch
-        warmup = warmup_steps(optim, self.steps_per_epoch)
-        optimizer = build_optimizer(self.model, optim)
+        optimizer = build_optimizer(self.model, self.config.optim)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: lr_factor(step, total, warmup, optim.schedule)
+            optimizer, lambda step: lr_relative(step, self.config, self.steps_per_epoch)
         )
         return {
             "optimizer": optimizer,
@@ -140,7 +153,15 @@ class FERModule(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue the counts of an epoch that was interrupted."""
+        """Continue the counts of an epoch that was interrupted.
+
+        Raises:
+            UserError: the weights are another network's.
+        """
+        for key in ("state_dict", "current_model_state"):
+            if key in checkpoint:
+                checkpoint[key] = unwrapped(checkpoint[key], "the run's checkpoint")
+                check_fit(self, checkpoint[key], "the run's checkpoint")
         right, seen = checkpoint["pattlite"].get("counted", (0, 0))
         self._before = (right, seen)
 

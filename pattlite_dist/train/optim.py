@@ -8,19 +8,24 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from pattlite_dist.config import OptimConfig
+from pattlite_dist.config import Config, OptimConfig, Schedule
 
 
-def lr_factor(step: int, total: int, warmup: int, schedule: str) -> float:
+def lr_factor(
+    step: int, total: int, warmup: int, schedule: Schedule, decay: float = math.inf
+) -> float:
     """The learning rate of a step, relative to its peak.
 
     It rises linearly over `warmup` steps; then it stays, or falls as half a cosine to 0 at
-    `total` (Loshchilov and Hutter, arXiv:1608.03983, without restarts).
+    `total` (Loshchilov and Hutter, arXiv:1608.03983, without restarts), or as Keras'
+    InverseTimeDecay with a decay rate of 1, to half after `decay` steps.
     """
     if step < warmup:
         return (step + 1) / warmup
     if schedule == "constant":
         return 1.0
+    if schedule == "inverse_time":
+        return 1 / (1 + (step - warmup) / decay)
     progress = min((step - warmup) / max(total - warmup, 1), 1.0)
     return 0.5 * (1 + math.cos(math.pi * progress))
 
@@ -28,6 +33,22 @@ def lr_factor(step: int, total: int, warmup: int, schedule: str) -> float:
 def warmup_steps(config: OptimConfig, steps_per_epoch: int) -> int:
     """Steps of the linear warm-up; the averaged weights start after it."""
     return round(config.warmup_epochs * steps_per_epoch)
+
+
+def lr_relative(step: int, config: Config, steps_per_epoch: int) -> float:
+    """The learning rate of a step of the run, relative to `optim.lr`: a function of numbers alone.
+
+    Each stage has its own peak and schedule, which runs from the stage's first step to its last.
+    """
+    optim, finetune, epochs = config.optim, config.finetune, config.trainer.epochs
+    start = finetune.start_epoch
+    first = None if start is None else start * steps_per_epoch
+    if first is None or step < first:
+        total = epochs * steps_per_epoch if first is None else first
+        warmup = warmup_steps(optim, steps_per_epoch)
+        return lr_factor(step, total, warmup, optim.schedule, optim.decay_epochs * steps_per_epoch)
+    total, decay = epochs * steps_per_epoch - first, finetune.decay_epochs * steps_per_epoch
+    return finetune.lr / optim.lr * lr_factor(step - first, total, 0, finetune.schedule, decay)
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:

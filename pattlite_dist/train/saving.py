@@ -11,9 +11,10 @@ from pytorch_lightning.callbacks import Checkpoint, WeightAveraging
 from pattlite_dist.errors import UserError
 from pattlite_dist.signals import Signals, Stopped
 from pattlite_dist.train import history
-from pattlite_dist.train.checkpoint import AtomicCheckpointIO
+from pattlite_dist.train.checkpoint import AtomicCheckpointIO, Unusable
 from pattlite_dist.train.logs import JsonlLogger, log_before_saving
-from pattlite_dist.train.names import make_name, superfluous
+from pattlite_dist.train.names import listed, make_name, superfluous
+from pattlite_dist.train.watch import NEVER, LossWatch
 from pattlite_dist.world import Agreement, World, from_main
 
 _SHARE = 0.01  # of the time, at most, for checkpoints by the clock
@@ -38,6 +39,7 @@ class Saver(Checkpoint):
 
     Signals are only noted; at the end of each step, and of each batch of a validation, the ranks
     agree on whether one of them has been asked to stop. Then they save once and raise `Stopped`.
+    In the same way they agree on whether a loss is NaN or infinite: then they stop without saving.
 
     Args:
         run: folder.
@@ -85,17 +87,28 @@ class Saver(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save inside the epoch, if it is time; an epoch's last step waits for its validation."""
+        """Save inside the epoch, if it is time; an epoch's last step waits for its validation.
+
+        Raises:
+            Unusable: a loss is NaN or infinite; on all ranks.
+        """
         step = trainer.global_step
         if self._first and self.world.main:
             history.append(self.run, "first_step", step=step)
         self._first = False
-        stop, due = self._agree()
         last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        # To look at the loss is to wait for the GPU: only where it is logged, and before saving.
+        logged = step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        looks = logged or last or pl_module.device.type == "cpu"
+        watch = pl_module.watch
+        assert isinstance(watch, LossWatch)
+        stop, due = self._agree(watch.first() if looks else NEVER)
         if self.every_steps and step % self.every_steps == 0:
             due = True
         if stop or (due and not last):
-            if step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            if not looks:
+                self._agree(watch.first())
+            if logged:
                 log_before_saving(trainer, ("train/loss", "train/lr"), step - 1, bool(stop))
             self._validation_ahead = last
             self._save(trainer, None)
@@ -166,11 +179,30 @@ class Saver(Checkpoint):
             "is_last_batch": False,
         }
 
-    def _agree(self) -> tuple[int, bool]:
-        """The signal that some rank was sent, 0 if none, and whether the clock asks to save."""
+    def _agree(self, bad_step: int = NEVER) -> tuple[int, bool]:
+        """The signal that some rank was sent, 0 if none, and whether the clock asks to save.
+
+        Args:
+            bad_step: the first whose loss, on this rank, is NaN or infinite.
+
+        Raises:
+            Unusable: there was such a step on some rank.
+        """
         due = self.world.main and time.monotonic() >= self._due
-        signum, saving = self.agreement.largest((self.signals.got, int(due)))
+        signum, saving, bad = self.agreement.largest((self.signals.got, int(due), -bad_step))
+        if bad > -NEVER:
+            raise Unusable(f"the loss of step {-bad:,} is NaN or infinite: {self._advice()}")
         return signum, bool(saving)
+
+    def _advice(self) -> str:
+        found = listed(self.folder)
+        kept = (
+            f"the last good checkpoint is {max(found).name}" if found else "no checkpoint is kept"
+        )
+        return (
+            f"training has diverged and stops; {kept}; "
+            "train under another name with a lower optim.lr, or with optim.clip_norm"
+        )
 
     def _leave_if_asked(self, trainer: "pl.Trainer") -> None:
         stop, _ = self._agree()
@@ -188,14 +220,20 @@ class Saver(Checkpoint):
             )  # fmt: skip
         raise stop
 
-    def _save(self, trainer: "pl.Trainer", top1: float | None) -> str | None:
-        """Write a checkpoint, then remove those it replaces; says what went wrong. Collective."""
+    def _save(self, trainer: "pl.Trainer", top1: float | None) -> UserError | None:
+        """Write a checkpoint, then remove those it replaces; says what went wrong. Collective.
+
+        Raises:
+            Unusable: the weights are NaN or infinite, and nothing was written.
+        """
         begin = time.monotonic()
         path = self.folder / make_name(trainer.current_epoch, trainer.global_step, top1)
-        failure: str | None = from_main(self.world, self._write_record(trainer))
+        failure: UserError | None = from_main(self.world, self._write_record(trainer))
         if failure is None:
             trainer.save_checkpoint(path)  # on all ranks; ends in a barrier
             failure = from_main(self.world, self._result(trainer))
+            if isinstance(failure, Unusable):
+                raise Unusable(f"step {trainer.global_step:,}: {failure}: {self._advice()}")
         if failure is None:
             self.last = path
             if self.world.main:
@@ -211,17 +249,17 @@ class Saver(Checkpoint):
         self._due = next_save(now, self.every_minutes, now - begin)
         return failure
 
-    def _write_record(self, trainer: "pl.Trainer") -> str | None:
+    def _write_record(self, trainer: "pl.Trainer") -> UserError | None:
         # A step that is saved is in the record.
         try:
             for logger in trainer.loggers:
                 if isinstance(logger, JsonlLogger):
                     logger.flush()
         except UserError as error:
-            return str(error)
+            return error
         return None
 
-    def _result(self, trainer: "pl.Trainer") -> str | None:
+    def _result(self, trainer: "pl.Trainer") -> UserError | None:
         io = trainer.strategy.checkpoint_io
         assert isinstance(io, AtomicCheckpointIO)
-        return None if io.failure is None else str(io.failure)
+        return io.failure

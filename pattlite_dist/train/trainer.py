@@ -22,6 +22,7 @@ from pattlite_dist.train.logs import JsonlLogger, progress_callback
 from pattlite_dist.train.optim import Ema, warmup_steps
 from pattlite_dist.train.record import RECORD_NAME
 from pattlite_dist.train.saving import Saver
+from pattlite_dist.train.stages import Stages
 from pattlite_dist.train.wandb_run import wandb_logger
 from pattlite_dist.world import World
 
@@ -82,6 +83,8 @@ def build_trainer(config: Config, world: World, run: Path, saver: Saver, steps: 
     settings = config.trainer
     gpu = worlds.use_gpu(settings.accelerator)
     callbacks: list[Callback] = [progress_callback(), saver]
+    if config.finetune.start_epoch is not None:
+        callbacks.append(Stages(config.finetune.start_epoch, config.finetune))
     if config.optim.ema:
         callbacks.append(Ema(config.optim.ema, warmup_steps(config.optim, steps)))
     loggers = [JsonlLogger(run / RECORD_NAME), wandb_logger(config, run, world.main)]

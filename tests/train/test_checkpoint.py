@@ -5,14 +5,26 @@ import pytest
 import torch
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.train.checkpoint import AtomicCheckpointIO, best, load, newest, set_aside
+from pattlite_dist.train.checkpoint import (
+    AtomicCheckpointIO,
+    Unusable,
+    best,
+    check_fit,
+    load,
+    newest,
+    set_aside,
+)
 from pattlite_dist.train.names import make_name
 from tests.conftest import on_small_disk
+
+WHOLE = {
+    "state_dict": {}, "epoch": 0, "global_step": 0, "pattlite": {"config": {}, "labels": []},
+}  # fmt: skip
 
 
 def save(folder: Path, name: str, **content: object) -> Path:
     path = folder / name
-    AtomicCheckpointIO().save_checkpoint({"state_dict": {}, "pattlite": {}, **content}, path)
+    AtomicCheckpointIO().save_checkpoint({**WHOLE, **content}, path)
     return path
 
 
@@ -68,7 +80,7 @@ class Malicious:
 
 def test_a_checkpoint_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
     path, victim = tmp_path / "bad.ckpt", tmp_path / "touched"
-    torch.save({"state_dict": {}, "pattlite": Malicious(victim)}, path)
+    torch.save({**WHOLE, "pattlite": Malicious(victim)}, path)
     with pytest.raises(UserError, match="not a safe file of tensors"):
         load(path)
     assert not victim.exists()
@@ -82,10 +94,87 @@ def test_what_is_no_checkpoint_is_a_user_error(tmp_path: Path, content: bytes) -
         load(path)
 
 
-def test_another_programs_file_is_a_user_error(tmp_path: Path) -> None:
-    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.ckpt")
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1, 2],
+        {"weights": torch.zeros(1)},
+        {"state_dict": {}, "epoch": 3, "global_step": 4},
+        {**WHOLE, "pattlite": {}},
+        {**WHOLE, "pattlite": {"config": {}, "labels": "angry"}},
+        {**WHOLE, "epoch": "three"},
+        {**WHOLE, "state_dict": [torch.zeros(1)]},
+        {**WHOLE, "state_dict": {"w": 0.5}},
+        {**WHOLE, "current_model_state": {3: torch.zeros(1)}},
+    ],
+)
+def test_another_programs_file_is_a_user_error(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "other.ckpt")
     with pytest.raises(UserError, match="not a checkpoint of pattlite_dist"):
         load(tmp_path / "other.ckpt")
+
+
+def test_names_lose_what_wrapped_the_network_and_nothing_else(tmp_path: Path) -> None:
+    names = {
+        "model.head.w": "model.head.w",
+        "model._orig_mod.head.a": "model.head.a",
+        "module.model.head.b": "model.head.b",
+        "_orig_mod.module.model.c": "model.c",
+        "backbone._orig_mod.d": "model.backbone.d",
+        "model.backbone.module.e": "model.backbone.module.e",
+        "module": "model.module",
+    }
+    state = {name: torch.tensor(float(i)) for i, name in enumerate(names)}
+    path = save(tmp_path, "a.ckpt", state_dict=state, current_model_state=state)
+    found = load(path)
+    for key in ("state_dict", "current_model_state"):
+        assert {name: float(value) for name, value in found[key].items()} == {
+            new: float(i) for i, new in enumerate(names.values())
+        }
+    both = {"model.w": torch.zeros(1), "module.w": torch.ones(1)}
+    with pytest.raises(UserError, match=r"holds model\.w twice"):
+        load(save(tmp_path, "b.ckpt", state_dict=both))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("key", ["state_dict", "current_model_state"])
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(
+    tmp_path: Path, key: str, value: float
+) -> None:
+    good = {"model.a": torch.ones(3), "model.n": torch.tensor(2)}
+    bad = {**good, "model.b": torch.tensor([0.0, value])}
+    path = save(tmp_path, "a.ckpt", state_dict=good)
+    before = path.read_bytes()
+    io = AtomicCheckpointIO()
+    io.save_checkpoint({**WHOLE, "state_dict": good, key: bad}, path)
+    assert isinstance(io.failure, Unusable)
+    assert "model.b holds NaN or infinite values" in str(io.failure)
+    assert path.read_bytes() == before
+    torch.save({**WHOLE, "state_dict": good, key: bad}, path)
+    with pytest.raises(Unusable, match=r"holds NaN or infinite values in model\.b"):
+        load(path)
+
+
+def test_a_newest_with_nan_is_no_place_to_continue_from(tmp_path: Path) -> None:
+    whole = save(tmp_path, make_name(0, 10, 0.5), state_dict={"model.w": torch.ones(2)})
+    bad = {**WHOLE, "state_dict": {"model.w": torch.tensor([torch.nan])}}
+    torch.save(bad, tmp_path / make_name(0, 20, 0.6))
+    with pytest.warns(UserWarning, match="step=00000020.*NaN"):
+        assert newest(tmp_path) == whole
+
+
+def test_another_networks_weights_are_one_line_that_names_each_kind_of_difference() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+    state = net.state_dict()
+    check_fit(net, state, "a.ckpt")
+    state["1.weight"] = torch.zeros(2, 2)
+    state["2.weight"] = state.pop("0.bias")
+    with pytest.raises(UserError) as caught:
+        check_fit(net, state, "a.ckpt")
+    assert str(caught.value) == (
+        "a.ckpt does not fit the network of its configuration (0.bias is missing; 2.weight is not "
+        "in the network; 1.weight has the shape [2, 2], the network [1, 3]); use another one"
+    )
 
 
 def test_a_failed_save_leaves_the_old_file_and_no_temporary(
@@ -123,7 +212,8 @@ from pattlite_dist.train.names import make_name
 folder = Path(sys.argv[1]) / "checkpoints"
 io = AtomicCheckpointIO()
 def save(step, kilobytes):
-    content = {"state_dict": {"w": torch.full((kilobytes * 256,), float(step))}, "pattlite": {}}
+    content = {"state_dict": {"w": torch.full((kilobytes * 256,), float(step))}, "epoch": 0,
+               "global_step": step, "pattlite": {"config": {}, "labels": []}}
     io.save_checkpoint(content, folder / make_name(0, step, None))
     return io.failure
 def there():
@@ -137,9 +227,9 @@ for failure in failures:
 assert there() == first == [make_name(0, 1, None)]
 assert newest(folder) == folder / first[0]
 assert save(1, 200) is not None  # the same name: the old one stays
-assert load(folder / first[0])["state_dict"]["w"].unique().tolist() == [1.0]
+assert load(folder / first[0])["state_dict"]["model.w"].unique().tolist() == [1.0]
 assert save(9, 20) is None
-assert load(newest(folder))["state_dict"]["w"].unique().tolist() == [9.0]
+assert load(newest(folder))["state_dict"]["model.w"].unique().tolist() == [9.0]
 assert there() == [*first, make_name(0, 9, None)]
 """
 

@@ -1,0 +1,112 @@
+"""Two stages of training: the head on a frozen backbone, then also the backbone's last blocks.
+
+A parameter is in training where it requires a gradient. The others get none, so that no backward
+pass runs through them and neither optimiser nor weight decay moves them.
+"""
+
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.strategies import DDPStrategy
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parallel import DistributedDataParallel
+
+from pattlite_dist.config import FinetuneConfig
+from pattlite_dist.model.backbones import MobileNetV1, MobileNetV2
+from pattlite_dist.model.build import PattLite, SeedNet
+
+
+def blocks(backbone: MobileNetV1 | MobileNetV2) -> list[nn.Module]:
+    """The backbone's blocks from the image to the features; V1's stem counts as one."""
+    if isinstance(backbone, MobileNetV1):
+        return [backbone.stem, *backbone.blocks]
+    return list(backbone.features)
+
+
+def unfrozen(backbone: MobileNetV1 | MobileNetV2, last: int | None) -> list[nn.Parameter]:
+    """Parameters that fine-tuning trains: of the `last` blocks, None for all, without BatchNorm."""
+    parts = blocks(backbone)
+    return [
+        parameter
+        for part in parts[0 if last is None else len(parts) - last :]
+        for module in part.modules()
+        if not isinstance(module, _BatchNorm)
+        for parameter in module.parameters(recurse=False)
+    ]
+
+
+class Stages(Callback):
+    """Puts the network into the stage that an epoch belongs to, and keeps it there.
+
+    The stage follows from the epoch alone, so that a resumed run is in the one it was stopped in.
+
+    Args:
+        start: epochs of the head's stage.
+        config: of fine-tuning.
+    """
+
+    def __init__(self, start: int, config: FinetuneConfig) -> None:
+        self.start, self.config = start, config
+
+    def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
+        """Freeze the backbone before DDP takes the parameters that require a gradient."""
+        network = pl_module.model
+        assert isinstance(network, PattLite | SeedNet)
+        self.network = network
+        network.backbone.requires_grad_(False)
+
+    def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Enter the stage that the run starts or continues in."""
+        self._enter(trainer)
+
+    def on_train_epoch_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Go from the head's stage to fine-tuning, which begins with a fresh optimiser."""
+        if trainer.current_epoch == self.start:
+            for optimizer in trainer.optimizers:
+                optimizer.state.clear()
+            self._enter(trainer)
+
+    def _enter(self, trainer: "pl.Trainer") -> None:
+        tuning = trainer.current_epoch >= self.start
+        self.network.backbone.eval()  # its BatchNorm stays as it was loaded, in both stages
+        if tuning:
+            self._tune(trainer)
+        if trainer.is_global_zero:
+            sizes = [(p.numel(), p.requires_grad) for p in self.network.parameters()]
+            print(
+                f"{'fine-tuning' if tuning else 'head alone'} to epoch "
+                f"{trainer.max_epochs if tuning else self.start}: trains "
+                f"{sum(n for n, trained in sizes if trained):,} of {sum(n for n, _ in sizes):,} "
+                "parameters",
+                flush=True,
+            )
+
+    def _tune(self, trainer: "pl.Trainer") -> None:
+        if self.config.dropout is not None:
+            for module in self.network.modules():
+                if isinstance(module, _DropoutNd):
+                    module.p = self.config.dropout
+        later = unfrozen(self.network.backbone, self.config.unfreeze)
+        if later and not later[0].requires_grad:
+            for parameter in later:
+                parameter.requires_grad_(True)
+            rewrap(trainer)
+
+
+def rewrap(trainer: "pl.Trainer") -> None:
+    """Let DDP reduce what requires a gradient now. Collective; nothing happens without DDP.
+
+    DDP looks for those parameters when it is made, and later ones would silently not be reduced.
+    """
+    strategy: Any = trainer.strategy
+    if not isinstance(strategy, DDPStrategy):
+        return
+    former = strategy.model
+    assert isinstance(former, DistributedDataParallel)
+    former.zero_grad()  # gradients are views into its buckets
+    former.reducer._remove_autograd_hooks()
+    strategy.model = former.module
+    strategy.configure_ddp()

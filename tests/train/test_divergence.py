@@ -1,0 +1,223 @@
+"""A run whose loss or weights become NaN stops at that step and keeps what was good."""
+
+import math
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from pattlite_dist.cli import main
+from pattlite_dist.signals import Signals
+from pattlite_dist.train import checkpoint as checkpoints
+from pattlite_dist.train import history
+from pattlite_dist.train import module as modules
+from pattlite_dist.train import run as runs
+from pattlite_dist.train.names import listed
+from pattlite_dist.train.record import read_metrics
+from pattlite_dist.train.saving import Saver
+from pattlite_dist.train.watch import LossWatch
+from pattlite_dist.world import Agreement, World
+from tests.conftest import ROOT, environment, tiny
+
+
+def kept(run: Path) -> list[int]:
+    """Steps of the checkpoints, all of which can be loaded: their weights are finite."""
+    found = sorted(listed(run / "checkpoints"))
+    for item in found:
+        checkpoints.load(run / "checkpoints" / item.name)
+    return [item.step for item in found]
+
+
+def bad_loss(monkeypatch: pytest.MonkeyPatch, call: int, value: float) -> None:
+    """Make the loss of one call of many something else."""
+    real, calls = modules.loss_of, [0]
+
+    def loss_of(*args: Any) -> torch.Tensor:
+        calls[0] += 1
+        loss: torch.Tensor = real(*args)
+        return loss * value if calls[0] == call else loss
+
+    monkeypatch.setattr(modules, "loss_of", loss_of)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_bad_loss_stops_the_run_at_its_step(
+    value: float, face_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    bad_loss(monkeypatch, 7, value)
+    arguments = tiny(
+        face_shards, tmp_path, trainer__checkpoint_every_steps=3, trainer__log_every_steps=5
+    )
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("pattlite: error: the loss of step 7 is NaN or infinite")
+    assert "last good checkpoint is epoch=0000-step=00000006.ckpt" in error
+    run = tmp_path / "tiny"
+    assert kept(run) == [6]
+    assert all(math.isfinite(line["train/loss"]) for line in read_metrics(run / "metrics.jsonl"))
+    (failed,) = [event for event in history.read(run) if event["event"] == "failed"]
+    assert "the loss of step 7" in failed["error"]
+
+
+class Poison(Callback):
+    """Makes a weight NaN after a step, as a gradient that overflows does; its loss was good."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            with torch.no_grad():
+                next(pl_module.model.parameters()).fill_(torch.nan)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_nan_weights_are_not_saved_though_every_loss_was_good(
+    ema: float, face_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    build = runs.build_trainer
+
+    def build_trainer(*args: Any) -> pl.Trainer:
+        trainer = build(*args)
+        trainer.callbacks.insert(0, Poison(4))  # type: ignore[attr-defined]
+        return trainer
+
+    monkeypatch.setattr(runs, "build_trainer", build_trainer)
+    arguments = tiny(face_shards, tmp_path, trainer__checkpoint_every_steps=2, optim__ema=ema)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("pattlite: error: step 4: not saved, model.")
+    assert "last good checkpoint is epoch=0000-step=00000002.ckpt" in error
+    assert kept(tmp_path / "tiny") == [2]
+
+
+def test_a_learning_rate_far_too_high_ends_in_one_line(
+    face_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = tiny(face_shards, tmp_path, optim__lr=1e30, trainer__checkpoint_every_steps=1)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "training has diverged and stops" in error
+    kept(tmp_path / "tiny")
+
+
+_RANK = """
+import os, sys
+import torch
+from pattlite_dist.cli import main
+from pattlite_dist.train import module
+torch.set_num_threads(1)
+real, calls = module.loss_of, [0]
+def loss_of(*args):
+    calls[0] += 1
+    bad = calls[0] == 7 and os.environ["RANK"] == "1"
+    return real(*args) * (float("nan") if bad else 1)
+module.loss_of = loss_of
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_bad_on_one_rank_stops_all_at_the_same_step(
+    face_shards: Path, tmp_path: Path
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    arguments = tiny(face_shards, tmp_path, trainer__checkpoint_every_steps=3)
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", _RANK, *arguments],
+            env=environment(
+                TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
+                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
+            ),
+            cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    errors = [rank.communicate(timeout=120)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [2, 2], errors
+    assert errors[0] == errors[1]
+    assert errors[0].startswith("pattlite: error: the loss of step 7 is NaN or infinite")
+    assert errors[0].count("\n") == 1
+    assert kept(tmp_path / "tiny") == [6]
+
+
+def on_a_gpu(run: Path, monkeypatch: pytest.MonkeyPatch, every_steps: int) -> tuple[Any, list[int]]:
+    """A saver and a function that takes a step on a make-believe GPU; it notes what is saved."""
+    run.mkdir()
+    world = World()
+    saver = Saver(run, world, Signals(), Agreement(world, 1), every_steps, 0, 1)
+    saved: list[int] = []
+    monkeypatch.setattr(Saver, "_save", lambda self, trainer, top1: saved.append(trainer.step))
+    monkeypatch.setattr("pattlite_dist.train.saving.log_before_saving", lambda *args: None)
+    watch = LossWatch()
+
+    def step(number: int, loss: float) -> None:
+        progress = SimpleNamespace(batch_progress=SimpleNamespace(is_last_batch=False))
+        trainer = SimpleNamespace(
+            global_step=number, step=number, log_every_n_steps=20,
+            fit_loop=SimpleNamespace(epoch_loop=progress),
+        )  # fmt: skip
+        module = SimpleNamespace(device=torch.device("cuda"), watch=watch)
+        watch.see(torch.tensor(loss), number)
+        saver.on_train_batch_end(cast(Any, trainer), cast(Any, module), None, None, number - 1)
+
+    return step, saved
+
+
+def test_on_a_gpu_the_loss_is_looked_at_where_it_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, _ = on_a_gpu(tmp_path / "run", monkeypatch, 0)
+    for number in range(1, 20):
+        step(number, math.nan if number == 3 else 1.0)
+    with pytest.raises(checkpoints.Unusable, match="the loss of step 3 is NaN"):
+        step(20, 1.0)
+
+
+def test_on_a_gpu_the_loss_is_looked_at_before_every_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, saved = on_a_gpu(tmp_path / "run", monkeypatch, 4)
+    for number in range(1, 8):
+        step(number, math.inf if number == 6 else 1.0)
+    assert saved == [4]
+    with pytest.raises(checkpoints.Unusable, match="the loss of step 6 is NaN"):
+        step(8, 1.0)
+    assert saved == [4]
+
+
+def test_a_checkpoint_of_another_network_in_the_runs_folder_is_one_line(
+    face_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(tiny(face_shards, tmp_path, trainer__epochs=1)) == 0
+    (item,) = listed(tmp_path / "tiny" / "checkpoints")
+    path = tmp_path / "tiny" / "checkpoints" / item.name
+    content = checkpoints.load(path)
+    content["state_dict"]["model.head.bias"] = torch.zeros(9)
+    torch.save(content, path)
+    capsys.readouterr()
+    assert main(tiny(face_shards, tmp_path, trainer__epochs=2)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "model.head.bias has the shape [9], the network [7]" in error
+    content = checkpoints.load(path)
+    content["state_dict"]["model.head.bias"] = torch.zeros(7)
+    for key in ("state_dict", "current_model_state"):
+        content[key] = {f"_orig_mod.{name}": value for name, value in content[key].items()}
+    torch.save(content, path)
+    assert main(tiny(face_shards, tmp_path, trainer__epochs=2)) == 0

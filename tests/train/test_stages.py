@@ -1,0 +1,333 @@
+"""What is frozen and what is trained in two stages, and that a stop between them is no event."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import nn
+
+from pattlite_dist.cli import main
+from pattlite_dist.config import V1_BLOCKS, Config, ModelConfig, parse_config
+from pattlite_dist.errors import UserError
+from pattlite_dist.model.build import PattLite, build_model
+from pattlite_dist.train import checkpoint as checkpoints
+from pattlite_dist.train import run as runs
+from pattlite_dist.train.checkpoint import AtomicCheckpointIO
+from pattlite_dist.train.stages import blocks, unfrozen
+from tests.conftest import ROOT, tiny
+from tests.train.harness import Zygote, assert_same_training, final, logged
+from tests.train.zygote import Fault, killer
+
+STEPS, START, EPOCHS = 3, 1, 3  # 104 samples in global batches of 32
+BOUNDARY, LAST = START * STEPS, EPOCHS * STEPS
+
+
+def options(shards: Path, runs: Path, name: str = "tiny", **overrides: object) -> list[str]:
+    staged = {
+        "trainer.epochs": EPOCHS, "trainer.global_batch": 32, "trainer.eval_batch": 19,
+        "finetune.start_epoch": START, "finetune.unfreeze": 2, "finetune.lr": 1e-3,
+        "optim.warmup_epochs": 0, "optim.clip_norm": 3,
+    }  # fmt: skip
+    return tiny(shards, runs, name, **{**staged, **overrides})
+
+
+def pattlite(shards: Path, runs: Path, name: str = "tiny", **overrides: object) -> list[str]:
+    return options(
+        shards, runs, name, **{"model.name": "pattlite", "finetune.dropout": 0.2, **overrides}
+    )
+
+
+class Spy(Callback):
+    """Runs a function at the end of each step."""
+
+    def __init__(self, look: Callable[[pl.Trainer, Any], None]) -> None:
+        self.look = look
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
+        self.look(trainer, pl_module)
+
+
+def watch(monkeypatch: pytest.MonkeyPatch, *callbacks: Callback) -> None:
+    build = runs.build_trainer
+
+    def build_trainer(*args: Any) -> pl.Trainer:
+        trainer = build(*args)
+        trainer.callbacks[0:0] = callbacks
+        return trainer
+
+    monkeypatch.setattr(runs, "build_trainer", build_trainer)
+
+
+def keep_all(monkeypatch: pytest.MonkeyPatch) -> dict[int, dict[str, Any]]:
+    """What is saved, by steps."""
+    saved: dict[int, dict[str, Any]] = {}
+    save = AtomicCheckpointIO.save_checkpoint
+
+    def noted(self: AtomicCheckpointIO, content: Any, path: Path, **rest: Any) -> None:
+        save(self, content, path, **rest)
+        saved[content["global_step"]] = checkpoints.load(Path(path))
+
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", noted)
+    return saved
+
+
+def moved(one: dict[str, Any], other: dict[str, Any], key: str = "state_dict") -> set[str]:
+    """Names of what differs in any bit, BatchNorm's statistics and counts included."""
+    return {name for name, value in one[key].items() if not torch.equal(value, other[key][name])}
+
+
+def built(name: str, cut: int = 14) -> Any:
+    config = ModelConfig.model_validate({"name": name, "cut": cut, "width": 32, "heads": 4})
+    return build_model(config, 48, 7)
+
+
+@pytest.mark.parametrize(("name", "cut"), [("pattlite", 14), ("seed", 7), ("seed", 19)])
+def test_a_backbones_blocks_are_all_of_it_and_as_many_as_the_configuration_thinks(
+    name: str, cut: int
+) -> None:
+    backbone = built(name, cut).backbone
+    parts = blocks(backbone)
+    assert len(parts) == (cut if name == "seed" else V1_BLOCKS)
+    inside = [p for part in parts for p in part.parameters()]
+    assert [id(p) for p in inside] == [id(p) for p in backbone.parameters()]
+
+
+@pytest.mark.parametrize("name", ["pattlite", "seed"])
+def test_unfrozen_are_the_last_blocks_without_batchnorm(name: str) -> None:
+    backbone = built(name).backbone
+    weights = [p for p in backbone.parameters() if p.ndim > 1]  # neither has a bias
+    assert unfrozen(backbone, 0) == []
+    assert [id(p) for p in unfrozen(backbone, None)] == [id(p) for p in weights]
+    last = unfrozen(backbone, 2)
+    assert [id(p) for p in last] == [id(p) for p in weights[-len(last) :]]
+    assert len(last) == {"pattlite": 3, "seed": 6}[name]
+
+
+def test_spatial_dropout_takes_a_channel_from_all_patches_of_a_sample() -> None:
+    extraction = built("pattlite").patches
+    features = torch.rand(64, 512, 3, 3, generator=torch.Generator().manual_seed(0))
+    whole = extraction(features)
+    extraction.dropout.p = 0.5
+    gone = extraction(features) == 0
+    assert torch.equal(gone & (whole != 0), gone.all(1, keepdim=True) & (whole != 0))
+    alive = (whole != 0).any(1)
+    assert 0.45 < float(gone.all(1)[alive].float().mean()) < 0.55
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"finetune": {"start_epoch": 16}}, "start_epoch 16 is above trainer.epochs 15"),
+        ({"finetune": {"unfreeze": 15}}, "unfreeze 15 is above the backbone's 14 blocks"),
+        (
+            {"finetune": {"unfreeze": 11}, "model": {"name": "pattlite"}},
+            "unfreeze 11 is above the backbone's 10 blocks",
+        ),
+        ({"finetune": {"lr": 0}}, "finetune.lr"),
+        ({"finetune": {"schedule": "linear"}}, "finetune.schedule"),
+    ],
+)
+def test_stages_that_cannot_be_are_refused(content: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_config(content, "a.yaml")
+
+
+@pytest.mark.parametrize("arguments", [options, pattlite])
+def test_the_heads_stage_leaves_every_bit_of_the_backbone_and_fine_tuning_moves_its_end(
+    arguments: Callable[..., list[str]], face_shards: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    saved = keep_all(monkeypatch)
+    overrides = {"optim.weight_decay": 0.5, "trainer.checkpoint_every_steps": 1}
+    assert main(arguments(face_shards, tmp_path, **overrides)) == 0
+    model = built("pattlite") if arguments is pattlite else built("seed", 7)
+    names = {id(p): f"model.{name}" for name, p in model.named_parameters()}
+    tuned = {names[id(p)] for p in unfrozen(model.backbone, 2)}
+    head = {name for name in names.values() if not name.startswith("model.backbone.")}
+    for key in ("state_dict", "current_model_state"):  # averaged, and as they are
+        for step in range(2, LAST + 1):
+            changed = moved(saved[step - 1], saved[step], key)
+            backbone = {name for name in changed if name.startswith("model.backbone.")}
+            assert backbone == (tuned if step > BOUNDARY else set()), (key, step)
+        assert head <= moved(saved[1], saved[BOUNDARY], key)
+        assert moved(saved[1], saved[BOUNDARY], key) - head  # the head's BatchNorm does learn
+
+
+def test_fine_tuning_begins_with_a_fresh_optimiser_its_own_rate_and_dropout(
+    face_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    seen: dict[int, Any] = {}
+
+    def look(trainer: pl.Trainer, module: Any) -> None:
+        network: PattLite = module.model
+        drops = (network.patches.dropout, network.classifier.dropout)
+        seen[trainer.global_step] = (
+            {int(state["step"]) for state in trainer.optimizers[0].state.values()},
+            [*(drop.p for drop in drops), network.classifier.head_dropout.p],
+            [m.training for m in network.backbone.modules() if isinstance(m, nn.BatchNorm2d)],
+        )
+
+    watch(monkeypatch, Spy(look))
+    assert main(pattlite(face_shards, tmp_path)) == 0
+    for step, (taken, drops, training) in seen.items():
+        assert taken == {step if step <= BOUNDARY else step - BOUNDARY}
+        assert drops == ([0, 0.1, 0] if step <= BOUNDARY else [0.2, 0.2, 0.2])
+        assert not any(training)
+    rates = dict(logged(tmp_path / "tiny", "train/lr"))
+    assert [rates[step] for step in range(BOUNDARY)] == pytest.approx(
+        [2e-3, 1.5e-3, 0.5e-3]  # half a cosine over three steps
+    )
+    expected = [1e-3 / (1 + i / (80 * STEPS)) for i in range(LAST - BOUNDARY)]
+    assert [rates[step] for step in range(BOUNDARY, LAST)] == pytest.approx(expected)
+    told = [line for line in capsys.readouterr().out.splitlines() if "parameters" in line]
+    assert [line.split(":")[0] for line in told] == [
+        "head alone to epoch 1", "fine-tuning to epoch 3"
+    ]  # fmt: skip
+
+
+def test_the_frozen_backbone_takes_no_part_in_the_backward_pass(
+    face_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[int, set[str]] = {}
+
+    def look(trainer: pl.Trainer, module: Any) -> None:
+        network = module.model
+        seen[trainer.global_step] = {
+            name for name, p in network.backbone.named_parameters() if p.grad is not None
+        }
+
+    watch(monkeypatch, Spy(look))
+    assert main(options(face_shards, tmp_path)) == 0
+    assert all(not names for step, names in seen.items() if step <= BOUNDARY)
+    assert all(len(names) == 6 for step, names in seen.items() if step > BOUNDARY)
+
+
+def test_gradients_are_clipped_at_a_global_norm_of_3(
+    face_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms: dict[str, list[float]] = {}
+
+    def look(trainer: pl.Trainer, module: Any) -> None:
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients]))
+        norms.setdefault(trainer.default_root_dir, []).append(float(norm))
+
+    def steep(self: Any, batch: Any, index: int, step: Any = runs.FERModule.training_step) -> Any:
+        return 1000 * step(self, batch, index)
+
+    watch(monkeypatch, Spy(look))
+    monkeypatch.setattr(runs.FERModule, "training_step", steep)
+    for name, limit in (("free", 0), ("clipped", 3)):
+        assert main(pattlite(face_shards, tmp_path, name, **{"optim.clip_norm": limit})) == 0
+    assert min(norms[str(tmp_path / "free")]) > 10
+    assert norms[str(tmp_path / "clipped")] == pytest.approx([3] * LAST, rel=1e-4)
+
+
+PLACES = [
+    ("on_train_batch_end", BOUNDARY - 1, False),
+    ("on_train_batch_end", BOUNDARY, True),
+    ("on_validation_batch_end", BOUNDARY, True),
+    ("on_train_epoch_end", BOUNDARY, True),
+    ("on_train_epoch_start", BOUNDARY, False),
+    ("on_train_batch_end", BOUNDARY + 1, True),
+    ("on_validation_start", BOUNDARY + STEPS, False),
+]
+
+
+def test_a_run_stopped_all_around_the_boundary_ends_equal_bit_for_bit(
+    face_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each stop is in a run that the stops before it have resumed already."""
+    assert main(options(face_shards, tmp_path, "straight")) == 0
+    build = runs.build_trainer
+    for place, step, late in PLACES:
+        with monkeypatch.context() as patch:
+            fault = Fault(place, step, late, signum=int(signal.SIGTERM))
+            watch(patch, killer(fault))
+            assert main(options(face_shards, tmp_path)) == 128 + signal.SIGTERM, fault
+    assert runs.build_trainer is build
+    assert main(options(face_shards, tmp_path)) == 0
+    assert_same_training(tmp_path / "straight", tmp_path / "tiny")
+
+
+@pytest.mark.slow
+def test_two_ranks_killed_at_the_boundary_and_after_it_end_equal_bit_for_bit(
+    zygote: Zygote, face_shards: Path, tmp_path: Path
+) -> None:
+    every = {"trainer.checkpoint_every_steps": 1}
+    start = zygote.start(options(face_shards, tmp_path, "straight", **every), 2)
+    assert start.ended, start.log
+    assert start.log.count("parameters\n") == 2
+    assert "Warning" not in start.log, start.log
+    for place, step in (("on_train_epoch_start", BOUNDARY), ("on_after_backward", BOUNDARY + 1)):
+        fault = Fault(place, step, rank=1)
+        start = zygote.start(options(face_shards, tmp_path, **every), 2, fault)
+        assert start.killed_by(fault), (fault, start.log)
+    start = zygote.start(options(face_shards, tmp_path, **every), 2)
+    assert start.ended, start.log
+    assert_same_training(tmp_path / "straight", tmp_path / "tiny")
+
+
+def normalised_weights(path: Path) -> Path:
+    """Random ones whose BatchNorm knows its inputs, or hardly a gradient would come through."""
+    torch.manual_seed(3)
+    backbone = built("pattlite").backbone.train()
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        backbone(torch.randn(32, 3, 48, 48))
+    torch.save(backbone.state_dict(), path)
+    return path
+
+
+@pytest.mark.slow
+def test_gradients_of_what_is_unfrozen_after_ddp_was_made_are_averaged_as_well(
+    zygote: Zygote, face_shards: Path, tmp_path: Path
+) -> None:
+    """One rank and two see the same batches, so that the last blocks move alike.
+
+    BatchNorm and dropout would differ: the one is kept to its statistics, the other left out.
+    """
+    weights = normalised_weights(tmp_path / "weights.pt")
+    still = {"model.weights": weights, "model.dropout": 0, "finetune.dropout": 0}
+    for ranks in (1, 2):
+        arguments = pattlite(face_shards, tmp_path, str(ranks), **still)
+        start = zygote.start(arguments, ranks, record=tmp_path / str(ranks), freeze=True)
+        assert start.ended, start.log
+    before = torch.load(weights, weights_only=True)
+    one, two = (final(tmp_path / str(ranks))["current_model_state"] for ranks in (1, 2))
+    for name in ("blocks.7.pw.weight", "blocks.8.dw.weight"):
+        path = one[f"model.backbone.{name}"] - before[name]
+        apart = one[f"model.backbone.{name}"] - two[f"model.backbone.{name}"]
+        assert path.norm() > 0.01
+        assert apart.norm() < 0.02 * path.norm()
+
+
+FRACTION = {
+    "pattlite": {
+        "finetune.start_epoch": 1, "trainer.epochs": 2, "trainer.global_batch": 26,
+        "data.image_size": 48,
+    },
+    "seed": {"trainer.epochs": 1, "trainer.global_batch": 52, "data.image_size": 48},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FRACTION)
+def test_a_published_recipe_runs_to_its_end(name: str, face_shards: Path, tmp_path: Path) -> None:
+    overrides = {
+        "runs": tmp_path, "data.shards": face_shards, "trainer.accelerator": "cpu",
+        "wandb.mode": "disabled", **FRACTION[name],
+    }  # fmt: skip
+    given = [f"--{key}={value}" for key, value in overrides.items()]
+    assert main(["train", "-c", str(ROOT / "configs" / f"{name}.yaml"), *given]) == 0
+    config = Config.model_validate(final(tmp_path / name)["pattlite"]["config"])
+    assert config.name == config.model.name == name
+    top1 = logged(tmp_path / name, "val/top1")
+    assert len(top1) == config.trainer.epochs
