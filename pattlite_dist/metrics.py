@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection, SumMetric
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassConfusionMatrix,
@@ -88,19 +88,15 @@ class Scores(nn.Module):
             }
         )
         self.nll = MeanMetric().set_dtype(torch.float64)
+        self.unusable = SumMetric(nan_strategy="error")
 
     def update(self, logits: torch.Tensor, labels: torch.Tensor, counts: torch.Tensor) -> None:
-        """Add a batch: logits [n, classes], labels int64 [n], and whether each counts, bool [n].
-
-        Raises:
-            UserError: a logit is NaN or infinite, for whose scores nobody should choose.
-        """
+        """Add a batch: logits [n, classes], labels int64 [n], and whether each counts, bool [n]."""
         logits = logits.float()
-        if not bool(logits.isfinite().all()):
-            raise UserError(
-                "the network's outputs are NaN or infinite: training has diverged; "
-                "lower optim.lr or set optim.clip_norm, and continue from an earlier checkpoint"
-            )
+        # Only counted here: one rank may have such a sample while the others have none, and all of
+        # them have to stop.
+        self.unusable.update((~logits.isfinite().all(1) & counts).sum())
+        logits = logits.nan_to_num()
         self.counts.update(logits, torch.where(counts, labels, _PADDING))
         nll = F.cross_entropy(logits, labels, reduction="none").double()
         # In steps of 2^-20 nats, so that the sum is exact and its order does not matter.
@@ -115,8 +111,16 @@ class Scores(nn.Module):
             expected: how many samples must have counted.
 
         Raises:
+            UserError: a logit was NaN or infinite, for whose scores nobody should choose.
             RuntimeError: a sample was lost or counted twice.
         """
+        unusable = int(self.unusable.compute())
+        if unusable:
+            raise UserError(
+                f"the network's outputs are NaN or infinite for {unusable:,} of {expected:,} "
+                "samples: training has diverged; train under another name with a lower optim.lr, "
+                "or with optim.clip_norm"
+            )
         values = self.counts.compute()
         samples = int(values["confusion"].sum())
         if samples != expected:
@@ -136,3 +140,4 @@ class Scores(nn.Module):
         """Forget everything collected."""
         self.counts.reset()
         self.nll.reset()
+        self.unusable.reset()

@@ -1,4 +1,4 @@
-"""Pictures of a run: its curves and its confusion matrices."""
+"""Pictures of a run: its curves, and how a picture is written."""
 
 import io
 from pathlib import Path
@@ -8,50 +8,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pattlite_dist.files import atomic_write
-from pattlite_dist.metrics import Result
 from pattlite_dist.train.record import read_metrics
 
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=150)
+    figure.savefig(stream, format="png", dpi=200)
     with atomic_write(path) as out:
         out.write(stream.getvalue())
-
-
-def draw_confusion(results: dict[str, Result], labels: list[str], path: Path) -> None:
-    """One panel a split: the rate in colour and per cent, the count below it."""
-    figure = Figure(figsize=(5.4 * len(results) + 0.6, 5.6), layout="constrained")
-    axes: Any = figure.subplots(1, len(results), squeeze=False)[0]
-    image = None
-    for axis, (split, result) in zip(axes, results.items(), strict=True):
-        image = _confusion_panel(axis, result, labels)
-        axis.set_title(
-            f"{split.replace('_', ' ')}: top-1 {result.top1:.1%}, macro-F1 {result.macro_f1:.1%} "
-            f"(n = {result.samples:,})",
-            fontsize=10,
-        )
-        axis.set_xlabel("predicted")
-    axes[0].set_ylabel("true")
-    if image is not None:
-        figure.colorbar(image, ax=list(axes), fraction=0.02, label="share of the true class")
-    save_figure(figure, path)
-
-
-def _confusion_panel(axis: Axes, result: Result, labels: list[str]) -> Any:
-    rates = [[count / max(sum(row), 1) for count in row] for row in result.confusion]
-    image = axis.imshow(rates, cmap="Blues", vmin=0, vmax=1)
-    for i, row in enumerate(result.confusion):
-        for j, count in enumerate(row):
-            dark = rates[i][j] > 0.55
-            axis.text(
-                j, i, f"{100 * rates[i][j]:.0f}%\n{count}",
-                ha="center", va="center", fontsize=7.5, color="white" if dark else "#333333",
-            )  # fmt: skip
-    axis.set_xticks(range(len(labels)), labels, rotation=40, ha="right")
-    axis.set_yticks(range(len(labels)), labels)
-    return image
 
 
 def draw_curves(run: Path) -> Path | None:

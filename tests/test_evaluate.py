@@ -6,8 +6,17 @@ import pytest
 import torch
 
 from pattlite_dist.cli import main
-from pattlite_dist.evaluate import evaluate
+from pattlite_dist.errors import UserError
+from pattlite_dist.evaluate import evaluate, parts
+from pattlite_dist.evaluation.predictions import Predictions, load_predictions
+from pattlite_dist.evaluation.schema import read_evaluation
+from pattlite_dist.evaluation.scores import score
+from pattlite_dist.shards.manifest import Findings, load_manifest
+from pattlite_dist.shards.tario import LEAK
+from pattlite_dist.train import checkpoint as checkpoints
+from pattlite_dist.train.folder import load_config
 from tests.conftest import Run, tiny
+from tests.evaluation.samples import predictions
 
 
 @pytest.fixture(scope="module")
@@ -34,48 +43,162 @@ def test_the_report_says_what_was_scored(run: Path, capsys: pytest.CaptureFixtur
         assert split["top1"] == pytest.approx(float(matrix.trace() / matrix.sum()))
         recall = matrix.diag() / matrix.sum(1)
         assert list(split["recall"].values()) == pytest.approx(recall.tolist())
+        low, high = split["top1_interval"]
+        assert low <= split["top1"] <= high
     assert found["checkpoint"].startswith("epoch=")
-    assert (run / "confusion.png").read_bytes().startswith(b"\x89PNG")
-    assert "test_clean" in capsys.readouterr().out
+    for name in ("confusion", "reliability", "precision_recall", "mistakes"):
+        assert (run / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    told = capsys.readouterr().out
+    assert "test_clean" in told and "predictions.npz" in told
+
+
+def test_the_scores_follow_from_the_saved_predictions(run: Path) -> None:
+    evaluate(run, views=["one", "flip"], pictures=False)
+    found = read_evaluation(run)
+    splits = load_predictions(run / found.predictions.name, found.predictions.sha256, found.views)
+    parts = {**splits, "test_clean": splits["test"].clean()}
+    for view, scores in found.of_views().items():
+        assert scores == {part: score(parts[part], found.labels, view) for part in scores}
+
+
+def test_a_further_view_changes_nothing_in_the_one(run: Path) -> None:
+    evaluate(run, pictures=False)
+    alone = report(run)
+    assert alone["views"] == ["one"] and alone["more_views"] == {}
+    assert main(["evaluate", str(run), "--views", "flip,ten-crop", "--pictures=false"]) == 0
+    more = report(run)
+    assert more["views"] == ["one", "flip", "ten-crop"]
+    assert more["splits"] == alone["splits"]
+    nlls = [more["more_views"][view]["test"]["nll"] for view in ("flip", "ten-crop")]
+    assert len({more["splits"]["test"]["nll"], *nlls}) == 3
+    assert main(["evaluate", str(run), "--views", "two"]) == 2
 
 
 def test_it_scores_the_checkpoint_as_training_did(run: Path) -> None:
-    evaluate(run)
+    evaluate(run, pictures=False)
     found = report(run)
     assert f"top1={found['splits']['val']['top1']:.4f}" in found["checkpoint"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [2, 3, 4])
-def test_any_number_of_processes_gives_the_same_report(
-    run: Path, pattlite: Run, ranks: int
-) -> None:
-    evaluate(run)
-    alone = report(run)
-    (run / "evaluation.json").unlink()
-    done = pattlite("evaluate", str(run), ranks=ranks)
+def test_two_processes_give_the_same_report_bit_for_bit(run: Path, pattlite: Run) -> None:
+    evaluate(run, views=["one", "flip"], pictures=False)
+    names = ("evaluation.json", "predictions.npz")
+    alone = [(run / name).read_bytes() for name in names]
+    for name in names:
+        (run / name).unlink()
+    done = pattlite("evaluate", str(run), "--views", "flip", "--pictures=false", ranks=2)
     assert done.returncode == 0, done.stderr
-    assert report(run) == alone
+    assert [(run / name).read_bytes() for name in names] == alone
 
 
 def test_a_single_checkpoint_file_can_be_scored(run: Path) -> None:
     path = next((run / "checkpoints").iterdir())
-    assert evaluate(path)[0] == run
+    assert evaluate(path, pictures=False)[0] == run
 
 
-def test_no_run_no_checkpoint_or_other_weights_are_one_line(
+def content_of(run: Path) -> dict[str, Any]:
+    content: dict[str, Any] = checkpoints.load(checkpoints.best(run / "checkpoints"))
+    return content
+
+
+def test_what_wrapped_the_network_makes_no_difference(run: Path, tmp_path: Path) -> None:
+    evaluate(run, pictures=False)
+    content = content_of(run)
+    content["state_dict"] = {
+        f"_orig_mod.module.{name}": value for name, value in content["state_dict"].items()
+    }
+    torch.save(content, tmp_path / "renamed.ckpt")
+    where, found = evaluate(tmp_path / "renamed.ckpt", pictures=False)
+    assert where == tmp_path
+    assert found.splits == read_evaluation(run).splits
+    assert found.predictions == read_evaluation(run).predictions
+
+
+class Code:
+    def __init__(self, victim: Path) -> None:
+        self.victim = victim
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.victim,)
+
+
+def test_what_cannot_be_scored_is_one_line(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
-    broken = tmp_path / "broken.ckpt"
-    content = torch.load(next((run / "checkpoints").iterdir()), weights_only=True)
-    content["state_dict"].pop(next(iter(content["state_dict"])))
-    torch.save(content, broken)
-    for target in (tmp_path / "nowhere", tmp_path / "empty", broken):
+    def refused(target: Path, told: str) -> None:
         assert main(["evaluate", str(target)]) == 2
         error = capsys.readouterr().err
         assert error.startswith("pattlite: error: ")
         assert error.count("\n") == 1
+        assert told in error
+
+    def changed(**state: torch.Tensor | None) -> Path:
+        content = content_of(run)
+        for key, value in state.items():
+            name = next(name for name in content["state_dict"] if name.endswith(key))
+            content["state_dict"].pop(name)
+            if value is not None:
+                content["state_dict"][name] = value
+        path = tmp_path / "changed.ckpt"
+        torch.save(content, path)
+        return path
+
+    (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+    refused(tmp_path / "empty", "holds no checkpoint; train first")
+    refused(tmp_path / "nowhere", "does not exist")
+    refused(run / "config.yaml", "not a safe file of tensors")
+    whole = checkpoints.best(run / "checkpoints").read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
+    refused(tmp_path / "cut.ckpt", "is cut off")
+    torch.save({"state_dict": {"model.x": torch.zeros(1)}}, tmp_path / "other.ckpt")
+    refused(tmp_path / "other.ckpt", "not a checkpoint of pattlite_dist")
+    torch.save({**content_of(run), "more": Code(tmp_path / "touched")}, tmp_path / "bad.ckpt")
+    refused(tmp_path / "bad.ckpt", "not a safe file of tensors")
+    assert not (tmp_path / "touched").exists()
+    refused(changed(**{"head.bias": None}), "head.bias is missing")
+    refused(
+        changed(**{"head.bias": torch.zeros(9)}), "head.bias has the shape [9], the network [7]"
+    )
+    refused(changed(**{"head.bias": torch.full((7,), torch.nan)}), "NaN or infinite values in")
+    refused(changed(running_var=torch.full((16,), torch.inf)), "NaN or infinite values in")
+    content = content_of(run)
+    content["pattlite"]["config"]["model"]["name"] = "pattlite"
+    torch.save(content, tmp_path / "model.ckpt")
+    refused(tmp_path / "model.ckpt", "does not fit the network of its configuration")
+    content["pattlite"]["config"]["model"]["name"] = "resnet"
+    torch.save(content, tmp_path / "model.ckpt")
+    refused(tmp_path / "model.ckpt", "model.name")
+    assert not list(tmp_path.glob("evaluation.json"))
+
+
+def test_finite_weights_whose_outputs_are_not_get_no_score(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = content_of(run)
+    content["state_dict"]["model.head.weight"] += 3e38
+    torch.save(content, tmp_path / "large.ckpt")
+    assert main(["evaluate", str(tmp_path / "large.ckpt")]) == 2
+    assert "outputs are NaN or infinite for" in capsys.readouterr().err
+    assert not (tmp_path / "evaluation.json").exists()
+
+
+def test_the_clean_test_is_scored_only_where_copies_are_marked(run: Path) -> None:
+    splits: dict[Any, Predictions] = {"val": predictions(9), "test": predictions(20)}
+    manifest = load_manifest(Path(load_config(run).data.shards))
+
+    def scored(leaks: int, marks: str) -> list[str]:
+        findings = {**manifest.findings, "test": Findings(leaks=leaks)}
+        options = manifest.options.model_copy(update={"leaks": marks})
+        update = {"findings": findings, "options": options}
+        return list(parts(splits, manifest.model_copy(update=update)))
+
+    assert scored(4, "flag") == ["val", "test", "test_clean"]
+    assert scored(4, "keep") == ["val", "test"]
+    with pytest.raises(UserError, match="counts 3 samples of test with a copy in train, 4 are"):
+        scored(3, "flag")
+    splits["test"] = splits["test"].where(splits["test"].flags & LEAK > 0)
+    assert scored(4, "flag") == ["val", "test"]
 
 
 def test_shards_that_do_not_match_their_manifest_are_refused(

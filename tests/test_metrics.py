@@ -140,12 +140,18 @@ def test_a_class_that_is_never_there_has_no_recall_to_lose() -> None:
     assert sum(result.confusion[CLASSES - 1]) == 0
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_diverged_model_gets_no_score(value: float) -> None:
     logits, labels = batch(8)
     logits[3, 2] = value
-    with pytest.raises(UserError, match="NaN or infinite"):
-        Scores(CLASSES).update(logits, labels, torch.ones(8, dtype=torch.bool))
+    scores = Scores(CLASSES)
+    scores.update(logits, labels, torch.ones(8, dtype=torch.bool))
+    with pytest.raises(UserError, match="NaN or infinite for 1 of 8 samples"):
+        scores.compute(8)
+    scores.reset()
+    logits, labels = batch(8)
+    scores.update(logits, labels, torch.ones(8, dtype=torch.bool))
+    assert scores.compute(8) == everything(logits, labels)
 
 
 def counted(samples: int, ids: list[int]) -> Census:

@@ -158,6 +158,7 @@ def submit_evaluate(options: Any) -> int:
     if options.after is None and not target.exists():
         raise UserError(f"{options.target} does not exist; give a run folder or a checkpoint")
     extra = ["--accelerator", options.accelerator]
+    extra += ["--views", options.views, f"--pictures={str(options.pictures).lower()}"]
     shards = absolute(options.shards)
     extra += ["--shards", shards] if shards else []
     _evaluate(options, target, profile, options.after, extra)

@@ -1,0 +1,35 @@
+"""`pattlite compare`: several runs of one configuration, and two configurations."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pattlite_dist.console import print_rows
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+
+def add_options(parser: "ArgumentParser") -> None:
+    """Options of `compare`."""
+    parser.add_argument(
+        "runs", type=Path, nargs="+", help="evaluated runs of one configuration: seeds"
+    )
+    parser.add_argument(
+        "--against", type=Path, nargs="+", default=[], help="as many runs of another configuration"
+    )
+    parser.add_argument("--split", choices=("val", "test", "test_clean"), default="test")
+    parser.add_argument("--view", choices=("one", "flip", "ten-crop"), default="one")
+
+
+def work(options: Any) -> int:
+    """Print one table."""
+    from pattlite_dist.evaluation.compare import read_scored, table
+
+    first, second = (
+        [read_scored(run, options.split, options.view) for run in runs]
+        for runs in (options.runs, options.against)
+    )
+    rows = table(first, second)
+    print(f"{options.split}, view {options.view}, {len(first[0].predictions):,} samples")
+    print_rows(rows)
+    return 0

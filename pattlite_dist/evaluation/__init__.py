@@ -1,0 +1,1 @@
+"""Predictions of a run, their scores, and how two runs are compared."""

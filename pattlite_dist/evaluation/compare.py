@@ -1,0 +1,198 @@
+"""Several evaluated runs beside each other: what they have in common is checked, then summed up."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pattlite_dist.config import Config
+from pattlite_dist.errors import UserError
+from pattlite_dist.evaluation.paired import Spread, in_words, mcnemar, spread
+from pattlite_dist.evaluation.predictions import Predictions, load_predictions
+from pattlite_dist.evaluation.schema import Evaluation, Part, View, read_evaluation
+from pattlite_dist.train.folder import load_config
+
+METRICS = ("top1", "macro_f1", "balanced_accuracy", "nll", "ece")
+# What makes another configuration of it.
+_OF_THE_DATA = ("image_size", "window", "tail", "targets")
+_OF_THE_TRAINER = ("epochs", "global_batch", "precision")
+_HEADS = ("top-1 %", "macro-F1 %", "balanced %", "nll", "ece %")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A run's evaluation, and the predictions of the part that is compared."""
+
+    run: Path
+    config: Config
+    evaluation: Evaluation
+    predictions: Predictions
+    part: Part
+    view: View
+
+    def value(self, metric: str) -> float:
+        """A score of the part and view."""
+        return float(getattr(self.evaluation.of_views()[self.view][self.part], metric))
+
+    def right(self) -> NDArray[np.bool_]:
+        """Whether each sample was predicted right, bool [n]."""
+        right: NDArray[np.bool_] = self.predictions.guesses(self.view) == self.predictions.labels
+        return right
+
+
+def read_scored(run: Path, part: Part, view: View) -> Scored:
+    """Read what `pattlite evaluate` wrote into a run's folder.
+
+    Raises:
+        UserError: it is missing or damaged, or has no such part or view.
+    """
+    config, evaluation = load_config(run), read_evaluation(run)
+    if view not in evaluation.views:
+        raise UserError(
+            f"{run} was not scored with the view {view}; run "
+            f"`pattlite evaluate {run} --views {view}`"
+        )
+    if part not in evaluation.splits:
+        known = ", ".join(evaluation.splits)
+        raise UserError(f"{run} has no scores of {part}, but of {known}; name one with --split")
+    file = evaluation.predictions
+    splits = load_predictions(run / file.name, file.sha256, evaluation.views)
+    predictions = splits["test"].clean() if part == "test_clean" else splits[part]
+    return Scored(run, config, evaluation, predictions, part, view)
+
+
+def recipe(config: Config) -> dict[str, Any]:
+    """What a configuration says but for name, seed, and where and on what it runs."""
+    tree = config.model_dump(mode="json")
+    for section, key in (("data", _OF_THE_DATA), ("trainer", _OF_THE_TRAINER)):
+        tree[section] = {name: value for name, value in tree[section].items() if name in key}
+    sections = {name: part for name, part in tree.items() if name != "wandb"}
+    return {
+        f"{name}.{key}": value
+        for name, part in sections.items()
+        if isinstance(part, dict)
+        for key, value in part.items()
+    }
+
+
+def check_group(group: Sequence[Scored]) -> None:
+    """Make sure that runs are of one configuration, but for their seeds.
+
+    Raises:
+        UserError: they are not; names the first difference.
+    """
+    first = recipe(group[0].config)
+    for other in group[1:]:
+        second = recipe(other.config)
+        for key, value in first.items():
+            if value != second[key]:
+                raise UserError(
+                    f"{group[0].run} and {other.run} are not of one configuration "
+                    f"({key}: {value} and {second[key]}); put what they are compared with behind "
+                    "--against"
+                )
+
+
+def check_different(runs: Sequence[Scored]) -> None:
+    """Make sure that no run is named twice.
+
+    Raises:
+        UserError: one is.
+    """
+    seen: set[Path] = set()
+    for scored in runs:
+        if scored.run.resolve() in seen:
+            raise UserError(f"{scored.run} is named twice; name each run once")
+        seen.add(scored.run.resolve())
+
+
+def check_same_samples(runs: Sequence[Scored]) -> None:
+    """Make sure that all runs were scored on the same samples.
+
+    Raises:
+        UserError: they were not.
+    """
+    first = runs[0]
+    for other in runs[1:]:
+        same = first.evaluation.manifest == other.evaluation.manifest and all(
+            np.array_equal(getattr(first.predictions, name), getattr(other.predictions, name))
+            for name in ("ids", "labels")
+        )
+        if not same:
+            raise UserError(
+                f"{first.run} and {other.run} were scored on different shards; run "
+                f"`pattlite evaluate {other.run} --shards` with those of the first"
+            )
+
+
+def pairs(first: Sequence[Scored], second: Sequence[Scored]) -> list[tuple[Scored, Scored]]:
+    """Each run of the one side with one of the other: of the same seed, else in their order.
+
+    Raises:
+        UserError: the sides have not as many runs.
+    """
+    if len(first) != len(second):
+        raise UserError(
+            f"{len(first)} runs cannot be paired with {len(second)}; name as many behind --against"
+        )
+    by_seed = {scored.config.seed: scored for scored in second}
+    seeds = [scored.config.seed for scored in first]
+    if len(by_seed) == len(second) and set(seeds) == by_seed.keys():
+        return [(scored, by_seed[scored.config.seed]) for scored in first]
+    return list(zip(first, second, strict=True))
+
+
+def table(first: Sequence[Scored], second: Sequence[Scored] = ()) -> list[list[str]]:
+    """One table: each run, the mean of each side, and where there are two the paired differences.
+
+    A difference is the first's score less the second's; its p is McNemar's, about top-1.
+
+    Raises:
+        UserError: the runs cannot be compared.
+    """
+    check_group(first)
+    if second:
+        check_group(second)
+    check_different([*first, *second])
+    check_same_samples([*first, *second])
+    paired = pairs(first, second) if second else []
+    names = _names([scored.run for scored in (*first, *second)])
+    rows = [["run", *_HEADS, *(["only 1st : 2nd right", "p"] if second else [])]]
+    for group in (first, second):
+        for scored in group:
+            values = [Spread(scored.value(metric), None) for metric in METRICS]
+            rows.append([names[scored.run], *_cells(values)])
+        if len(group) > 1:
+            values = [spread([scored.value(metric) for scored in group]) for metric in METRICS]
+            rows.append([f"mean of {len(group)}", *_cells(values)])
+    differences = [[a.value(metric) - b.value(metric) for metric in METRICS] for a, b in paired]
+    for (a, b), found in zip(paired, differences, strict=True):
+        cells = _cells([Spread(value, None) for value in found], "+")
+        test = mcnemar(a.right(), b.right())
+        counts = f"{test.only_first} : {test.only_second}"
+        rows.append([f"{names[a.run]} - {names[b.run]}", *cells, counts, in_words(test.p)])
+    if len(paired) > 1:
+        values = [spread(column) for column in zip(*differences, strict=True)]
+        rows.append([f"mean of {len(paired)} differences", *_cells(values, "+")])
+    width = len(rows[0])
+    return [row + [""] * (width - len(row)) for row in rows]
+
+
+def _names(runs: Sequence[Path]) -> dict[Path, str]:
+    names = [run.resolve().name for run in runs]
+    unlike = len(set(names)) == len(names)
+    return dict(zip(runs, names if unlike else map(str, runs), strict=True))
+
+
+def _cells(values: Sequence[Spread], sign: str = "") -> list[str]:
+    cells = []
+    for metric, value in zip(METRICS, values, strict=True):
+        scale, places = (1, 4) if metric == "nll" else (100, 2)
+        text = f"{scale * value.mean:{sign}.{places}f}"
+        if value.deviation is not None:
+            text += f" ± {scale * value.deviation:.{places}f}"
+        cells.append(text)
+    return cells
