@@ -19,12 +19,16 @@ usage: pattlite VERB [options]
 
 Facial-expression recognition with PAtt-Lite, trained on one GPU or many (version {__version__}).
 
-  shards create SOURCE OUT   convert fer2013.csv (.xz, .gz, .zip) into WebDataset shards
-  shards verify DIR          check every shard against the manifest
-  shards stats DIR           tell how many samples there are, by split and class
+  shards create SOURCE OUT   convert a data set into WebDataset shards
+  shards sources             tell what can be converted
+  shards verify DIR          check every shard against the manifest; --repair writes bad ones again
+  shards stats DIR           tell what is in a set, and draw how its classes are balanced
+  shards show DIR            draw a sheet of samples by class, flagged ones marked
   shards faces OUT           write generated faces in the form of fer2013.csv
   train -c CONFIG            train, or continue, a run (alone or under torchrun)
   evaluate RUN               score a run on val, test and the clean test
+  compare RUN ...            tell mean and deviation of runs, and test two configurations
+  model -c CONFIG            tell parameters and multiply-adds of a network and its variants
 
 On a SLURM cluster, described by a profile in launch/profiles:
 
@@ -146,11 +150,15 @@ def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
 # and `work` where it has but one.
 VERBS = {
     "shards create": "pattlite_dist.commands.shards:create",
-    "shards verify": "pattlite_dist.commands.shards:verify",
-    "shards stats": "pattlite_dist.commands.shards:stats",
+    "shards verify": "pattlite_dist.commands.shard_checks:verify",
+    "shards stats": "pattlite_dist.commands.shard_checks:stats",
+    "shards show": "pattlite_dist.commands.shard_checks:show",
+    "shards sources": "pattlite_dist.commands.shards:sources",
     "shards faces": "pattlite_dist.commands.shards:faces",
     "train": "pattlite_dist.commands.train:train",
     "evaluate": "pattlite_dist.commands.train:evaluate",
+    "compare": "pattlite_dist.commands.compare",
+    "model": "pattlite_dist.commands.model",
     "submit": "pattlite_dist.commands.slurm:submit",
     "submit evaluate": "pattlite_dist.commands.slurm:submit_evaluate",
     "submit shards": "pattlite_dist.commands.slurm:submit_shards",
