@@ -65,6 +65,8 @@ def test_a_cut_off_file_is_refused(length: int) -> None:
     (png,) = encode_pngs(image)
     with pytest.raises(ValueError, match="damaged"):
         decode_png(png[:length], info(image))
+
+
 def test_a_byte_changed_anywhere_never_gives_other_pixels_in_silence() -> None:
     image = np.random.default_rng(1).integers(0, 256, (1, 1, 6, 6), dtype=np.uint8)
     (png,) = encode_pngs(image)
@@ -76,5 +78,3 @@ def test_a_byte_changed_anywhere_never_gives_other_pixels_in_silence() -> None:
         except ValueError:
             continue
         np.testing.assert_array_equal(found, image[0])
-
-
