@@ -27,6 +27,7 @@ Facial-expression recognition with PAtt-Lite, trained on one GPU or many (versio
   shards faces OUT           write generated faces in the form of fer2013.csv
   train -c CONFIG            train, or continue, a run (alone or under torchrun)
   evaluate RUN               score a run on val, test and the clean test
+  audit RUN                  tell what a score depends on: batches, leaks, the choice of epoch
   compare RUN ...            tell mean and deviation of runs, and test two configurations
   model -c CONFIG            tell parameters and multiply-adds of a network and its variants
 
@@ -157,6 +158,7 @@ VERBS = {
     "shards faces": "pattlite_dist.commands.shards:faces",
     "train": "pattlite_dist.commands.train:train",
     "evaluate": "pattlite_dist.commands.train:evaluate",
+    "audit": "pattlite_dist.commands.audit",
     "compare": "pattlite_dist.commands.compare",
     "model": "pattlite_dist.commands.model",
     "submit": "pattlite_dist.commands.slurm:submit",

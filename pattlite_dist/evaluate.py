@@ -3,53 +3,34 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from pattlite_dist import __version__
 from pattlite_dist import world as worlds
-from pattlite_dist.config import Config, parse_config
-from pattlite_dist.data.fetch import fetch_manifest
-from pattlite_dist.data.module import FERData, origin
+from pattlite_dist.data.module import FERData
 from pattlite_dist.errors import UserError
 from pattlite_dist.evaluation.bootstrap import LEVEL, RESAMPLES, SEED
 from pattlite_dist.evaluation.collect import collect
+from pattlite_dist.evaluation.independence import measure_split
 from pattlite_dist.evaluation.predictions import Predictions, pack_predictions
 from pattlite_dist.evaluation.schema import (
     PREDICTIONS_NAME,
     Bootstrap,
     Evaluation,
+    Independence,
     Part,
     PartScores,
     PredictionsFile,
     View,
 )
 from pattlite_dist.evaluation.scores import score, worst_mistakes
+from pattlite_dist.evaluation.subject import Subject, read_subject
+from pattlite_dist.evaluation.views import predictor
 from pattlite_dist.files import atomic_write
-from pattlite_dist.model.build import build_model, refuse_batch_dependent
+from pattlite_dist.model.build import refuse_batch_dependent
 from pattlite_dist.shards.manifest import Manifest, SplitName
-from pattlite_dist.train import checkpoint as checkpoints
-from pattlite_dist.train.folder import load_config
-from pattlite_dist.train.trainer import build_preprocess, quiet_libraries
-
-
-def run_of(target: Path) -> Path:
-    """The folder that an evaluation of `target` writes into: a run, or where a checkpoint lies.
-
-    Raises:
-        UserError: there is no such folder or checkpoint.
-    """
-    if target.is_dir():
-        return target
-    if not target.is_file():
-        raise UserError(f"{target} does not exist; give a run folder or one of its checkpoints")
-    return target.parent.parent if target.parent.name == "checkpoints" else target.parent
-
-
-def choose(target: Path, run: Path) -> Path:
-    """The checkpoint to score: the one given, or a run's best on val."""
-    return target if target.is_file() else checkpoints.best(run / "checkpoints")
+from pattlite_dist.train.trainer import quiet_libraries
 
 
 def evaluate(
@@ -75,26 +56,17 @@ def evaluate(
         UserError: there is no checkpoint, or it does not fit its configuration or the shards.
     """
     quiet_libraries()
-    run = run_of(target)
-    path = choose(target, run)
-    content = checkpoints.load(path)
-    config = _config(content, path, run, shards)
+    subject = read_subject(target, shards)
+    config, run = subject.config, subject.run
     world = worlds.detect()
     worlds.connect(world, accelerator, config.trainer.timeout_minutes)
     try:
         device = worlds.device(world, accelerator)
-        manifest = fetch_manifest(origin(config.data))
-        labels = content["pattlite"]["labels"]
-        if labels != manifest.labels:
-            raise UserError(
-                f"{path} knows the classes {labels}, the shards have {manifest.labels}; "
-                "give shards with the same labels"
-            )
-        model = build_model(config.model, config.data.image_size, len(labels), pretrained=False)
+        manifest = subject.find_manifest()
+        model = subject.build()
         refuse_batch_dependent(model, "evaluate")
-        checkpoints.load_weights(model, content, path)
-        data = FERData(config, world, build_preprocess(config, model), manifest)
-        model = model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        data = subject.stream(model, manifest, world)
+        model = subject.load(model, device)
         splits: dict[SplitName, Predictions] = {}
         try:
             for split in ("val", "test"):
@@ -103,8 +75,9 @@ def evaluate(
             if not splits:
                 raise UserError(f"{config.data.shards} has neither val nor test to score; add one")
             found = parts(splits, manifest)
-            packed = pack_predictions(labels, splits)
-            evaluation = _evaluation(path, content, manifest, found, views, packed)
+            packed = pack_predictions(manifest.labels, splits)
+            independence = _independence(subject.path, model, data, list(splits)[-1], device)
+            evaluation = _evaluation(subject, manifest, found, views, packed, independence)
             if world.main:
                 with atomic_write(run / PREDICTIONS_NAME) as stream:
                     stream.write(packed)
@@ -141,24 +114,26 @@ def parts(splits: Mapping[SplitName, Predictions], manifest: Manifest) -> dict[P
     return found
 
 
-def _config(content: dict[str, Any], path: Path, run: Path, shards: str | None) -> Config:
-    # A run's own file says where its shards are now; the checkpoint's what the network is.
-    config = parse_config(content["pattlite"]["config"], str(path))
-    here = load_config(run).data if (run / "config.yaml").exists() else config.data
-    # The size is part of what the network is.
-    data = here.model_copy(
-        update={"image_size": config.data.image_size, **({"shards": shards} if shards else {})}
-    )
-    return config.model_copy(update={"data": data})
+def _independence(
+    path: Path, model: torch.nn.Module, data: FERData, split: SplitName, device: torch.device
+) -> Independence:
+    """Each rank asks for itself: it takes a second, and gives the same on all of them."""
+    found = measure_split(predictor(model, data.preprocess), data.reader(split), device)
+    if not found.holds:
+        raise UserError(
+            f"{path}: a prediction depends on the other images of its batch (a probability moves "
+            f"by {found.largest:.2g}); it has no accuracy: see `pattlite audit`, mend the network"
+        )
+    return found
 
 
 def _evaluation(
-    path: Path,
-    content: dict[str, Any],
+    subject: Subject,
     manifest: Manifest,
     found: Mapping[Part, Predictions],
     views: Sequence[View],
     packed: bytes,
+    independence: Independence,
 ) -> Evaluation:
     scores: dict[View, dict[Part, PartScores]] = {
         view: {part: score(one, manifest.labels, view) for part, one in found.items()}
@@ -166,14 +141,15 @@ def _evaluation(
     }
     return Evaluation(
         created_by=f"pattlite_dist {__version__}",
-        checkpoint=path.name,
-        epoch=content["epoch"],
-        step=content["global_step"],
+        checkpoint=subject.path.name,
+        epoch=subject.content["epoch"],
+        step=subject.content["global_step"],
         manifest=manifest.fingerprint(),
         labels=manifest.labels,
         views=list(views),
         splits=scores["one"],
         more_views={view: scores[view] for view in views[1:]},
+        independence=independence,
         bootstrap=Bootstrap(resamples=RESAMPLES, seed=SEED, level=LEVEL),
         predictions=PredictionsFile(
             name=PREDICTIONS_NAME, sha256=hashlib.sha256(packed).hexdigest()

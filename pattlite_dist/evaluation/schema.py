@@ -91,6 +91,34 @@ class PredictionsFile(_Model):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
+class Independence(_Model):
+    """How far a prediction moves with its batch: by how much, at most, a probability differs.
+
+    Attributes:
+        samples: that were asked about; each was first predicted alone.
+        tolerance: that rounding may take.
+        together: in one batch.
+        reordered: in the same batch, in another order.
+        companions: in a batch with other samples.
+    """
+
+    samples: int = Field(gt=0)
+    tolerance: float = Field(gt=0)
+    together: float = Field(ge=0, le=1)
+    reordered: float = Field(ge=0, le=1)
+    companions: float = Field(ge=0, le=1)
+
+    @property
+    def largest(self) -> float:
+        """Of the differences."""
+        return max(self.together, self.reordered, self.companions)
+
+    @property
+    def holds(self) -> bool:
+        """Whether a prediction is a function of its image alone."""
+        return self.largest <= self.tolerance
+
+
 class Evaluation(_Model):
     """`evaluation.json`.
 
@@ -101,6 +129,7 @@ class Evaluation(_Model):
         views: that were scored; `one` always.
         splits: scores from one view of each image.
         more_views: the same from the further views, each for itself.
+        independence: that a prediction does not depend on its batch.
     """
 
     format: Literal["pattlite-evaluation"] = "pattlite-evaluation"
@@ -114,6 +143,7 @@ class Evaluation(_Model):
     views: list[View]
     splits: dict[Part, PartScores]
     more_views: dict[View, dict[Part, PartScores]] = Field(default_factory=dict)
+    independence: Independence
     bootstrap: Bootstrap
     predictions: PredictionsFile
 
@@ -121,6 +151,8 @@ class Evaluation(_Model):
     def _fits_together(self) -> "Evaluation":
         if self.views != ["one", *self.more_views]:
             raise ValueError(f"views {self.views} are not those that have scores")
+        if not self.independence.holds:
+            raise ValueError("predictions depended on their batch")
         for scores in self.of_views().values():
             if scores.keys() != self.splits.keys():
                 raise ValueError("the views do not have the same splits")

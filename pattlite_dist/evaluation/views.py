@@ -58,6 +58,11 @@ def probabilities(
     return found
 
 
+def predictor(model: torch.nn.Module, prepare: Prepare) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function from images to their probabilities from one view; see `probabilities`."""
+    return lambda images: probabilities(model, prepare, images, ("one",))["one"]
+
+
 def crop_size(shape: Sequence[int]) -> list[int]:
     """Height and width of a crop of an image of this height and width, pixels."""
     return [max(round(side * _CROP), 1) for side in shape]

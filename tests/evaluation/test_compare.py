@@ -13,7 +13,7 @@ from pattlite_dist.evaluation.paired import mcnemar
 from pattlite_dist.evaluation.predictions import Predictions, pack_predictions
 from pattlite_dist.evaluation.schema import Bootstrap, Evaluation, PredictionsFile
 from pattlite_dist.evaluation.scores import score
-from tests.evaluation.samples import CLASSES, predictions
+from tests.evaluation.samples import CLASSES, INDEPENDENT, predictions
 
 N = 80
 
@@ -38,7 +38,7 @@ def make_run(
         created_by="tests", checkpoint="a.ckpt", epoch=1, step=10, manifest=manifest,
         labels=CLASSES, views=["one", "flip"], splits=scores["one"],
         more_views={"flip": scores["flip"]},
-        bootstrap=Bootstrap(resamples=10, seed=0, level=0.95),
+        independence=INDEPENDENT, bootstrap=Bootstrap(resamples=10, seed=0, level=0.95),
         predictions=PredictionsFile(
             name="predictions.npz", sha256=hashlib.sha256(packed).hexdigest()
         ),

@@ -12,7 +12,7 @@ from pattlite_dist.evaluation.schema import (
     read_evaluation,
 )
 from pattlite_dist.evaluation.scores import score
-from tests.evaluation.samples import CLASSES, predictions
+from tests.evaluation.samples import CLASSES, INDEPENDENT, predictions
 
 
 def evaluation() -> Evaluation:
@@ -25,7 +25,7 @@ def evaluation() -> Evaluation:
         labels=CLASSES, views=["one", "flip"],
         splits={part: score(one, CLASSES) for part, one in found.items()},
         more_views={"flip": {part: score(one, CLASSES, "flip") for part, one in found.items()}},
-        bootstrap=Bootstrap(resamples=10, seed=0, level=0.95),
+        independence=INDEPENDENT, bootstrap=Bootstrap(resamples=10, seed=0, level=0.95),
         predictions=PredictionsFile(name="predictions.npz", sha256="0" * 64),
     )  # fmt: skip
 
@@ -57,6 +57,8 @@ def change(content: Any, where: str, value: Any) -> None:
         ("version", 3, "version"),
         ("format", "other", "format"),
         ("views", ["one"], "views"),
+        ("independence.companions", 0.3, "depended on their batch"),
+        ("independence", None, "independence"),
         ("views", ["flip", "one"], "views"),
         ("extra", 1, "extra"),
         ("splits.test", None, "same splits"),

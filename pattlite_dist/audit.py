@@ -1,0 +1,132 @@
+"""Audit a checkpoint: what its accuracy depends on beside the images and the weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pattlite_dist import __version__
+from pattlite_dist import world as worlds
+from pattlite_dist.errors import UserError
+from pattlite_dist.evaluation.audit import (
+    Audit,
+    Ids,
+    Marked,
+    Order,
+    Scored,
+    Selection,
+    facts,
+    flaws,
+    guesses,
+    marked,
+    orders,
+    select,
+)
+from pattlite_dist.evaluation.independence import measure_split
+from pattlite_dist.evaluation.subject import Subject, read_subject
+from pattlite_dist.evaluation.views import predictor
+from pattlite_dist.model.build import PattLite, SeedNet
+from pattlite_dist.shards.manifest import SplitName
+from pattlite_dist.shards.survey import Progress
+from pattlite_dist.shards.tario import BLANK, LEAK
+from pattlite_dist.train import checkpoint as checkpoints
+from pattlite_dist.train.names import listed
+from pattlite_dist.train.trainer import quiet_libraries
+
+
+def audit(
+    target: Path,
+    shards: str | None = None,
+    split: SplitName | None = None,
+    batch: int = 32,
+    accelerator: str = "auto",
+    progress: Progress = lambda what, done, total: None,
+) -> tuple[Path, Audit]:
+    """Audit a run folder (its best checkpoint on val) or one of its checkpoint files.
+
+    Also networks whose predictions depend on their batch, which nothing else scores. Writes
+    `audit.json` into the run folder.
+
+    Args:
+        target: run folder or checkpoint.
+        shards: to look at instead of the run's own.
+        split: to audit; None is test, or val where there is no test.
+        batch: samples a batch; 32 is what Keras' `evaluate` takes, and so the reference code.
+        accelerator: auto, cpu or gpu.
+        progress: told of samples predicted.
+
+    Raises:
+        UserError: there is no checkpoint, or it does not fit its configuration or the shards, or
+            this is one of several processes.
+    """
+    quiet_libraries()
+    world = worlds.detect()
+    if world.size > 1:
+        raise UserError(f"`pattlite audit` is for one process, this is one of {world.size}")
+    subject = read_subject(target, shards)
+    manifest = subject.find_manifest()
+    split = split or ("test" if manifest.samples("test") else "val")
+    if not manifest.samples(split):
+        raise UserError(f"{subject.config.data.shards} has no {split} to audit; name another split")
+    device = worlds.device(world, accelerator)
+    model = subject.build()
+    data = subject.stream(model, manifest, world)
+    model = subject.load(model, device)
+    reader, predict = data.reader(split), predictor(model, data.preprocess)
+
+    def right(what: str, ids: Ids, size: int) -> NDArray[np.bool_]:
+        told = guesses(predict, reader, ids, size, device, lambda n: progress(what, n, len(ids)))
+        same: NDArray[np.bool_] = told == labels
+        return same
+
+    labels, flags = facts(reader)
+    alone = right("one by one", np.arange(len(reader)), 1)
+    top1: dict[Order, float] = {"one_by_one": float(alone.mean())}
+    for order, ids in orders(labels).items():
+        top1[order] = float(right(order.replace("_", " "), ids, batch).mean())
+    found = Audit(
+        created_by=f"pattlite_dist {__version__}",
+        checkpoint=subject.path.name,
+        manifest=manifest.fingerprint(),
+        split=split,
+        samples=len(reader),
+        batch=batch,
+        batch_dependent=model.batch_dependent,
+        independence=measure_split(predict, reader, device),
+        top1=top1,
+        flaws={name: flaws(manifest, name) for name in manifest.shards if manifest.samples(name)},
+        leaks=_marked(alone, flags, LEAK, manifest.options.leaks),
+        blank=_marked(alone, flags, BLANK, manifest.options.blanks),
+        selection=None,
+    )
+    if split == "test":
+        update = {"selection": _selection(subject, model, right, orders(labels)["shuffled"], batch)}
+        found = found.model_copy(update=update)
+    return found.save(subject.run), found
+
+
+def _marked(
+    right: NDArray[np.bool_], flags: NDArray[np.uint8], flag: int, how: str
+) -> Marked | None:
+    return None if how == "keep" else marked(right, (flags & flag) > 0)
+
+
+def _selection(
+    subject: Subject,
+    model: PattLite | SeedNet,
+    right: Callable[[str, Ids, int], NDArray[np.bool_]],
+    ids: Ids,
+    batch: int,
+) -> Selection | None:
+    """Scores every checkpoint of the run that was scored on val; leaves the last one loaded."""
+    kept = sorted(item for item in listed(subject.path.parent) if item.top1 >= 0)
+    if len(kept) < 2:
+        return None
+    scored = []
+    for item in kept:
+        path = subject.path.with_name(item.name)
+        checkpoints.load_weights(model, checkpoints.load(path), path)
+        top1 = float(right(f"epoch {item.epoch}", ids, batch).mean())
+        scored.append(Scored(name=item.name, epoch=item.epoch, val=item.top1, top1=top1))
+    return select(scored)
