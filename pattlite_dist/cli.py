@@ -1,6 +1,7 @@
 """The command line: `pattlite VERB …`. Only the chosen verb's modules are imported."""
 
 import importlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -117,9 +118,14 @@ def _override(text: str) -> str:
 
 
 def _parser(verb: str) -> "ArgumentParser":
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-    return ArgumentParser(prog=f"pattlite {verb}", exit_on_error=False)
+    class Formatter(DefaultHelpFormatter):
+        def _expand_help(self, action: Any) -> str:
+            text: str = super()._expand_help(action)
+            return re.sub(r"<class '(\w+)'>", r"\1", text)
+
+    return ArgumentParser(prog=f"pattlite {verb}", exit_on_error=False, formatter_class=Formatter)
 
 
 def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
@@ -143,8 +149,15 @@ def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
         # jsonargparse and pydantic spread a message over lines; the essence fits one.
         lines = [line.strip() for line in str(error).splitlines()]
         kept = [line for line in lines if not line.startswith(("For further", "1 validation"))]
-        text = " ".join(kept).split(" For further")[0]
+        text = _as_written(" ".join(kept).split(" For further")[0], parser)
         raise UserError(f"{text}; see `{parser.prog} --help`") from error
+
+
+def _as_written(text: str, parser: "ArgumentParser") -> str:
+    """Name an option as users write it, and a type without its class, as jsonargparse does not."""
+    flags = {a.dest: a.option_strings[0] for a in parser._actions if a.option_strings}
+    text = re.sub(r'Parser key "([^"]+)":', lambda m: f"{flags.get(m[1], m[1])}:", text)
+    return re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.(?=Literal)", r"\1", text)
 
 
 # Where a verb's options and work are: a module's `NAME_options` and `NAME`, or its `add_options`

@@ -34,6 +34,7 @@ def test_each_verb_has_help_without_torch(verb: str) -> None:
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
     )
     assert f"usage: pattlite {verb}" in done.stdout
+    assert "<" not in done.stdout, "a type as Python prints it"
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,8 @@ def test_each_verb_has_help_without_torch(verb: str) -> None:
         (["train", "--data.shards=pipe:cat x"], "allow_pipe"),
         (["evaluate"], "target"),
         (["shards", "create", "nowhere.csv", "out"], "nowhere.csv does not exist"),
+        (["shards", "create", "a", "b", "--image-size=x"], "--image-size: Expected a int. Got"),
+        (["shards", "create", "a", "b", "--channels=2"], "--channels: Expected a Literal[1, 3]"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_status_2(

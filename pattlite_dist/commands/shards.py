@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 def create_options(parser: "ArgumentParser") -> None:
     """Options of `shards create`."""
+    from typing import Literal
+
     add = parser.add_argument
     add("source", type=Path, help="a file, folder or zip; `pattlite shards sources` tells which")
     add("out", help="folder for the shards, or a URL such as s3://bucket/folder")
@@ -38,7 +40,7 @@ def create_options(parser: "ArgumentParser") -> None:
         help="samples without a label",
     )  # fmt: skip
     add("--image-size", type=int, help="side in pixels (default: the data set's own)")
-    add("--channels", type=int, choices=(1, 3), help="grey or colour (default: its own)")
+    add("--channels", type=Literal[1, 3], help="grey (1) or colour (3) (default: its own)")
     add(
         "--other-images", choices=("convert", "refuse"), default="convert",
         help="images of another size or mode than the set's",

@@ -82,7 +82,7 @@ def decide(survey: Survey, options: Options, parts: tuple[SplitName, ...]) -> La
         parts: the splits to cut from samples without one, beside train.
 
     Raises:
-        UserError: nothing is left for train, or a cut is larger than the whole.
+        UserError: nothing is left for train, or a cut is larger than the whole or gives nothing.
     """
     copies = find_copies(survey.digests, survey.labels)
     splits = _split(survey, copies, options, parts)
@@ -123,6 +123,13 @@ def _split(
     part = cut(survey.labels[loose], ties, [1 - sum(fractions), *fractions], options.seed)
     places = [TRAIN, *(SPLIT_NAMES.index(name) for name in parts)]
     splits[loose] = np.array(places, np.int8)[part]
+    if loose.any():
+        for name, place in zip(parts, places[1:], strict=True):
+            if not (splits == place).any():
+                raise UserError(
+                    f"{loose.sum():,} samples are too few to cut {name} from them; give a larger "
+                    f"--{name}-fraction, or a source that has its own {name} split"
+                )
     return splits
 
 

@@ -66,7 +66,8 @@ def read(
 def key(source: Source, options: Options, samples_per_shard: int) -> str:
     """What must be the same for a conversion to go on; to be taken before the source is read."""
     return json.dumps(
-        [CREATED_BY, source.stamp(), options.model_dump(), samples_per_shard], sort_keys=True
+        [CREATED_BY, source.kind, source.stamp(), options.model_dump(), samples_per_shard],
+        sort_keys=True,
     )
 
 

@@ -14,6 +14,7 @@ import pytest
 import webdataset
 from filelock import FileLock
 
+from pattlite_dist.cli import main
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards import create, reading, working
 from pattlite_dist.shards.create import create_shards, rewrite
@@ -113,6 +114,17 @@ def test_by_default_nothing_is_left_out(tiny_csv: Path, tmp_path: Path) -> None:
 def test_the_same_rows_give_the_same_bytes(tiny_shards: Path, tmp_path: Path, name: str) -> None:
     again(open_source(write_csv(tmp_path / name, tiny_rows())), tmp_path / "out")
     assert snapshot(tmp_path / "out") == snapshot(tiny_shards)
+
+
+def test_a_reader_that_is_named_makes_the_set_that_is_made_without(
+    tiny_csv: Path, tiny_shards: Path, tmp_path: Path
+) -> None:
+    named = ["--source", "fer2013-csv", "--blanks", "drop", "--samples-per-shard", "5"]
+    assert main(["shards", "create", str(tiny_csv), str(tmp_path / "out"), *named]) == 0
+    manifest = load_manifest(tmp_path / "out")
+    assert "kind" not in manifest.options.reading
+    assert main(["shards", "create", str(tiny_csv), str(tmp_path / "out"), *named[2:]]) == 0
+    assert load_manifest(tmp_path / "out") == manifest
 
 
 @pytest.mark.parametrize("jobs", [2, 3])

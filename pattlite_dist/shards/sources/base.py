@@ -39,12 +39,16 @@ class Reading:
     target: Literal["labels", "majority", "soft"] = "labels"
 
     def words(self) -> dict[str, str]:
-        """What differs from the default, for the manifest; where the votes lie is left out."""
+        """What differs from the default, for the manifest.
+
+        Left out are where the votes lie, and the kind: the manifest tells the source's own, be it
+        named or found.
+        """
         told = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
             name: str(value)
             for name, value in told.items()
-            if name != "votes" and value != getattr(type(self), name)
+            if name not in ("kind", "votes") and value != getattr(type(self), name)
         }
 
 
