@@ -11,6 +11,8 @@ from einops import rearrange, reduce
 from torch import nn
 from torch.nn import functional as F
 
+from pattlite_dist.errors import UserError
+
 Attention = Literal["patches", "none", "batch"]
 
 
@@ -25,9 +27,18 @@ class KerasBatchNorm1d(nn.BatchNorm1d):
         super().__init__(channels, eps=1e-3, momentum=0.01)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map [n, c] to [n, c], normalised by channel."""
+        """Map [n, c] to [n, c], normalised by channel.
+
+        Raises:
+            UserError: in training, n is 1.
+        """
         if not self.training or self.running_mean is None or self.running_var is None:
             return super().forward(x)
+        if len(x) == 1:
+            raise UserError(
+                "one image a rank gives the classifier's BatchNorm nothing to normalise by; "
+                "raise trainer.global_batch, train on fewer ranks, or with model.attention=patches"
+            )
         with torch.no_grad():
             var, mean = torch.var_mean(x.to(self.running_var.dtype), 0, correction=0)
             self.running_mean.lerp_(mean, self.momentum or 0)

@@ -1,9 +1,11 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from pattlite_dist.errors import UserError
 from pattlite_dist.model.attention import AttentionClassifier, KerasBatchNorm1d, ViTBlock
 
 
@@ -121,6 +123,15 @@ def test_the_norm_normalises_as_pytorchs_and_keeps_a_biased_variance() -> None:
     torch.testing.assert_close(ours.running_var, theirs.running_var * 7 / 8)
     torch.testing.assert_close(ours.eval()(x), (x - x.mean(0)) / (x.var(0, False) + 1e-3).sqrt())
     assert ours.state_dict().keys() == theirs.state_dict().keys()
+
+
+@pytest.mark.parametrize("attention", ["none", "batch"])
+def test_one_image_a_rank_is_too_few_to_train_with(attention: Any) -> None:
+    net, patches = AttentionClassifier(8, 3, attention=attention), torch.randn(1, 4, 8)
+    with pytest.raises(UserError, match=r"one image a rank .*; raise trainer\.global_batch"):
+        net.train()(patches)
+    net.eval()(patches)
+    AttentionClassifier(8, 3).train()(patches)
 
 
 @pytest.mark.parametrize("attention", ["none", "batch"])
