@@ -82,7 +82,8 @@ class Signals:
 def held_back() -> Iterator[None]:
     """Block the stopping signals: processes that are started meanwhile inherit that.
 
-    What comes in between reaches this process at the end.
+    What comes in between is noted at the end, or by another thread of this process that does not
+    block it.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
