@@ -40,7 +40,9 @@ def parallel(work: Callable[[Task], Result], tasks: Iterable[Task], jobs: int) -
         yield from map(work, tasks)
         return
     # Not forked: threads of this process, such as those that draw progress, would be lost halfway.
-    context = multiprocessing.get_context("spawn")
+    # Of a server that has imported what they need, which each of them would take half a second for.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([work.__module__])
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_settle)
     waiting: deque[Future[Result]] = deque()
     try:

@@ -31,7 +31,7 @@ from pattlite_dist.shards.survey import (
     digest,
 )
 
-_PIECE = 64  # items a task: some hundred kilobytes
+_PIECE = 256  # items a task: megabytes, so that handing them over is little of the work
 
 
 @dataclass(frozen=True)

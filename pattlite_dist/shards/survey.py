@@ -65,10 +65,12 @@ def contrast(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
     In whole numbers, so that no two machines disagree about a sample.
     """
-    pixels = images.reshape(len(images), -1).astype(np.int64)
+    pixels = images.reshape(len(images), -1)
     size = pixels.shape[1]
-    # size^2 times the variance
-    spread = size * (pixels**2).sum(axis=1) - pixels.sum(axis=1) ** 2
+    sums = pixels.sum(axis=1, dtype=np.int64)
+    # A square needs 16 bits, their sum more.
+    squares = np.square(pixels, dtype=np.uint16).sum(axis=1, dtype=np.int64)
+    spread = size * squares - sums**2  # size^2 times the variance
     near = np.where(spread < NEAR_BLANK**2 * size**2, SEEN_NEAR_BLANK, 0)
     return np.where(spread == 0, SEEN_BLANK, near).astype(np.uint8)
 

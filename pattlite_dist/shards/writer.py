@@ -17,6 +17,12 @@ from pattlite_dist.shards.png import encode_pngs
 
 _BLOCK = 512
 _RECORD = 20 * _BLOCK  # a tar's length is a multiple of it, by custom
+# What is the same in all headers: before the size, after it, and after the sum over the header, in
+# which that itself counts as blanks.
+_OWNER = b"0000644\0" + b"0000000\0" * 2
+_TIME = b"\0" + b"0" * 11 + b"\0"
+_KIND = (b"0" + bytes(100) + b"ustar\x0000").ljust(_BLOCK - 156, b"\0")
+_FIXED = sum(_OWNER + _TIME + b" " * 8 + _KIND)
 
 
 class Sample(NamedTuple):
@@ -35,15 +41,12 @@ def tar_member(name: str, data: bytes) -> bytes:
         name: ASCII, of 100 bytes at most.
         data: of less than 8 GiB.
     """
-    header = bytearray(_BLOCK)
-    header[:100] = name.encode().ljust(100, b"\0")
-    header[100:156] = (
-        b"0000644\0" + b"0000000\0" * 2 + b"%011o\0" % len(data) + b"0" * 11 + b"\0" + b" " * 8
-    )
-    header[156:157] = b"0"
-    header[257:265] = b"ustar\x0000"
-    header[148:156] = b"%06o\0 " % sum(header)
-    return bytes(header) + data + bytes(-len(data) % _BLOCK)
+    called, size = name.encode(), b"%011o" % len(data)
+    check = b"%06o\0 " % (_FIXED + sum(called) + sum(size))
+    return b"".join(
+        (called.ljust(100, b"\0"), _OWNER, size, _TIME, check, _KIND, data,
+         bytes(-len(data) % _BLOCK))
+    )  # fmt: skip
 
 
 def shard_members(images: NDArray[np.uint8], samples: list[Sample]) -> Iterable[bytes]:

@@ -17,6 +17,7 @@ from pattlite_dist.shards.sources.csvfile import CsvFile
 from pattlite_dist.shards.sources.fer2013 import (
     FER2013_SPLITS,
     Fer2013Csv,
+    _decode_plain,
     csv_files,
     decode_pixels,
 )
@@ -273,6 +274,25 @@ def test_pixels_are_what_python_reads_or_refused(words: list[str]) -> None:
         assert image.reshape(-1).tolist() == [int(word) for word in numbers] and not converted
     else:
         refused(lambda: decode_pixels(item), "row 0: ")
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["", "256", "999", "1000", "01", "", " ", "-1", "1.", "\t1", "a", "\x00"]),
+    st.integers(0, 2303),
+)
+def test_plain_pixels_are_read_fast_and_as_slowly(seed: int, other: str, place: int) -> None:
+    numbers = np.random.default_rng(seed).integers(0, 256, 2304).tolist()
+    words = [str(number) for number in numbers]
+    plain = _decode_plain(" ".join(words).encode())
+    assert plain is not None and plain.tolist() == numbers
+    words[place] = other
+    text = " ".join(words)
+    found = _decode_plain(text.encode())
+    if other == "01":
+        assert found is not None and found[place] == 1
+    else:
+        assert found is None, "left to what tells the reason"
 
 
 def _cuts(data: bytes) -> list[int]:
