@@ -32,10 +32,9 @@ NAMES = {
 
 
 class Figure(NamedTuple):
-    """One command: wall and CPU seconds, and peak memory in MB, 0 where nobody looked."""
+    """One command: seconds, and peak memory in MB, 0 where nobody looked."""
 
     seconds: float
-    cpu_seconds: float
     peak_mb: float
 
 
@@ -95,13 +94,13 @@ def measure(watched: bool, *command: object) -> Figure:
             if watched:
                 peak = max(peak, memory(process.pid))
                 time.sleep(SAMPLED_EVERY)
-            pid, status, usage = os.wait4(process.pid, os.WNOHANG if watched else 0)
+            pid, status = os.waitpid(process.pid, os.WNOHANG if watched else 0)
         seconds = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             told.seek(0)
             sys.exit(told.read().decode(errors="replace"))
-    return Figure(seconds, usage.ru_utime + usage.ru_stime, peak)
+    return Figure(seconds, peak)
 
 
 def one_round(source: Path, folder: Path, jobs: int, watched: bool) -> dict[str, Figure]:
@@ -146,7 +145,6 @@ def figures_of(source: Path, jobs: int, rounds: int) -> dict[str, dict[str, floa
         what: {
             "samples": samples,
             "seconds": min(one[what].seconds for one in timed),
-            "cpu_seconds": min(one[what].cpu_seconds for one in timed),
             "peak_mb": whole[what].peak_mb,
             "peak_mb_of_a_quarter": quarter[what].peak_mb,
         }
@@ -156,14 +154,14 @@ def figures_of(source: Path, jobs: int, rounds: int) -> dict[str, dict[str, floa
 
 def table(figures: dict[str, dict[str, float]], jobs: int) -> list[list[str]]:
     """Rows, header first; a ratio is the plain script's time over this one's."""
-    rows = [["", "seconds", "images/s", "times as fast", "CPU s", "peak MB", "of a quarter"]]
+    rows = [["", "seconds", "images/s", "times as fast", "peak MB", "of a quarter"]]
     slow = figures["plain"]["seconds"]
     for what, title in NAMES.items():
         one = figures[what]
         seconds = one["seconds"]
         rows.append(
             [title.format(jobs), f"{seconds:.1f}", f"{one['samples'] / seconds:,.0f}",
-             f"{slow / seconds:.1f}", f"{one['cpu_seconds']:.1f}", f"{one['peak_mb']:.0f}",
+             f"{slow / seconds:.1f}", f"{one['peak_mb']:.0f}",
              f"{one['peak_mb_of_a_quarter']:.0f}"]
         )  # fmt: skip
     return rows
