@@ -1,6 +1,7 @@
 """Audit a checkpoint: what its accuracy depends on beside the images and the weights."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -81,10 +82,16 @@ def audit(
         return same
 
     labels, flags = facts(reader)
+    independence = measure_split(predict, reader, device)
     alone = right("one by one", np.arange(len(reader)), 1)
     top1: dict[Order, float] = {"one_by_one": float(alone.mean())}
-    for order, ids in orders(labels).items():
+    ordered = orders(labels)
+    for order, ids in ordered.items():
         top1[order] = float(right(order.replace("_", " "), ids, batch).mean())
+    selection = None
+    if split == "test":  # last, for it puts the weights of others into the network
+        shuffled = partial(right, ids=ordered["shuffled"], size=batch)
+        selection = _selection(subject, model, shuffled, top1["shuffled"])
     found = Audit(
         created_by=f"pattlite_dist {__version__}",
         checkpoint=subject.path.name,
@@ -93,16 +100,13 @@ def audit(
         samples=len(reader),
         batch=batch,
         batch_dependent=model.batch_dependent,
-        independence=measure_split(predict, reader, device),
+        independence=independence,
         top1=top1,
         flaws={name: flaws(manifest, name) for name in manifest.shards if manifest.samples(name)},
         leaks=_marked(alone, flags, LEAK, manifest.options.leaks),
         blank=_marked(alone, flags, BLANK, manifest.options.blanks),
-        selection=None,
+        selection=selection,
     )
-    if split == "test":
-        update = {"selection": _selection(subject, model, right, orders(labels)["shuffled"], batch)}
-        found = found.model_copy(update=update)
     return found.save(subject.run), found
 
 
@@ -115,18 +119,25 @@ def _marked(
 def _selection(
     subject: Subject,
     model: PattLite | SeedNet,
-    right: Callable[[str, Ids, int], NDArray[np.bool_]],
-    ids: Ids,
-    batch: int,
+    right: Callable[[str], NDArray[np.bool_]],
+    known: float,
 ) -> Selection | None:
-    """Scores every checkpoint of the run that was scored on val; leaves the last one loaded."""
+    """Scores every checkpoint of the run that was scored on val; leaves another one loaded.
+
+    Args:
+        subject: whose top-1 is `known`.
+        model: that `right` asks.
+        right: under a name for progress, which samples it gets right.
+        known: 0-1.
+    """
     kept = sorted(item for item in listed(subject.path.parent) if item.top1 >= 0)
     if len(kept) < 2:
         return None
     scored = []
     for item in kept:
-        path = subject.path.with_name(item.name)
-        checkpoints.load_weights(model, checkpoints.load(path), path)
-        top1 = float(right(f"epoch {item.epoch}", ids, batch).mean())
+        path, top1 = subject.path.with_name(item.name), known
+        if path != subject.path:
+            checkpoints.load_weights(model, checkpoints.load(path), path)
+            top1 = float(right(f"epoch {item.epoch}").mean())
         scored.append(Scored(name=item.name, epoch=item.epoch, val=item.top1, top1=top1))
     return select(scored)

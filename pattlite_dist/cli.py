@@ -122,8 +122,7 @@ def _parser(verb: str) -> "ArgumentParser":
 
     class Formatter(DefaultHelpFormatter):
         def _expand_help(self, action: Any) -> str:
-            text: str = super()._expand_help(action)
-            return re.sub(r"<class '(\w+)'>", r"\1", text)
+            return _plain_types(super()._expand_help(action))
 
     return ArgumentParser(prog=f"pattlite {verb}", exit_on_error=False, formatter_class=Formatter)
 
@@ -154,9 +153,14 @@ def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
 
 
 def _as_written(text: str, parser: "ArgumentParser") -> str:
-    """Name an option as users write it, and a type without its class, as jsonargparse does not."""
+    """Name an option as users write it; jsonargparse names its key."""
     flags = {a.dest: a.option_strings[0] for a in parser._actions if a.option_strings}
     text = re.sub(r'Parser key "([^"]+)":', lambda m: f"{flags.get(m[1], m[1])}:", text)
+    return _plain_types(text)
+
+
+def _plain_types(text: str) -> str:
+    """Name types without Python's own words around them, as jsonargparse does not."""
     return re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.(?=Literal)", r"\1", text)
 
 

@@ -9,14 +9,16 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pattlite_dist.errors import UserError
+from pattlite_dist.errors import UserError, first_problem
 
 
-class _Model(BaseModel):
+class Strict(BaseModel):
+    """In which unknown keys are errors, and so are NaN and infinity."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class DataConfig(_Model):
+class DataConfig(Strict):
     """Which shards to stream, and how."""
 
     shards: str = Field(
@@ -60,7 +62,7 @@ class DataConfig(_Model):
     )
 
 
-class AugmentConfig(_Model):
+class AugmentConfig(Strict):
     """What may happen to a training image; 0 switches a transform off."""
 
     flip: float = Field(0.5, ge=0, le=1, description="Probability of a horizontal flip.")
@@ -92,7 +94,7 @@ class AugmentConfig(_Model):
         return self
 
 
-class ModelConfig(_Model):
+class ModelConfig(Strict):
     """Which network."""
 
     name: Literal["seed", "pattlite"] = Field(
@@ -136,7 +138,7 @@ _SCHEDULES = "constant; cosine, to 0; inverse_time, as 1 / (1 + epochs / decay_e
 _DECAY = "inverse_time: epochs until the rate is half its peak."
 
 
-class OptimConfig(_Model):
+class OptimConfig(Strict):
     """How the weights move."""
 
     name: Literal["adam", "adamw"] = "adamw"
@@ -153,7 +155,7 @@ class OptimConfig(_Model):
     )
 
 
-class FinetuneConfig(_Model):
+class FinetuneConfig(Strict):
     """Training in two stages: the head on a frozen backbone, then also the backbone's end.
 
     The backbone's BatchNorm stays as it was loaded, in evaluation mode, through both.
@@ -182,7 +184,7 @@ class FinetuneConfig(_Model):
     )
 
 
-class TrainerConfig(_Model):
+class TrainerConfig(Strict):
     """How long, how large, and on what."""
 
     epochs: int = Field(15, ge=1)
@@ -208,7 +210,7 @@ class TrainerConfig(_Model):
     timeout_minutes: float = Field(30, gt=0, description="How long a rank waits for the others.")
 
 
-class WandbConfig(_Model):
+class WandbConfig(Strict):
     """Weights & Biases; its files stay inside the run folder."""
 
     mode: Literal["auto", "online", "offline", "disabled"] = Field(
@@ -219,7 +221,7 @@ class WandbConfig(_Model):
     group: str | None = None
 
 
-class Config(_Model):
+class Config(Strict):
     """A run."""
 
     name: str = Field(
@@ -256,8 +258,8 @@ def parse_config(content: Any, where: str) -> Config:
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "configuration"
+        place, first = first_problem(error)
+        key = place or "configuration"
         raise UserError(
             f"{where}: {key}: {first['msg']} (got {first['input']!r}); "
             "see `pattlite train --help` for the keys and their ranges"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pattlite_dist.console import print_manifest, show_progress
-from pattlite_dist.errors import UserError
+from pattlite_dist.errors import UserError, first_problem
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -92,8 +92,8 @@ def reading_of(words: dict[str, str], votes: Path | None) -> "Reading":
             raise ValueError(f"unknown: {', '.join(unknown)}")
         return TypeAdapter(Reading).validate_python({**said, "votes": votes})
     except ValidationError as error:
-        first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        where, first = first_problem(error)
+        reason = f"{where}: {first['msg']}"
     except ValueError as error:
         reason = str(error)
     raise UserError(

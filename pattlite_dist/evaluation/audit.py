@@ -7,8 +7,9 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from pattlite_dist.config import Strict
 from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.evaluation.independence import Predict
 from pattlite_dist.evaluation.schema import Independence
@@ -20,18 +21,14 @@ Order = Literal["one_by_one", "shuffled", "class_order"]
 Ids = NDArray[np.int64]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Group(_Model):
+class Group(Strict):
     """Some samples of a split; `top1` is that of predictions one by one, None without samples."""
 
     samples: int = Field(ge=0)
     top1: float | None = Field(ge=0, le=1)
 
 
-class Flaws(_Model):
+class Flaws(Strict):
     """What is known of a split; None where the set does not mark it.
 
     Attributes:
@@ -45,14 +42,14 @@ class Flaws(_Model):
     blank: int | None
 
 
-class Marked(_Model):
+class Marked(Strict):
     """Samples with a mark beside those without."""
 
     marked: Group
     others: Group
 
 
-class Scored(_Model):
+class Scored(Strict):
     """A checkpoint of the run: its top-1 on val, by its name, and on the audited split."""
 
     name: str
@@ -61,7 +58,7 @@ class Scored(_Model):
     top1: float
 
 
-class Selection(_Model):
+class Selection(Strict):
     """What choosing the checkpoint on the audited split would have gained.
 
     Attributes:
@@ -77,7 +74,7 @@ class Selection(_Model):
     gain: float = Field(ge=0, le=1)
 
 
-class Audit(_Model):
+class Audit(Strict):
     """`audit.json`.
 
     Attributes:

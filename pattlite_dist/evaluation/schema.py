@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from pattlite_dist.errors import UserError
+from pattlite_dist.config import Strict
+from pattlite_dist.errors import UserError, first_problem
 from pattlite_dist.files import write_text
 
 EVALUATION_NAME = "evaluation.json"
@@ -17,11 +18,7 @@ Share = float  # 0-1
 ByClass = dict[str, float | None]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Agreement(_Model):
+class Agreement(Strict):
     """How the predictions agree with the votes of several people, where a set has them.
 
     Attributes:
@@ -33,7 +30,7 @@ class Agreement(_Model):
     cross_entropy: float = Field(ge=0)
 
 
-class PartScores(_Model):
+class PartScores(Strict):
     """Scores of one part of a set; None where a share has nothing to be a share of.
 
     Attributes:
@@ -76,7 +73,7 @@ class PartScores(_Model):
         return self
 
 
-class Bootstrap(_Model):
+class Bootstrap(Strict):
     """How the intervals were made: percentiles over resampled samples."""
 
     resamples: int = Field(gt=0)
@@ -84,14 +81,14 @@ class Bootstrap(_Model):
     level: float = Field(gt=0, lt=1)
 
 
-class PredictionsFile(_Model):
+class PredictionsFile(Strict):
     """The predictions that all scores were computed from."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
-class Independence(_Model):
+class Independence(Strict):
     """How far a prediction moves with its batch: by how much, at most, a probability differs.
 
     Attributes:
@@ -119,7 +116,7 @@ class Independence(_Model):
         return self.largest <= self.tolerance
 
 
-class Evaluation(_Model):
+class Evaluation(Strict):
     """`evaluation.json`.
 
     Attributes:
@@ -192,6 +189,5 @@ def read_evaluation(run: Path) -> Evaluation:
     try:
         return Evaluation.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "as a whole"
-        raise UserError(f"{path}: {where}: {first['msg']}; {again}") from error
+        where, first = first_problem(error)
+        raise UserError(f"{path}: {where or 'as a whole'}: {first['msg']}; {again}") from error

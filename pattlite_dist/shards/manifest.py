@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pattlite_dist.errors import UserError
+from pattlite_dist.errors import UserError, first_problem
 from pattlite_dist.files import write_text
 
 MANIFEST_NAME = "manifest.json"
@@ -193,8 +193,7 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where, first = first_problem(error)
         raise UserError(f"{path}: {where}: {first['msg']}; create the shards again") from error
     _check_counts(manifest, path)
     return manifest

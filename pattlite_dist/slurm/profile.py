@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pattlite_dist.errors import UserError
+from pattlite_dist.errors import UserError, first_problem
 
 PROFILES = Path("launch", "profiles")
 _TIME = re.compile(r"^(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?$", re.ASCII)
@@ -182,7 +182,7 @@ def parse_profile(content: dict[str, Any], where: str) -> Profile:
     try:
         return Profile.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "profile"
+        place, first = first_problem(error)
+        key = place or "profile"
         known = ", ".join(Profile.model_fields)
         raise UserError(f"{where}: {key}: {first['msg']}; a profile's keys are {known}") from error

@@ -149,3 +149,17 @@ def tiny_shards(tiny_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def shard_copy(tiny_shards: Path, tmp_path: Path) -> Path:
     """A copy of the tiny shards to do damage to."""
     return shutil.copytree(tiny_shards, tmp_path / "shards")
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set with something of everything that can be found in one."""
+    from tests.shards.flawed import flawed_set  # which wants what is above
+
+    return flawed_set(tmp_path_factory.mktemp("flawed"))
+
+
+@pytest.fixture
+def shards(original: Path, tmp_path: Path) -> Path:
+    """A copy to do damage to."""
+    return shutil.copytree(original, tmp_path / "set")

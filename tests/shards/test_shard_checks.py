@@ -1,4 +1,3 @@
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,17 +44,6 @@ class Shell:
 @pytest.fixture
 def pattlite(capsys: pytest.CaptureFixture[str]) -> Shell:
     return Shell(capsys)
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return flawed_set(tmp_path_factory.mktemp("flawed"))
-
-
-@pytest.fixture
-def shards(original: Path, tmp_path: Path) -> Path:
-    """A copy to do damage to."""
-    return shutil.copytree(original, tmp_path / "set")
 
 
 @pytest.fixture

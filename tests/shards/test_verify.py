@@ -16,17 +16,6 @@ NAMES = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return flawed_set(tmp_path_factory.mktemp("flawed"))
-
-
-@pytest.fixture
-def shards(original: Path, tmp_path: Path) -> Path:
-    """A copy to do damage to."""
-    return shutil.copytree(original, tmp_path / "set")
-
-
 def lines(folder: Path) -> list[str]:
     return [problem.line for problem in verify_shards(folder)[1]]
 
