@@ -166,15 +166,15 @@ def compare(target: Path, shards: str | None, python: str, rounds: int) -> dict[
     import torch
 
     from pattlite_dist.errors import UserError
-    from pattlite_dist.evaluate import parts
     from pattlite_dist.evaluation.collect import collect
+    from pattlite_dist.evaluation.evaluate import parts
     from pattlite_dist.evaluation.predictions import Predictions
     from pattlite_dist.evaluation.scores import score
     from pattlite_dist.evaluation.subject import read_subject
     from pattlite_dist.evaluation.views import predictor
     from pattlite_dist.model.build import refuse_batch_dependent
+    from pattlite_dist.runtime.world import World
     from pattlite_dist.shards.manifest import SplitName
-    from pattlite_dist.world import World
 
     torch.set_num_threads(1)
     subject = read_subject(target, shards)

@@ -24,16 +24,16 @@ import yaml
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from pattlite_dist import world as worlds
 from pattlite_dist.config import Config
 from pattlite_dist.console import print_rows
 from pattlite_dist.data.fetch import fetch_manifest
 from pattlite_dist.data.module import FERData, origin
 from pattlite_dist.errors import UserError
 from pattlite_dist.model.build import build_model
+from pattlite_dist.runtime import world as worlds
+from pattlite_dist.runtime.world import World
 from pattlite_dist.train.optim import build_optimizer
 from pattlite_dist.train.trainer import build_preprocess, reuse_memory
-from pattlite_dist.world import World
 
 BATCH = 64
 KINDS = ("bare", "loader", "augmentation")

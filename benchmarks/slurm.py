@@ -20,7 +20,7 @@ from typing import Any
 
 from pattlite_dist.console import print_rows
 from pattlite_dist.slurm.queue import state_of
-from pattlite_dist.train import history
+from pattlite_dist.tracking import history
 
 CONFIG = Path(__file__).parent.parent / "configs" / "fer2013.yaml"
 LIMIT = 600.0  # seconds for any one thing

@@ -29,12 +29,12 @@ from torch.utils.data import DataLoader
 
 from pattlite_dist.config import Config
 from pattlite_dist.console import print_rows
-from pattlite_dist.signals import Signals
+from pattlite_dist.runtime.signals import Signals
+from pattlite_dist.runtime.world import Agreement, World
 from pattlite_dist.train.module import FERModule
 from pattlite_dist.train.optim import build_optimizer
 from pattlite_dist.train.saving import Saver
 from pattlite_dist.train.trainer import build_trainer, quiet_libraries, reuse_memory
-from pattlite_dist.world import Agreement, World
 
 BATCH, CLASSES, WARM_UP = 8, 7, 100
 CONFIG = Config.model_validate(

@@ -50,5 +50,5 @@ if [ "$gpus" -eq 0 ]; then
   cores=$(nproc)
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > NPROC ? cores / NPROC : 1))}
 fi
-exec "${PYTHON:-python}" -m pattlite_dist.elastic "${where[@]}" --nproc-per-node="$NPROC" \
+exec "${PYTHON:-python}" -m pattlite_dist.runtime.elastic "${where[@]}" --nproc-per-node="$NPROC" \
   --max-restarts="$MAX_RESTARTS" -m pattlite_dist "$@"

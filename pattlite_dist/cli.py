@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pattlite_dist import __version__
-from pattlite_dist.elastic import MISTAKE, first_to_tell, told_before
 from pattlite_dist.errors import UserError
-from pattlite_dist.signals import Stopped
-from pattlite_dist.world import detect
+from pattlite_dist.runtime.elastic import MISTAKE, first_to_tell, told_before
+from pattlite_dist.runtime.signals import Stopped
+from pattlite_dist.runtime.world import detect
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -173,17 +173,17 @@ VERBS = {
     "shards show": "pattlite_dist.commands.shard_checks:show",
     "shards sources": "pattlite_dist.commands.shards:sources",
     "shards faces": "pattlite_dist.commands.shards:faces",
-    "train": "pattlite_dist.commands.train:train",
-    "evaluate": "pattlite_dist.commands.train:evaluate",
+    "train": "pattlite_dist.commands.train",
+    "evaluate": "pattlite_dist.commands.evaluate",
     "audit": "pattlite_dist.commands.audit",
     "compare": "pattlite_dist.commands.compare",
     "model": "pattlite_dist.commands.model",
-    "submit": "pattlite_dist.commands.slurm:submit",
-    "submit evaluate": "pattlite_dist.commands.slurm:submit_evaluate",
-    "submit shards": "pattlite_dist.commands.slurm:submit_shards",
+    "submit": "pattlite_dist.commands.submit:train",
+    "submit evaluate": "pattlite_dist.commands.submit:evaluate",
+    "submit shards": "pattlite_dist.commands.submit:shards",
     "sweep": "pattlite_dist.commands.sweep",
-    "doctor": "pattlite_dist.commands.slurm:doctor",
-    "status": "pattlite_dist.slurm.status",
-    "cancel": "pattlite_dist.slurm.cancel",
-    "sync": "pattlite_dist.sync",
+    "doctor": "pattlite_dist.commands.doctor",
+    "status": "pattlite_dist.commands.status",
+    "cancel": "pattlite_dist.commands.cancel",
+    "sync": "pattlite_dist.commands.sync",
 }

@@ -5,15 +5,14 @@ import datetime
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from pattlite_dist.shards.manifest import Manifest
-    from pattlite_dist.shards.survey import Progress
-
+# Called with what is being done, samples done, and samples in all (None while that is unknown).
+Progress = Callable[[str, int, int | None], None]
 _WINDOW = 30.0  # seconds of work from which its rate is told
 _FRAME = 0.05  # seconds between two drawings of a bar
 
@@ -52,19 +51,19 @@ def pace_text(rate: float | None, done: int, total: int | None) -> str:
 
 
 @contextlib.contextmanager
-def show_progress() -> Iterator["Progress"]:
+def show_progress() -> Iterator[Progress]:
     """A progress function: a bar on a terminal, a line every ten seconds in a log file."""
     if not sys.stderr.isatty():
         yield _lines()
         return
+    from rich import progress as rich_progress
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[pace]}"),
+    bar = rich_progress.Progress(
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(),
+        rich_progress.MofNCompleteColumn(),
+        rich_progress.TextColumn("{task.fields[pace]}"),
         console=Console(stderr=True),
     )
     tasks: dict[str, tuple[TaskID, Pace]] = {}
@@ -86,7 +85,7 @@ def show_progress() -> Iterator["Progress"]:
         yield report
 
 
-def _lines() -> "Progress":
+def _lines() -> Progress:
     last = time.monotonic()
     paces: dict[str, Pace] = {}
 
@@ -120,12 +119,3 @@ def print_rows(rows: list[list[str]]) -> None:
     # In a log file rich would fold at 80 columns; a table wants its own width.
     width = None if sys.stdout.isatty() else 160
     Console(width=width).print(table)
-
-
-def print_manifest(manifest: "Manifest") -> None:
-    """Print what a shard set holds, by class and split."""
-    from rich.markup import escape
-
-    from pattlite_dist.shards.stats import set_table
-
-    print_rows([[escape(cell) for cell in row] for row in set_table(manifest)])

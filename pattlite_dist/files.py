@@ -2,14 +2,18 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pattlite_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @contextlib.contextmanager
@@ -58,6 +62,14 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8 to `path`, whole or not at all."""
     with atomic_write(path) as stream:
         stream.write(text.encode())
+
+
+def write_figure(figure: "Figure", path: Path) -> None:
+    """Write a figure of matplotlib as PNG to `path`, whole or not at all."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=200)
+    with atomic_write(path) as out:
+        out.write(stream.getvalue())
 
 
 def read_json_lines(path: Path) -> list[Any]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from pattlite_dist.train.record import RECORD_NAME, read_metrics
+from pattlite_dist.tracking.record import RECORD_NAME, read_metrics
 from tests.conftest import ROOT, environment, tiny
 from tests.train.harness import alive, assert_same_training, final
 

@@ -8,7 +8,7 @@ from pattlite_dist.console import print_rows, show_progress
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-    from pattlite_dist.evaluation.audit import Audit, Marked
+    from pattlite_dist.evaluation.findings import Audit, Marked
 
 
 def add_options(parser: "ArgumentParser") -> None:
@@ -28,7 +28,7 @@ def add_options(parser: "ArgumentParser") -> None:
 
 def work(options: Any) -> int:
     """Audit a run; returns 1 where its predictions depend on their batch."""
-    from pattlite_dist.audit import audit
+    from pattlite_dist.evaluation.audit import audit
 
     with show_progress() as progress:
         path, found = audit(

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from pattlite_dist.commands.train import config_options, given_config
+from pattlite_dist.commands.options import config_options, given_config
 from pattlite_dist.console import print_rows
 
 if TYPE_CHECKING:

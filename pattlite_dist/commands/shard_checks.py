@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pattlite_dist.console import print_manifest, show_progress
+from pattlite_dist.console import show_progress
 from pattlite_dist.errors import UserError, first_problem
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def stats_options(parser: "ArgumentParser") -> None:
 def stats(options: Any) -> int:
     """Print what is in a set, and draw how its classes are balanced."""
     from pattlite_dist.shards.pictures import draw_classes
-    from pattlite_dist.shards.stats import remarks
+    from pattlite_dist.shards.stats import print_manifest, remarks
 
     origin, manifest = _opened(options.dir)
     picture = _picture(origin, options.picture, "classes.png")

@@ -4,7 +4,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from pattlite_dist.console import print_manifest, show_progress
+from pattlite_dist.console import show_progress
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -75,6 +75,7 @@ def create(options: Any) -> int:
     from pattlite_dist.shards.manifest import Options
     from pattlite_dist.shards.pool import default_jobs
     from pattlite_dist.shards.sources.registry import open_source
+    from pattlite_dist.shards.stats import print_manifest
     from pattlite_dist.stores import without_secrets
 
     reading = _reading(options)

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pattlite_dist.commands.slurm import PROBLEMS, passes, shown, tell, train_job_options
-from pattlite_dist.commands.train import given_config
+from pattlite_dist.commands.doctor import PROBLEMS, passes
+from pattlite_dist.commands.options import given_config, train_job_options
+from pattlite_dist.commands.submit import shown, tell
 from pattlite_dist.errors import UserError
 
 if TYPE_CHECKING:

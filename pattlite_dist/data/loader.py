@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from pattlite_dist.data.plan import EvalPlan, TrainPlan, rank_slice
 from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.errors import UserError
-from pattlite_dist.signals import held_back, ignore_in_loader
+from pattlite_dist.runtime.signals import held_back, ignore_in_loader
 
 
 class Place(NamedTuple):

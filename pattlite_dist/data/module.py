@@ -13,8 +13,8 @@ from pattlite_dist.data.fetch import Origin
 from pattlite_dist.data.loader import Batch, BatchLoader, TrainLoader, eval_loader
 from pattlite_dist.data.plan import TrainPlan, rank_slice
 from pattlite_dist.data.reader import ShardReader
+from pattlite_dist.runtime.world import World
 from pattlite_dist.shards.manifest import Manifest, SplitName
-from pattlite_dist.world import World
 
 
 def origin(data: DataConfig) -> Origin:

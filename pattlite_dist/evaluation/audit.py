@@ -1,187 +1,143 @@
-"""What can be wrong with a score: its batches, its leaks, its blank images, its choice of epoch."""
+"""Audit a checkpoint: what its accuracy depends on beside the images and the weights."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from pydantic import Field
 
-from pattlite_dist.config import Strict
-from pattlite_dist.data.reader import ShardReader
-from pattlite_dist.evaluation.independence import Predict
-from pattlite_dist.evaluation.schema import Independence
-from pattlite_dist.files import write_text
-from pattlite_dist.shards.manifest import Manifest, SplitName
-
-AUDIT_NAME = "audit.json"
-Order = Literal["one_by_one", "shuffled", "class_order"]
-Ids = NDArray[np.int64]
-
-
-class Group(Strict):
-    """Some samples of a split; `top1` is that of predictions one by one, None without samples."""
-
-    samples: int = Field(ge=0)
-    top1: float | None = Field(ge=0, le=1)
-
-
-class Flaws(Strict):
-    """What is known of a split; None where the set does not mark it.
-
-    Attributes:
-        samples: of the split.
-        leaks: those with an identical image in train.
-        blank: those without any contrast.
-    """
-
-    samples: int = Field(gt=0)
-    leaks: int | None
-    blank: int | None
+from pattlite_dist import __version__
+from pattlite_dist.console import Progress
+from pattlite_dist.errors import UserError
+from pattlite_dist.evaluation.findings import (
+    Audit,
+    Ids,
+    Marked,
+    Order,
+    Scored,
+    Selection,
+    facts,
+    flaws,
+    guesses,
+    marked,
+    orders,
+    select,
+)
+from pattlite_dist.evaluation.independence import measure_split
+from pattlite_dist.evaluation.subject import Subject, read_subject
+from pattlite_dist.evaluation.views import predictor
+from pattlite_dist.model.build import PattLite, SeedNet
+from pattlite_dist.runtime import world as worlds
+from pattlite_dist.shards.manifest import SplitName
+from pattlite_dist.shards.tario import BLANK, LEAK
+from pattlite_dist.train import checkpoint as checkpoints
+from pattlite_dist.train.names import listed
+from pattlite_dist.train.trainer import quiet_libraries
 
 
-class Marked(Strict):
-    """Samples with a mark beside those without."""
+def audit(
+    target: Path,
+    shards: str | None = None,
+    split: SplitName | None = None,
+    batch: int = 32,
+    accelerator: str = "auto",
+    progress: Progress = lambda what, done, total: None,
+) -> tuple[Path, Audit]:
+    """Audit a run folder (its best checkpoint on val) or one of its checkpoint files.
 
-    marked: Group
-    others: Group
-
-
-class Scored(Strict):
-    """A checkpoint of the run: its top-1 on val, by its name, and on the audited split."""
-
-    name: str
-    epoch: int
-    val: float
-    top1: float
-
-
-class Selection(Strict):
-    """What choosing the checkpoint on the audited split would have gained.
-
-    Attributes:
-        checkpoints: all that the run has kept, in the order of training.
-        chosen: the best on val.
-        best: the best on the audited split.
-        gain: of its top-1 over that of the chosen one.
-    """
-
-    checkpoints: list[Scored]
-    chosen: str
-    best: str
-    gain: float = Field(ge=0, le=1)
-
-
-class Audit(Strict):
-    """`audit.json`.
-
-    Attributes:
-        split: that was audited, with so many samples.
-        batch: samples a batch; the last one of a pass is short.
-        batch_dependent: whether the network is one whose predictions depend on their batch.
-        independence: whether they do.
-        top1: by the way in which the split was put into batches.
-        flaws: of every split.
-        leaks: the audited split's samples with an identical image in train, and the others.
-        blank: those without contrast, and the others.
-        selection: None where there is one checkpoint only, or val was audited.
-    """
-
-    format: Literal["pattlite-audit"] = "pattlite-audit"
-    version: Literal[1] = 1
-    created_by: str
-    checkpoint: str
-    manifest: str
-    split: SplitName
-    samples: int = Field(gt=0)
-    batch: int = Field(gt=0)
-    batch_dependent: bool
-    independence: Independence
-    top1: dict[Order, float]
-    flaws: dict[SplitName, Flaws]
-    leaks: Marked | None
-    blank: Marked | None
-    selection: Selection | None
-
-    def save(self, run: Path) -> Path:
-        """Write `audit.json` into `run`, whole or not at all; returns its path."""
-        write_text(run / AUDIT_NAME, self.model_dump_json(indent=1) + "\n")
-        return run / AUDIT_NAME
-
-
-def flaws(manifest: Manifest, split: SplitName) -> Flaws:
-    """What the manifest knows of a split."""
-    found, marks = manifest.findings[split], manifest.options
-    return Flaws(
-        samples=manifest.samples(split),
-        leaks=None if marks.leaks == "keep" else found.leaks,
-        # Those left out of train are in no batch.
-        blank=None
-        if marks.blanks == "keep"
-        else len(set(found.blank_rows) - set(found.dropped_rows)),
-    )
-
-
-def facts(reader: ShardReader) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Labels and flags of a split, by id; its images are read a part at a time."""
-    parts = np.array_split(np.arange(len(reader)), -(-len(reader) // 4096))
-    found = [(block.labels, block.flags) for block in (reader.gather(p).block for p in parts)]
-    labels, flags = zip(*found, strict=True)
-    return np.concatenate(labels), np.concatenate(flags)
-
-
-def orders(labels: NDArray[np.int64], seed: int = 0) -> dict[Order, Ids]:
-    """The samples as the published test arrays hold them, class by class, and shuffled.
+    Also networks whose predictions depend on their batch, which nothing else scores. Writes
+    `audit.json` into the run folder.
 
     Args:
-        labels: int64 [n].
-        seed: of the shuffling.
+        target: run folder or checkpoint.
+        shards: to look at instead of the run's own.
+        split: to audit; None is test, or val where there is no test.
+        batch: samples a batch; 32 is what Keras' `evaluate` takes, and so the reference code.
+        accelerator: auto, cpu or gpu.
+        progress: told of samples predicted.
+
+    Raises:
+        UserError: there is no checkpoint, or it does not fit its configuration or the shards, or
+            this is one of several processes.
     """
-    return {
-        "shuffled": np.random.default_rng(seed).permutation(len(labels)),
-        "class_order": np.argsort(labels, kind="stable"),
-    }
+    quiet_libraries()
+    world = worlds.detect()
+    if world.size > 1:
+        raise UserError(f"`pattlite audit` is for one process, this is one of {world.size}")
+    subject = read_subject(target, shards)
+    manifest = subject.find_manifest()
+    split = split or ("test" if manifest.samples("test") else "val")
+    if not manifest.samples(split):
+        raise UserError(f"{subject.config.data.shards} has no {split} to audit; name another split")
+    device = worlds.device(world, accelerator)
+    model = subject.build()
+    data = subject.stream(model, manifest, world)
+    model = subject.load(model, device)
+    reader, predict = data.reader(split), predictor(model, data.preprocess)
 
+    def right(what: str, ids: Ids, size: int) -> NDArray[np.bool_]:
+        told = guesses(predict, reader, ids, size, device, lambda n: progress(what, n, len(ids)))
+        same: NDArray[np.bool_] = told == labels
+        return same
 
-def guesses(
-    predict: Predict,
-    reader: ShardReader,
-    ids: Ids,
-    batch: int,
-    device: torch.device,
-    progress: Callable[[int], None] = lambda done: None,
-) -> NDArray[np.int64]:
-    """The predicted classes of a split's samples, put into batches in the order of `ids`.
-
-    Returns:
-        int64 [n], by id.
-    """
-    found = np.empty(len(ids), np.int64)
-    with torch.inference_mode():
-        for start in range(0, len(ids), batch):
-            part = ids[start : start + batch]
-            images = torch.from_numpy(reader.gather(part).block.images).to(device)
-            found[part] = predict(images).argmax(1).cpu().numpy()
-            progress(start + len(part))
-    return found
-
-
-def marked(right: NDArray[np.bool_], mark: NDArray[np.bool_]) -> Marked:
-    """The samples with a mark and those without; both bool [n]."""
-    return Marked(marked=_group(right[mark]), others=_group(right[~mark]))
-
-
-def _group(right: NDArray[np.bool_]) -> Group:
-    return Group(samples=len(right), top1=float(right.mean()) if len(right) else None)
-
-
-def select(scored: Sequence[Scored]) -> Selection:
-    """Compare choosing on val with choosing on the audited split; of equals the earlier wins."""
-    ordered = sorted(scored, key=lambda item: item.epoch)
-    chosen = max(ordered, key=lambda item: item.val)
-    best = max(ordered, key=lambda item: item.top1)
-    return Selection(
-        checkpoints=ordered, chosen=chosen.name, best=best.name, gain=best.top1 - chosen.top1
+    labels, flags = facts(reader)
+    independence = measure_split(predict, reader, device)
+    alone = right("one by one", np.arange(len(reader)), 1)
+    top1: dict[Order, float] = {"one_by_one": float(alone.mean())}
+    ordered = orders(labels)
+    for order, ids in ordered.items():
+        top1[order] = float(right(order.replace("_", " "), ids, batch).mean())
+    selection = None
+    if split == "test":  # last, for it puts the weights of others into the network
+        shuffled = partial(right, ids=ordered["shuffled"], size=batch)
+        selection = _selection(subject, model, shuffled, top1["shuffled"])
+    found = Audit(
+        created_by=f"pattlite_dist {__version__}",
+        checkpoint=subject.path.name,
+        manifest=manifest.fingerprint(),
+        split=split,
+        samples=len(reader),
+        batch=batch,
+        batch_dependent=model.batch_dependent,
+        independence=independence,
+        top1=top1,
+        flaws={name: flaws(manifest, name) for name in manifest.shards if manifest.samples(name)},
+        leaks=_marked(alone, flags, LEAK, manifest.options.leaks),
+        blank=_marked(alone, flags, BLANK, manifest.options.blanks),
+        selection=selection,
     )
+    return found.save(subject.run), found
+
+
+def _marked(
+    right: NDArray[np.bool_], flags: NDArray[np.uint8], flag: int, how: str
+) -> Marked | None:
+    return None if how == "keep" else marked(right, (flags & flag) > 0)
+
+
+def _selection(
+    subject: Subject,
+    model: PattLite | SeedNet,
+    right: Callable[[str], NDArray[np.bool_]],
+    known: float,
+) -> Selection | None:
+    """Scores every checkpoint of the run that was scored on val; leaves another one loaded.
+
+    Args:
+        subject: whose top-1 is `known`.
+        model: that `right` asks.
+        right: under a name for progress, which samples it gets right.
+        known: 0-1.
+    """
+    kept = sorted(item for item in listed(subject.path.parent) if item.top1 >= 0)
+    if len(kept) < 2:
+        return None
+    scored = []
+    for item in kept:
+        path, top1 = subject.path.with_name(item.name), known
+        if path != subject.path:
+            checkpoints.load_weights(model, checkpoints.load(path), path)
+            top1 = float(right(f"epoch {item.epoch}").mean())
+        scored.append(Scored(name=item.name, epoch=item.epoch, val=item.top1, top1=top1))
+    return select(scored)

@@ -12,8 +12,8 @@ from pattlite_dist.errors import UserError
 from pattlite_dist.evaluation.predictions import Predictions
 from pattlite_dist.evaluation.schema import View
 from pattlite_dist.evaluation.views import probabilities
-from pattlite_dist.metrics import Census
 from pattlite_dist.shards.manifest import SplitName
+from pattlite_dist.train.metrics import Census
 
 
 def collect(

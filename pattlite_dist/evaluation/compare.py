@@ -13,7 +13,7 @@ from pattlite_dist.errors import UserError
 from pattlite_dist.evaluation.paired import Spread, in_words, mcnemar, spread
 from pattlite_dist.evaluation.predictions import Predictions, load_predictions
 from pattlite_dist.evaluation.schema import Evaluation, Part, View, read_evaluation
-from pattlite_dist.train.folder import load_config
+from pattlite_dist.tracking.folder import load_config
 
 METRICS = ("top1", "macro_f1", "balanced_accuracy", "nll", "ece")
 # What makes another configuration of it.

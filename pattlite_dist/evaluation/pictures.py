@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pattlite_dist.evaluation.predictions import Predictions
 from pattlite_dist.evaluation.schema import Part, PartScores
 from pattlite_dist.evaluation.scores import BINS, calibration, precision_recall
-from pattlite_dist.report import save_figure
+from pattlite_dist.files import write_figure
 
 # Okabe and Ito's colours, all to be told apart with any colour vision, and by their dashes in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -27,9 +27,9 @@ Scores = Mapping[Part, PartScores]
 
 def draw_scores(run: Path, found: Found, scores: Scores, classes: Sequence[str]) -> None:
     """Draw what the one view scored into a run's folder."""
-    save_figure(confusion(scores, classes), run / "confusion.png")
-    save_figure(reliability(found, scores), run / "reliability.png")
-    save_figure(recall_by_class(found, scores, classes), run / "precision_recall.png")
+    write_figure(confusion(scores, classes), run / "confusion.png")
+    write_figure(reliability(found, scores), run / "reliability.png")
+    write_figure(recall_by_class(found, scores, classes), run / "precision_recall.png")
 
 
 def _panels(scores: Scores, height: float) -> tuple[Figure, list[Axes]]:
@@ -175,4 +175,4 @@ def draw_mistakes(
             fontsize=7.5, ha="center", va="bottom",
         )  # fmt: skip
     axis.set(xlim=(0, COLUMNS * wide), ylim=(rows * tall, 0), aspect="equal")
-    save_figure(figure, run / "mistakes.png")
+    write_figure(figure, run / "mistakes.png")

@@ -11,11 +11,11 @@ from pattlite_dist.data.fetch import fetch_manifest
 from pattlite_dist.data.module import FERData, origin
 from pattlite_dist.errors import UserError
 from pattlite_dist.model.build import PattLite, SeedNet, build_model
+from pattlite_dist.runtime.world import World
 from pattlite_dist.shards.manifest import Manifest
+from pattlite_dist.tracking.folder import load_config
 from pattlite_dist.train import checkpoint as checkpoints
-from pattlite_dist.train.folder import load_config
 from pattlite_dist.train.trainer import build_preprocess
-from pattlite_dist.world import World
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pattlite_dist.errors import UserError
 from pattlite_dist.model.attention import Attention, AttentionClassifier, ViTBlock
 from pattlite_dist.model.backbones import MobileNetV1, MobileNetV2, load_weights, probe
 from pattlite_dist.model.patches import PatchEmbedding, PatchExtraction
-from pattlite_dist.world import detect
+from pattlite_dist.runtime.world import detect
 
 log = logging.getLogger(__name__)
 

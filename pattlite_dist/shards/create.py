@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from pattlite_dist.console import Progress
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import write_text
 from pattlite_dist.shards import layout, reading
@@ -19,7 +20,6 @@ from pattlite_dist.shards.pool import parallel
 from pattlite_dist.shards.reading import Read
 from pattlite_dist.shards.sources.base import Source
 from pattlite_dist.shards.spool import Spool
-from pattlite_dist.shards.survey import Progress
 from pattlite_dist.shards.target import Folder, Target, open_target
 from pattlite_dist.shards.working import PLAN_NAME, working, working_folder
 from pattlite_dist.shards.writer import Sample, write_shard

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pattlite_dist import __version__
+from pattlite_dist.console import Progress
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import write_text
 from pattlite_dist.shards import layout
 from pattlite_dist.shards.manifest import SPLIT_NAMES, Manifest, Options, SourceInfo
 from pattlite_dist.shards.sources.base import Source
 from pattlite_dist.shards.spool import Spool, fill, load_survey, new_spool, save_survey
-from pattlite_dist.shards.survey import Progress, Survey
+from pattlite_dist.shards.survey import Survey
 from pattlite_dist.shards.working import PLAN_NAME, clear
 
 CREATED_BY = f"pattlite_dist {__version__}"

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pattlite_dist.console import Progress
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.manifest import Manifest, ShardInfo, SplitName
 from pattlite_dist.shards.png import decode_png
-from pattlite_dist.shards.survey import Progress
 from pattlite_dist.shards.tario import check_bytes, read_members
 from pattlite_dist.shards.verify import Place
 

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from pattlite_dist.console import Progress
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import atomic_write, write_text
 from pattlite_dist.shards.manifest import SPLIT_NAMES, ImageInfo
@@ -25,7 +26,6 @@ from pattlite_dist.shards.sources.base import Decoder, Item, Source
 from pattlite_dist.shards.survey import (
     SEEN_CONVERTED,
     UNSPLIT,
-    Progress,
     Survey,
     contrast,
     digest,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from pattlite_dist.console import print_rows
 from pattlite_dist.shards.manifest import SPLIT_NAMES, Findings, Manifest, Options, SplitName
 
 _UNKNOWN = "-"
@@ -118,3 +119,10 @@ def other_options(options: Options) -> list[str]:
 
 
 _DEFAULTS = Options().model_dump()
+
+
+def print_manifest(manifest: Manifest) -> None:
+    """Print what a shard set holds, by class and split."""
+    from rich.markup import escape
+
+    print_rows([[escape(cell) for cell in row] for row in set_table(manifest)])

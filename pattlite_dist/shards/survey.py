@@ -1,15 +1,12 @@
 """What a pass over a source has seen of each sample, as arrays, and what follows from them."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Called with what is being done, samples done, and samples in all (None while that is unknown).
-Progress = Callable[[str, int, int | None], None]
 NEAR_BLANK = 5  # a standard deviation, of pixels from 0 to 255
 SEEN_BLANK, SEEN_NEAR_BLANK, SEEN_CONVERTED = 1, 2, 4  # bits of Survey.seen
 UNSPLIT = -1

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pattlite_dist.console import Progress
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.manifest import (
     SPLIT_NAMES,
@@ -19,7 +20,7 @@ from pattlite_dist.shards.manifest import (
     load_manifest,
 )
 from pattlite_dist.shards.pool import parallel
-from pattlite_dist.shards.survey import Progress, digest
+from pattlite_dist.shards.survey import digest
 from pattlite_dist.shards.tario import BLANK, CONFLICT, LEAK, NEAR_BLANK, decode_shard, has_targets
 
 T = TypeVar("T")

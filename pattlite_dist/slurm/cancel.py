@@ -1,19 +1,16 @@
-"""`pattlite cancel`: end the jobs of runs, of sweeps, or by their ids."""
+"""End the jobs of runs, of sweeps, or by their ids."""
 
 import contextlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.slurm import queue
 from pattlite_dist.slurm.facts import find_runs
 from pattlite_dist.slurm.jobinfo import JobInfo
-from pattlite_dist.train import history
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
+from pattlite_dist.tracking import history
 
 _REFUSED = re.compile(r"job id (\S+?):? +(.+)$", re.MULTILINE)
 
@@ -137,19 +134,3 @@ def _scancel(ids: Sequence[str]) -> dict[str, str]:
     return {job: why for job, why in refusals(answer.stderr).items() if job in ids} or (
         dict.fromkeys(ids, lines[-1])
     )
-
-
-def add_options(parser: "ArgumentParser") -> None:
-    """The command's options."""
-    parser.add_argument("targets", nargs="+", help="runs, sweeps, what they lie in, or job ids")
-    parser.add_argument("--dry-run", action="store_true", help="only tell what would be cancelled")
-
-
-def work(options: Any) -> int:
-    """Cancel; returns the exit status.
-
-    Raises:
-        UserError: as `cancel`.
-    """
-    cancel(options.targets, options.dry_run)
-    return 0

@@ -16,9 +16,10 @@ from pattlite_dist.shards.verify import wrong_sizes
 from pattlite_dist.slurm import admission, checks, extras, node, script
 from pattlite_dist.slurm.checks import Report
 from pattlite_dist.slurm.profile import Profile
-from pattlite_dist.train import history, names
-from pattlite_dist.train.folder import check_same_run
-from pattlite_dist.train.wandb_run import has_login, wandb_mode
+from pattlite_dist.tracking import history
+from pattlite_dist.tracking.folder import check_same_run
+from pattlite_dist.tracking.wandb_run import has_login, wandb_mode
+from pattlite_dist.train import names
 
 _PATIENCE = 10.0  # seconds of a silent server; the job itself waits longer
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.train.folder import CONFIG_NAME, load_config
-from pattlite_dist.train.history import HISTORY_NAME, Standing, read, standing
-from pattlite_dist.train.record import RECORD_NAME, read_metrics
+from pattlite_dist.tracking.folder import CONFIG_NAME, load_config
+from pattlite_dist.tracking.history import HISTORY_NAME, Standing, read, standing
+from pattlite_dist.tracking.record import RECORD_NAME, read_metrics
 
 
 class Facts(NamedTuple):

@@ -11,9 +11,9 @@ from pathlib import Path
 from submitit.helpers import Checkpointable
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.signals import Signals, Stopped
-from pattlite_dist.train import history
-from pattlite_dist.train.lock import Busy
+from pattlite_dist.runtime.signals import Signals, Stopped
+from pattlite_dist.tracking import history
+from pattlite_dist.tracking.lock import Busy
 
 
 class TrainJob(Checkpointable):
@@ -39,7 +39,7 @@ class TrainJob(Checkpointable):
         with Signals() as signals:
             try:
                 from pattlite_dist.slurm.pin import warn_if_changed
-                from pattlite_dist.train.folder import load_config
+                from pattlite_dist.tracking.folder import load_config
                 from pattlite_dist.train.run import train
 
                 warn_if_changed(self.run)
@@ -54,7 +54,7 @@ class TrainJob(Checkpointable):
                 print(f"pattlite: error: {error}", file=sys.stderr, flush=True)
                 raise SystemExit(2) from None
             finally:
-                from pattlite_dist.train import wandb_run
+                from pattlite_dist.tracking import wandb_run
 
                 wandb_run.end()  # after the requeue, for an upload can outlast the grace time
 

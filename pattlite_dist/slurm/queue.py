@@ -16,7 +16,7 @@ from pattlite_dist.slurm.jobinfo import (
     parse_sacct,
     parse_squeue,
 )
-from pattlite_dist.train import history
+from pattlite_dist.tracking import history
 
 SECONDS = 30.0  # after which a silent command is given up; SLURM's own limit is mostly 10
 GONE = "GONE"

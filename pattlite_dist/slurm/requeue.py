@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from pattlite_dist.signals import Signals, Stopped
+from pattlite_dist.runtime.signals import Signals, Stopped
 from pattlite_dist.slurm.queue import state_of
-from pattlite_dist.train import history
+from pattlite_dist.tracking import history
 
 # squeue says SIGNALING for a moment while it signals a job that goes on running.
 _ALIVE = ("RUNNING", "SIGNALING")

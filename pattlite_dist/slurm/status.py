@@ -1,20 +1,13 @@
-"""`pattlite status`: where runs stand, from their folders and, where there is one, from SLURM."""
+"""Where runs stand, from their folders and, where there is one, from SLURM."""
 
-import json
-import shutil
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
-from pattlite_dist.console import print_rows
 from pattlite_dist.slurm import queue
-from pattlite_dist.slurm.facts import Facts, find_runs, read_facts
+from pattlite_dist.slurm.facts import Facts, read_facts
 from pattlite_dist.slurm.jobinfo import JobInfo
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
 
 # States of a run that needs no other start.
 GOING_WELL = frozenset(
@@ -186,28 +179,3 @@ def survey(runs: Sequence[Path]) -> list[Row]:
         make_row(item, (infos or {}).get(item.standing.job or ""), infos is not None, now)
         for item in facts
     ]
-
-
-def add_options(parser: "ArgumentParser") -> None:
-    """The command's options."""
-    parser.add_argument(
-        "folders", type=str, nargs="*", default=["runs"], help="runs, sweeps, or what they lie in"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
-
-
-def work(options: Any) -> int:
-    """Print where runs stand; returns the exit status.
-
-    Raises:
-        UserError: there is no run.
-    """
-    rows = survey(find_runs(map(Path, options.folders)))
-    if options.json:
-        print(json.dumps([row._asdict() for row in rows], indent=1))
-        return 0
-    from rich.markup import escape
-
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 160
-    print_rows([[escape(cell) for cell in cells] for cells in table(rows, width)])
-    return 0

@@ -15,8 +15,8 @@ from pattlite_dist.slurm import script
 from pattlite_dist.slurm.admission import refusal
 from pattlite_dist.slurm.profile import Profile
 from pattlite_dist.slurm.queue import require_slurm
-from pattlite_dist.train import history
-from pattlite_dist.train.folder import check_same_run, prepare_folder, run_folder
+from pattlite_dist.tracking import history
+from pattlite_dist.tracking.folder import check_same_run, prepare_folder, run_folder
 
 
 @dataclass(frozen=True)

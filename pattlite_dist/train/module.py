@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from pattlite_dist.config import Config
 from pattlite_dist.data.plan import DROPOUT, raw_stream
-from pattlite_dist.metrics import Census, Scores
 from pattlite_dist.train.checkpoint import check_fit, unwrapped
+from pattlite_dist.train.metrics import Census, Scores
 from pattlite_dist.train.optim import build_optimizer, lr_relative
 from pattlite_dist.train.watch import LossWatch
 

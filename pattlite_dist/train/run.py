@@ -7,7 +7,6 @@ from typing import TypeVar
 import pytorch_lightning as pl
 import torch
 
-from pattlite_dist import world as worlds
 from pattlite_dist.config import Config
 from pattlite_dist.data.fetch import check_sizes, fetch_manifest
 from pattlite_dist.data.module import FERData, origin
@@ -15,12 +14,14 @@ from pattlite_dist.data.plan import rank_slice
 from pattlite_dist.data.reader import check_targets
 from pattlite_dist.errors import UserError
 from pattlite_dist.model.build import PattLite, SeedNet, build_model
+from pattlite_dist.runtime import world as worlds
+from pattlite_dist.runtime.signals import Signals, Stopped
+from pattlite_dist.runtime.world import World
 from pattlite_dist.shards.manifest import Manifest
-from pattlite_dist.signals import Signals, Stopped
+from pattlite_dist.tracking.folder import check_same_run, prepare_folder, run_folder
+from pattlite_dist.tracking.history import append
+from pattlite_dist.tracking.lock import RunLock
 from pattlite_dist.train import checkpoint as checkpoints
-from pattlite_dist.train.folder import check_same_run, prepare_folder, run_folder
-from pattlite_dist.train.history import append
-from pattlite_dist.train.lock import RunLock
 from pattlite_dist.train.module import FERModule
 from pattlite_dist.train.names import parse_name
 from pattlite_dist.train.saving import Saver
@@ -30,7 +31,6 @@ from pattlite_dist.train.trainer import (
     quiet_libraries,
     reuse_memory,
 )
-from pattlite_dist.world import World
 
 T = TypeVar("T")
 

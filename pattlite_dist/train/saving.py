@@ -9,13 +9,13 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint, WeightAveraging
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.signals import Signals, Stopped
-from pattlite_dist.train import history
+from pattlite_dist.runtime.signals import Signals, Stopped
+from pattlite_dist.runtime.world import Agreement, World, from_main
+from pattlite_dist.tracking import history
+from pattlite_dist.tracking.logs import JsonlLogger, log_before_saving
 from pattlite_dist.train.checkpoint import AtomicCheckpointIO, Unusable
-from pattlite_dist.train.logs import JsonlLogger, log_before_saving
 from pattlite_dist.train.names import listed, make_name, superfluous
 from pattlite_dist.train.watch import NEVER, LossWatch
-from pattlite_dist.world import Agreement, World, from_main
 
 _SHARE = 0.01  # of the time, at most, for checkpoints by the clock
 

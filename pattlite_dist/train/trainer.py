@@ -13,18 +13,18 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.strategies import DDPStrategy
 
-from pattlite_dist import world as worlds
 from pattlite_dist.config import Config
 from pattlite_dist.data.augment import Preprocess
 from pattlite_dist.model.build import PattLite, SeedNet
+from pattlite_dist.runtime import world as worlds
+from pattlite_dist.runtime.world import World
+from pattlite_dist.tracking.logs import JsonlLogger, progress_callback
+from pattlite_dist.tracking.record import RECORD_NAME
+from pattlite_dist.tracking.wandb_run import wandb_logger
 from pattlite_dist.train.checkpoint import AtomicCheckpointIO
-from pattlite_dist.train.logs import JsonlLogger, progress_callback
 from pattlite_dist.train.optim import Ema, warmup_steps
-from pattlite_dist.train.record import RECORD_NAME
 from pattlite_dist.train.saving import Saver
 from pattlite_dist.train.stages import Stages
-from pattlite_dist.train.wandb_run import wandb_logger
-from pattlite_dist.world import World
 
 
 def build_preprocess(config: Config, model: PattLite | SeedNet) -> Preprocess:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from pattlite_dist.config import AugmentConfig, Config
 from pattlite_dist.data.augment import Parameters, Preprocess, draw
 from pattlite_dist.data.module import FERData
-from pattlite_dist.world import World
+from pattlite_dist.runtime.world import World
 from tests.data.conftest import ShardSet
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)

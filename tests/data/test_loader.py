@@ -22,8 +22,8 @@ from pattlite_dist.data.module import FERData
 from pattlite_dist.data.plan import TrainPlan
 from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.errors import UserError
-from pattlite_dist.signals import STOPPING
-from pattlite_dist.world import World
+from pattlite_dist.runtime.signals import STOPPING
+from pattlite_dist.runtime.world import World
 from tests.conftest import environment
 from tests.data.conftest import SAMPLES, ShardSet
 from tests.data.soft import with_targets
@@ -423,7 +423,7 @@ from pattlite_dist.data.fetch import Origin, fetch_manifest
 from pattlite_dist.data.loader import TrainLoader
 from pattlite_dist.data.plan import TrainPlan
 from pattlite_dist.data.reader import ShardReader
-from pattlite_dist.signals import STOPPING
+from pattlite_dist.runtime.signals import STOPPING
 folder, cache, start_method = sys.argv[1:]
 me, fired = os.getpid(), set()
 def parent(entry):
@@ -495,7 +495,7 @@ from pattlite_dist.config import Config
 from pattlite_dist.data.augment import Preprocess
 from pattlite_dist.data.fetch import fetch_manifest
 from pattlite_dist.data.module import FERData, origin
-from pattlite_dist.world import World
+from pattlite_dist.runtime.world import World
 
 config = Config.model_validate(
     {"data": {"shards": sys.argv[1], "workers": 2}, "trainer": {"global_batch": 8}}

@@ -5,21 +5,20 @@ from typing import Any
 
 import pytest
 
+from pattlite_dist.commands.cancel import add_options, work
 from pattlite_dist.errors import UserError
 from pattlite_dist.slurm.cancel import (
     Wanted,
-    add_options,
     cancel,
     make_plan,
     refusals,
     wanted_jobs,
-    work,
 )
 from pattlite_dist.slurm.facts import find_runs
 from pattlite_dist.slurm.jobinfo import JobInfo
 from pattlite_dist.slurm.queue import state_of
 from pattlite_dist.slurm.status import survey
-from pattlite_dist.train.history import append, read
+from pattlite_dist.tracking.history import append, read
 from tests.slurm.conftest import Cluster
 
 RUN, OTHER = Path("runs/a"), Path("runs/b")

@@ -10,12 +10,12 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser
 
-from pattlite_dist.commands import slurm as verbs
+from pattlite_dist.commands import doctor as verbs
 from pattlite_dist.config import Config, parse_config, to_yaml
 from pattlite_dist.slurm import doctor, queue
 from pattlite_dist.slurm.checks import Report
 from pattlite_dist.slurm.profile import Profile
-from pattlite_dist.train import history
+from pattlite_dist.tracking import history
 from tests.slurm.conftest import Cluster
 
 
@@ -210,10 +210,10 @@ def command(
 
 def run_verb(words: list[str], overrides: list[str]) -> int:
     parser = ArgumentParser(exit_on_error=False)
-    verbs.doctor_options(parser)
+    verbs.add_options(parser)
     options = parser.parse_args(words)
     options.profile_overrides = overrides
-    return verbs.doctor(options)
+    return verbs.work(options)
 
 
 @pytest.mark.usefixtures("no_slurm")

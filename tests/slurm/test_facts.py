@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pattlite_dist.config import parse_config, to_yaml
 from pattlite_dist.errors import UserError
 from pattlite_dist.slurm.facts import Facts, find_runs, read_facts, sum_up
-from pattlite_dist.train.history import Standing, append
+from pattlite_dist.tracking.history import Standing, append
 
 STARTED = Standing(
     "12", True, "started", starts=1, epochs=3, steps_per_epoch=10, begin=100.0, end=100.0

@@ -13,11 +13,12 @@ from submitit.core.utils import DelayedSubmission, JobPaths
 
 from pattlite_dist.config import Config
 from pattlite_dist.errors import UserError
-from pattlite_dist.signals import STOPPING, Signals, Stopped
+from pattlite_dist.runtime.signals import STOPPING, Signals, Stopped
 from pattlite_dist.slurm import requeue
 from pattlite_dist.slurm.job import CommandJob, TrainJob
-from pattlite_dist.train import history, run, wandb_run
-from pattlite_dist.train.folder import prepare_folder
+from pattlite_dist.tracking import history, wandb_run
+from pattlite_dist.tracking.folder import prepare_folder
+from pattlite_dist.train import run
 from tests.conftest import environment
 
 JOBS = [

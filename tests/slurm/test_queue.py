@@ -6,7 +6,7 @@ import pytest
 from pattlite_dist.errors import UserError
 from pattlite_dist.slurm import queue
 from pattlite_dist.slurm.jobinfo import JobInfo
-from pattlite_dist.train.history import append
+from pattlite_dist.tracking.history import append
 from tests.slurm.conftest import Cluster
 
 UNKNOWN = "999999"  # no cluster of a test gets that far

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pattlite_dist.train import history
+from pattlite_dist.tracking import history
+from pattlite_dist.tracking.record import read_metrics
 from pattlite_dist.train.names import listed
-from pattlite_dist.train.record import read_metrics
 from tests.conftest import command, environment, tiny
 from tests.slurm.conftest import Cluster
 from tests.train.harness import assert_same_training

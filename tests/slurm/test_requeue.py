@@ -10,11 +10,11 @@ from submitit.core.job_environment import SignalHandler
 from submitit.core.utils import DelayedSubmission, JobPaths
 from submitit.slurm.slurm import SlurmJobEnvironment
 
-from pattlite_dist.signals import STOPPING, Signals, Stopped
+from pattlite_dist.runtime.signals import STOPPING, Signals, Stopped
 from pattlite_dist.slurm import requeue
 from pattlite_dist.slurm.job import CommandJob
 from pattlite_dist.slurm.requeue import decide, leave
-from pattlite_dist.train import history
+from pattlite_dist.tracking import history
 
 USER = (signal.SIGUSR1, signal.SIGUSR2)
 OTHERS = (signal.SIGTERM, signal.SIGINT)

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pattlite_dist.commands.status import add_options, work
 from pattlite_dist.errors import UserError
 from pattlite_dist.slurm.facts import Facts, find_runs
 from pattlite_dist.slurm.jobinfo import ENDED, JobInfo
-from pattlite_dist.slurm.status import Row, add_options, duration, make_row, survey, table, work
-from pattlite_dist.train.history import Standing, append
+from pattlite_dist.slurm.status import Row, duration, make_row, survey, table
+from pattlite_dist.tracking.history import Standing, append
 from tests.slurm.conftest import Cluster
 
 NOW = 1000.0
@@ -248,7 +249,7 @@ def test_runs_that_are_not_there_are_told(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_status_does_not_wait_for_torch() -> None:
     code = (
-        "import sys, pattlite_dist.slurm.status, pattlite_dist.slurm.cancel\n"
+        "import sys, pattlite_dist.commands.status, pattlite_dist.commands.cancel\n"
         "sys.exit(str({'torch', 'pytorch_lightning', 'submitit', 'wandb'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pattlite_dist.segments import read_segment
 from pattlite_dist.slurm.pin import package_digest, pin, warn_if_changed
 from pattlite_dist.slurm.profile import Profile
-from pattlite_dist.train import history
+from pattlite_dist.tracking import history
+from pattlite_dist.tracking.wandb_segments import read_segment
 from tests.conftest import ROOT, Run, environment, tiny
 from tests.slurm.conftest import Cluster
 

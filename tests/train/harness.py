@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from pattlite_dist.tracking.record import read_metrics
 from pattlite_dist.train import checkpoint as checkpoints
-from pattlite_dist.train.record import read_metrics
 from tests.conftest import ROOT, environment
 from tests.train.zygote import Fault
 

@@ -14,16 +14,16 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from pattlite_dist.cli import main
-from pattlite_dist.signals import Signals
+from pattlite_dist.runtime.signals import Signals
+from pattlite_dist.runtime.world import Agreement, World
+from pattlite_dist.tracking import history
+from pattlite_dist.tracking.record import read_metrics
 from pattlite_dist.train import checkpoint as checkpoints
-from pattlite_dist.train import history
 from pattlite_dist.train import module as modules
 from pattlite_dist.train import run as runs
 from pattlite_dist.train.names import listed
-from pattlite_dist.train.record import read_metrics
 from pattlite_dist.train.saving import Saver
 from pattlite_dist.train.watch import LossWatch
-from pattlite_dist.world import Agreement, World
 from tests.conftest import ROOT, environment, tiny
 
 

@@ -14,9 +14,9 @@ import yaml
 
 from pattlite_dist.cli import main
 from pattlite_dist.errors import UserError
-from pattlite_dist.train.folder import load_config
+from pattlite_dist.tracking.folder import load_config
+from pattlite_dist.tracking.record import read_metrics
 from pattlite_dist.train.names import parse_name
-from pattlite_dist.train.record import read_metrics
 from tests.conftest import Run, command, environment, tiny
 from tests.train.harness import assert_same_training, final
 

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pattlite_dist.cli import main
-from pattlite_dist.train import history, saving
+from pattlite_dist.tracking import history
 from pattlite_dist.train import run as runs
+from pattlite_dist.train import saving
 from pattlite_dist.train.checkpoint import AtomicCheckpointIO
 from pattlite_dist.train.names import listed, make_name
 from pattlite_dist.train.saving import next_save

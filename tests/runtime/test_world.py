@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.world import (
+from pattlite_dist.runtime.world import (
     Agreement,
     World,
     cluster_environment,

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.metrics import Census, Result, Scores
+from pattlite_dist.train.metrics import Census, Result, Scores
 
 CLASSES = 4
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.train.history import job_id
+from pattlite_dist.tracking.history import job_id
 
 LOCK_NAME = "run.lock"
 _OWN_JOB_SECONDS = 60.0  # what is left of a job's former start may still be ending on another node

@@ -1,21 +1,17 @@
-"""`pattlite sync`: uploads the offline segments of runs, in order, each run to one W&B run."""
+"""Upload the offline segments of runs, in order, each run to one W&B run."""
 
 import os
-import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 from pattlite_dist.config import WandbConfig
 from pattlite_dist.errors import UserError
-from pattlite_dist.segments import Segment, read_segment
-from pattlite_dist.train.lock import taken
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
+from pattlite_dist.tracking.lock import taken
+from pattlite_dist.tracking.wandb_segments import Segment, read_segment
 
 _QUIET = 60.0  # seconds; wandb writes the file of a run that goes on four times a minute
 
@@ -34,35 +30,6 @@ class Plan(NamedTuple):
     torn: list[Segment]
     uploaded: int
     open: Segment | None
-
-
-def add_options(parser: "ArgumentParser") -> None:
-    """Options of `sync`."""
-    parser.add_argument("runs", type=Path, nargs="+", help="run folders")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print the commands instead of running them"
-    )
-
-
-def work(options: Any) -> int:
-    """Upload, or print how; nothing is uploaded where one of the folders is not a run's.
-
-    Raises:
-        UserError: a folder is not a run's or has no segments, or wandb cannot upload them.
-    """
-    plans = [(run, *_prepare(run)) for run in options.runs]
-    remark = "# " if options.dry_run else ""  # so that all of the output is shell
-    for run, plan, command in plans:
-        if plan.open is not None:
-            print(f"{remark}{run}: left out, as it goes on: {plan.open.path.parent.name}")
-        if not plan.upload:
-            print(f"{remark}{run}: nothing to upload; {plan.uploaded} segment(s) are already")
-        elif options.dry_run:
-            print(shlex.join(command))
-        else:
-            _upload(run, plan, command)
-            print(f"{run}: {len(plan.upload)} segment(s) uploaded, {plan.uploaded} before")
-    return 0
 
 
 def make_plan(segments: Sequence[Segment], going_on: bool) -> Plan:
@@ -87,7 +54,7 @@ def make_command(run: Path, run_id: str, settings: WandbConfig, upload: list[Seg
 
     Project and entity are the run's newest: they may differ from those of earlier starts.
     """
-    from pattlite_dist.train.wandb_run import wandb_folders
+    from pattlite_dist.tracking.wandb_run import wandb_folders
 
     # A server that does not answer is asked again for half an hour otherwise.
     variables = {**wandb_folders(run), "WANDB__GRAPHQL_RETRY_MAX": "3", "WANDB_SILENT": "false"}
@@ -99,9 +66,14 @@ def make_command(run: Path, run_id: str, settings: WandbConfig, upload: list[Seg
     ]  # fmt: skip
 
 
-def _prepare(run: Path) -> tuple[Plan, list[str]]:
-    from pattlite_dist.train.folder import load_config
-    from pattlite_dist.train.wandb_run import WANDB_FOLDER, run_id
+def prepare(run: Path) -> tuple[Plan, list[str]]:
+    """What is to be uploaded of a run, and the command that does it.
+
+    Raises:
+        UserError: the folder is not a run's or has no segments.
+    """
+    from pattlite_dist.tracking.folder import load_config
+    from pattlite_dist.tracking.wandb_run import WANDB_FOLDER, run_id
 
     config = load_config(run)
     folder = run / WANDB_FOLDER
@@ -126,7 +98,12 @@ def _going_on(run: Path, files: Sequence[Path]) -> bool:
     return time.time() - max(path.stat().st_mtime for path in files) < _QUIET
 
 
-def _upload(run: Path, plan: Plan, command: list[str]) -> None:
+def upload(run: Path, plan: Plan, command: list[str]) -> None:
+    """Run the command.
+
+    Raises:
+        UserError: wandb could not upload all segments; says why.
+    """
     for segment in plan.torn:  # or wandb would upload it, and stop there
         os.truncate(segment.path, segment.whole)
     done = subprocess.run(

@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.train import lock as locks
-from pattlite_dist.train.lock import RunLock, describe
+from pattlite_dist.tracking import lock as locks
+from pattlite_dist.tracking.lock import RunLock, describe
 from tests.conftest import environment, on_small_disk
 
 HOLDER = """
 import os, signal, sys, time
 from pathlib import Path
-from pattlite_dist.train.lock import RunLock
+from pattlite_dist.tracking.lock import RunLock
 lock = RunLock(Path(sys.argv[1]))
 lock.acquire()
 child = 0
@@ -250,7 +250,7 @@ def test_a_folder_that_cannot_be_written_is_the_users_error(tmp_path: Path) -> N
 _FULL = """
 import sys
 from pathlib import Path
-from pattlite_dist.train.lock import RunLock
+from pattlite_dist.tracking.lock import RunLock
 folder = Path(sys.argv[1])
 (folder / "run.lock").touch()
 try:

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from pattlite_dist import __version__
-from pattlite_dist import world as worlds
 from pattlite_dist.data.module import FERData
 from pattlite_dist.errors import UserError
 from pattlite_dist.evaluation.bootstrap import LEVEL, RESAMPLES, SEED
@@ -29,6 +28,7 @@ from pattlite_dist.evaluation.subject import Subject, read_subject
 from pattlite_dist.evaluation.views import predictor
 from pattlite_dist.files import atomic_write
 from pattlite_dist.model.build import refuse_batch_dependent
+from pattlite_dist.runtime import world as worlds
 from pattlite_dist.shards.manifest import Manifest, SplitName
 from pattlite_dist.train.trainer import quiet_libraries
 

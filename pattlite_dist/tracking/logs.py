@@ -7,13 +7,13 @@ import os
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, RichProgressBar
-from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from pattlite_dist.errors import UserError
@@ -87,39 +87,6 @@ class JsonlLogger(Logger):
         self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
     ) -> None:
         """Nothing: `config.yaml` holds them."""
-
-
-class LenientWandbLogger(WandbLogger):
-    """Lightning's, for a run that goes on where wandb's process ends: the record has everything.
-
-    SLURM signals every process of a job, and wandb's own ends at SIGTERM.
-
-    Args:
-        experiment: from `wandb.init`.
-        folder: of the run.
-        note: called once, when W&B is lost.
-    """
-
-    def __init__(self, experiment: Any, folder: str, note: Callable[[], None]) -> None:
-        super().__init__(experiment=experiment, save_dir=folder)
-        self._note, self._is_lost = note, False
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        """Tell W&B, as long as it listens."""
-        if self._is_lost:
-            return
-        try:
-            super().log_metrics(metrics, step)
-        except Exception as error:
-            self._is_lost = True
-            self._note()
-            print(
-                f"W&B's process has ended ({error}); training goes on, and the next start of the "
-                "run tells W&B what it missed",
-                file=sys.stderr,
-                flush=True,
-            )
 
 
 def log_before_saving(

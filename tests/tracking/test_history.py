@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pattlite_dist.train.history import (
+from pattlite_dist.tracking.history import (
     HISTORY_NAME,
     Standing,
     append,

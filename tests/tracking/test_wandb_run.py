@@ -12,12 +12,18 @@ from hypothesis import strategies as st
 
 from pattlite_dist.config import Config
 from pattlite_dist.errors import UserError
-from pattlite_dist.segments import records
-from pattlite_dist.train.record import RECORD_NAME, read_metrics
-from pattlite_dist.train.wandb_run import missing, run_id, wandb_folders, wandb_logger, wandb_mode
+from pattlite_dist.tracking.record import RECORD_NAME, read_metrics
+from pattlite_dist.tracking.wandb_run import (
+    missing,
+    run_id,
+    wandb_folders,
+    wandb_logger,
+    wandb_mode,
+)
+from pattlite_dist.tracking.wandb_segments import records
 from tests.conftest import ROOT, Run, environment, tiny
+from tests.tracking.wandb_server import KEY, wandb_server
 from tests.train.harness import assert_same_training
-from tests.wandb_server import KEY, wandb_server
 
 
 @pytest.fixture
@@ -77,7 +83,7 @@ def test_the_last_minute_is_told_again_and_everything_the_first_time(
 
 def start(run: Path, first: int, last: int, *options: str, status: int = 0, **env: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.train.wandb_start", run, str(first), str(last), *options],
+        [sys.executable, "-m", "tests.tracking.wandb_start", run, str(first), str(last), *options],
         cwd=ROOT, env=environment(HOME=str(run.parent / "home"), **env), timeout=120,
         capture_output=True, text=True, check=False,
     )  # fmt: skip

@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from pattlite_dist.train.record import read_metrics, rewind_metrics
+from pattlite_dist.tracking.record import read_metrics, rewind_metrics
 
 
 def test_rewinding_forgets_steps_that_come_again_and_a_cut_off_line(tmp_path: Path) -> None:

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from jsonargparse import ArgumentParser
 
-from pattlite_dist import sync
+from pattlite_dist.commands import sync as verb
 from pattlite_dist.config import WandbConfig
 from pattlite_dist.errors import UserError
-from pattlite_dist.segments import Segment
-from pattlite_dist.train.wandb_run import run_id
-from tests.train.test_wandb_run import of_wandb, segments, start
-from tests.wandb_server import KEY, Server, closed_port, wandb_server
+from pattlite_dist.tracking import wandb_sync as sync
+from pattlite_dist.tracking.wandb_run import run_id
+from pattlite_dist.tracking.wandb_segments import Segment
+from tests.tracking.test_wandb_run import of_wandb, segments, start
+from tests.tracking.wandb_server import KEY, Server, closed_port, wandb_server
 
 slow = pytest.mark.slow
 
@@ -56,8 +57,8 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
 
 def call(*arguments: object) -> int:
     parser = ArgumentParser(prog="pattlite sync", exit_on_error=False)
-    sync.add_options(parser)
-    return sync.work(parser.parse_args([str(argument) for argument in arguments]))
+    verb.add_options(parser)
+    return verb.work(parser.parse_args([str(argument) for argument in arguments]))
 
 
 @slow
@@ -184,10 +185,10 @@ def test_without_locks_what_was_just_written_may_go_on(
     monkeypatch.setattr(fcntl, "lockf", refuse)
     newest = segments(run)[-1]
     os.truncate(newest, newest.stat().st_size - 100)
-    assert sync._prepare(run)[0].open is not None
+    assert sync.prepare(run)[0].open is not None
     for path in segments(run):
         os.utime(path, (0, 0))
-    assert sync._prepare(run)[0].open is None
+    assert sync.prepare(run)[0].open is None
 
 
 def test_a_folder_that_is_no_runs_is_told_before_anything_is_uploaded(

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from pattlite_dist.elastic import _worth_telling, first_to_tell, status, told_before
+from pattlite_dist.runtime.elastic import _worth_telling, first_to_tell, status, told_before
 
 
 def worker(folder: Path, attempt: int, rank: int) -> dict[str, str]:

@@ -1,22 +1,13 @@
-"""Pictures of a run: its curves, and how a picture is written."""
+"""A run's curves, drawn from its record."""
 
-import io
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pattlite_dist.files import atomic_write
-from pattlite_dist.train.record import read_metrics
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=200)
-    with atomic_write(path) as out:
-        out.write(stream.getvalue())
+from pattlite_dist.files import write_figure
+from pattlite_dist.tracking.record import RECORD_NAME, read_metrics
 
 
 def draw_curves(run: Path) -> Path | None:
@@ -25,7 +16,7 @@ def draw_curves(run: Path) -> Path | None:
     Returns:
         The picture's path, or None if nothing was logged yet.
     """
-    lines = read_metrics(run / "metrics.jsonl")
+    lines = read_metrics(run / RECORD_NAME)
     if not any("val/top1" in line for line in lines):
         return None
     figure = Figure(figsize=(11, 3.6), layout="constrained")
@@ -43,7 +34,7 @@ def draw_curves(run: Path) -> Path | None:
         if axis.lines:
             axis.legend(fontsize=8)
     path = run / "curves.png"
-    save_figure(figure, path)
+    write_figure(figure, path)
     return path
 
 

@@ -5,8 +5,8 @@ import yaml
 
 from pattlite_dist.config import Config
 from pattlite_dist.errors import UserError
-from pattlite_dist.train.folder import check_same_run, load_config, prepare_folder, run_folder
-from pattlite_dist.train.record import read_metrics
+from pattlite_dist.tracking.folder import check_same_run, load_config, prepare_folder, run_folder
+from pattlite_dist.tracking.record import read_metrics
 
 
 def config(runs: Path, **changes: object) -> Config:

@@ -7,14 +7,14 @@ import torch
 
 from pattlite_dist.cli import main
 from pattlite_dist.errors import UserError
-from pattlite_dist.evaluate import evaluate, parts
+from pattlite_dist.evaluation.evaluate import evaluate, parts
 from pattlite_dist.evaluation.predictions import Predictions, load_predictions
 from pattlite_dist.evaluation.schema import read_evaluation
 from pattlite_dist.evaluation.scores import score
 from pattlite_dist.shards.manifest import Findings, load_manifest
 from pattlite_dist.shards.tario import LEAK
+from pattlite_dist.tracking.folder import load_config
 from pattlite_dist.train import checkpoint as checkpoints
-from pattlite_dist.train.folder import load_config
 from tests.conftest import Run, tiny
 from tests.evaluation.samples import predictions
 

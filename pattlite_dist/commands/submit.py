@@ -1,65 +1,43 @@
 """`pattlite submit …`: work that a SLURM cluster does."""
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
-from pattlite_dist.commands.train import config_options, evaluate_options, given_config
+from pattlite_dist.commands.doctor import PROBLEMS, passes
+from pattlite_dist.commands.evaluate import add_options as scoring_options
+from pattlite_dist.commands.options import (
+    config_options,
+    given_config,
+    job_options,
+    train_job_options,
+)
 from pattlite_dist.errors import UserError
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-    from pattlite_dist.config import Config
-    from pattlite_dist.slurm.checks import Report
     from pattlite_dist.slurm.profile import Profile
     from pattlite_dist.slurm.submit import Plan
 
-PROBLEMS = 3  # the exit status of a check that found some
 
-
-def profile_option(parser: "ArgumentParser") -> None:
-    """The profile; `profile.KEY=VALUE` words change it."""
-    parser.add_argument(
-        "--profile",
-        required=True,
-        help="YAML file, or the name of one in launch/profiles; profile.KEY=VALUE changes it",
-    )
-
-
-def job_options(parser: "ArgumentParser") -> None:
-    """What every submission takes."""
-    profile_option(parser)
-    parser.add_argument("--after", help="start when this job has ended well")
-    parser.add_argument("--dry-run", action="store_true", help="print the text for sbatch only")
-    parser.add_argument("--parsable", action="store_true", help="print nothing but job ids")
-
-
-def train_job_options(parser: "ArgumentParser") -> None:
-    """What a submission of training takes besides."""
-    job_options(parser)
-    parser.add_argument("--snapshot", action="store_true", help="run a copy of the code of now")
-    parser.add_argument("--skip-checks", action="store_true", help="submit in spite of `doctor`")
-
-
-def submit_options(parser: "ArgumentParser") -> None:
+def train_options(parser: "ArgumentParser") -> None:
     """Options of `submit`."""
     config_options(parser)
     train_job_options(parser)
     parser.add_argument("--evaluate", action="store_true", help="and a job that scores the run")
 
 
-def submit(options: Any) -> int:
+def train(options: Any) -> int:
     """Submit a training run; returns at once."""
     from pattlite_dist.slurm import submit as jobs
     from pattlite_dist.slurm.job import TrainJob
     from pattlite_dist.slurm.pin import code_folder, pin
     from pattlite_dist.slurm.profile import load_profile
     from pattlite_dist.slurm.queue import live_jobs, require_slurm
-    from pattlite_dist.train.folder import run_folder
+    from pattlite_dist.tracking.folder import run_folder
 
     profile = load_profile(options.profile, options.profile_overrides)
     config = jobs.resolve(given_config(options))
@@ -85,70 +63,13 @@ def submit(options: Any) -> int:
     return 0
 
 
-def passes(config: "Config", profile: "Profile", options: Any, live: Sequence[str]) -> bool:
-    """Check a job of training; tells every problem on standard error."""
-    from pattlite_dist.slurm.doctor import check
-    from pattlite_dist.train.folder import run_folder
-
-    report = check(
-        config,
-        profile,
-        run_folder(config),
-        shards_pending=options.after is not None,
-        live=live,
-        snapshot=options.snapshot,
-    )
-    return _told(report, sys.stderr)
-
-
-def doctor_options(parser: "ArgumentParser") -> None:
-    """Options of `doctor`."""
-    config_options(parser)
-    profile_option(parser)
-
-
-def doctor(options: Any) -> int:
-    """Check a job of training without submitting it."""
-    from pattlite_dist.slurm.checks import Report
-    from pattlite_dist.slurm.doctor import check
-    from pattlite_dist.slurm.profile import load_profile
-    from pattlite_dist.slurm.queue import live_jobs
-    from pattlite_dist.train.folder import run_folder
-
-    profile = load_profile(options.profile, options.profile_overrides)
-    config = given_config(options)
-    run = run_folder(config)
-    report, live = Report(), []
-    try:
-        live = [info.job for info in live_jobs(run, "train")]
-    except UserError as error:
-        report.notes.append(str(error))
-    report.add(check(config, profile, run, immediate=30, live=live))
-    if not _told(report, sys.stdout):
-        return PROBLEMS
-    from rich.console import Console
-    from rich.text import Text
-
-    Console().print(Text(f"{run}: ready to be submitted", "green"), soft_wrap=True)
-    return 0
-
-
-def _told(report: "Report", notes: TextIO) -> bool:
-    """Print a report; whether it holds no problem."""
-    for line in report.notes:
-        print(f"note: {line}", file=notes)
-    for line in report.problems:
-        print(f"pattlite: error: {line}", file=sys.stderr)
-    return not report.problems
-
-
-def submit_evaluate_options(parser: "ArgumentParser") -> None:
+def evaluate_options(parser: "ArgumentParser") -> None:
     """Options of `submit evaluate`."""
-    evaluate_options(parser)
+    scoring_options(parser)
     job_options(parser)
 
 
-def submit_evaluate(options: Any) -> int:
+def evaluate(options: Any) -> int:
     """Submit an evaluation of a run."""
     from pattlite_dist.slurm.profile import load_profile
     from pattlite_dist.slurm.submit import absolute
@@ -187,7 +108,7 @@ def _evaluate(
     tell(options, plan, job, run / "evaluation.json")
 
 
-def submit_shards_options(parser: "ArgumentParser") -> None:
+def shards_options(parser: "ArgumentParser") -> None:
     """Options of `submit shards`."""
     from pattlite_dist.commands.shards import create_options
 
@@ -195,7 +116,7 @@ def submit_shards_options(parser: "ArgumentParser") -> None:
     job_options(parser)
 
 
-def submit_shards(options: Any) -> int:
+def shards(options: Any) -> int:
     """Submit the creation of shards: one task, no GPU."""
     from pattlite_dist.slurm import submit as jobs
     from pattlite_dist.slurm.job import CommandJob

@@ -1,4 +1,4 @@
-"""wandb's file format, with files made here; real ones are read in `tests.train.test_wandb_run`."""
+"""wandb's file format, with files made here; `test_wandb_run` reads real ones."""
 
 import struct
 from pathlib import Path
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.segments import Segment, read_segment, split
+from pattlite_dist.tracking.wandb_segments import Segment, read_segment, split
 
 HEADER = b":W&B\xe1\xbe\x00"
 

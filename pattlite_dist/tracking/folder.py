@@ -7,7 +7,7 @@ import yaml
 from pattlite_dist.config import Config, conflicts, parse_config, to_yaml
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import write_text
-from pattlite_dist.train.record import RECORD_NAME, rewind_metrics
+from pattlite_dist.tracking.record import RECORD_NAME, rewind_metrics
 
 CONFIG_NAME = "config.yaml"
 

@@ -1,6 +1,6 @@
 """One start of a run, as far as W&B and the record are concerned, in a process of its own.
 
-    python -m tests.train.wandb_start RUN FIRST LAST [key=value ...]
+    python -m tests.tracking.wandb_start RUN FIRST LAST [key=value ...]
 
 takes steps FIRST to LAST - 1 after the record was rewound to FIRST. Keys: those of the
 configuration's `wandb`; `kill=1` dies at the end with all processes of wandb, as a node does;
@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 from pattlite_dist.config import Config
-from pattlite_dist.train.folder import prepare_folder
-from pattlite_dist.train.logs import JsonlLogger
-from pattlite_dist.train.record import RECORD_NAME
-from pattlite_dist.train.wandb_run import wandb_logger
+from pattlite_dist.tracking.folder import prepare_folder
+from pattlite_dist.tracking.logs import JsonlLogger
+from pattlite_dist.tracking.record import RECORD_NAME
+from pattlite_dist.tracking.wandb_run import wandb_logger
 
 
 def kill_all() -> None:

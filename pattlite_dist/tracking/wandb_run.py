@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from pattlite_dist.config import Config, WandbConfig
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import write_text
-from pattlite_dist.signals import held_back
-from pattlite_dist.train.record import RECORD_NAME, read_metrics
+from pattlite_dist.runtime.signals import held_back
+from pattlite_dist.tracking.record import RECORD_NAME, read_metrics
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import WandbLogger
@@ -98,7 +98,7 @@ def wandb_logger(config: Config, run: Path, main: bool) -> "WandbLogger | None":
     known = run_id(folder)
     if known is None:
         write_text(folder / "run-id.txt", secrets.token_hex(4) + "\n")
-    from pattlite_dist.train.logs import LenientWandbLogger
+    from pattlite_dist.tracking.wandb_logger import LenientWandbLogger
 
     with held_back():  # no thread of wandb's is to take the signals that are meant for this one
         import wandb

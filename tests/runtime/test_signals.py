@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pattlite_dist import signals as module
-from pattlite_dist.signals import STOPPING, Signals, Stopped, held_back, ignore_in_loader
+from pattlite_dist.runtime import signals as module
+from pattlite_dist.runtime.signals import STOPPING, Signals, Stopped, held_back, ignore_in_loader
 
 
 @pytest.fixture(autouse=True)
@@ -162,7 +162,7 @@ def test_what_is_held_back_is_delivered_after_an_error_too() -> None:
 
 _INHERITS = """
 import os, signal, sys, time
-from pattlite_dist.signals import STOPPING, ignore_in_loader
+from pattlite_dist.runtime.signals import STOPPING, ignore_in_loader
 for signum in STOPPING:
     os.kill(os.getpid(), signum)
 print("lives", flush=True)

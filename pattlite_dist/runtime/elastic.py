@@ -1,7 +1,7 @@
 """torchrun, with what it leaves out: a user's mistake is told once and not tried again.
 
-`python -m pattlite_dist.elastic` takes torchrun's own arguments and runs its agent; the other
-functions are for the workers, which share a folder that the agent has made for them.
+`python -m pattlite_dist.runtime.elastic` takes torchrun's own arguments and runs its agent; the
+other functions are for the workers, which share a folder that the agent has made for them.
 """
 
 import hashlib

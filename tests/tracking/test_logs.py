@@ -4,8 +4,9 @@ from typing import Any
 import pytest
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.train.logs import JsonlLogger, LenientWandbLogger
-from pattlite_dist.train.record import read_metrics
+from pattlite_dist.tracking.logs import JsonlLogger
+from pattlite_dist.tracking.record import read_metrics
+from pattlite_dist.tracking.wandb_logger import LenientWandbLogger
 from tests.conftest import on_small_disk
 
 
@@ -44,7 +45,7 @@ _FULL = """
 import os, sys
 from pathlib import Path
 from pattlite_dist.errors import UserError
-from pattlite_dist.train.logs import JsonlLogger
+from pattlite_dist.tracking.logs import JsonlLogger
 folder = Path(sys.argv[1])
 def fill(name):
     try:

@@ -1,0 +1,74 @@
+"""`pattlite doctor`: what is wrong with a job of training, before it is submitted."""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+from pattlite_dist.commands.options import config_options, given_config, profile_option
+from pattlite_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+    from pattlite_dist.config import Config
+    from pattlite_dist.slurm.checks import Report
+    from pattlite_dist.slurm.profile import Profile
+
+PROBLEMS = 3  # the exit status of a check that found some
+
+
+def add_options(parser: "ArgumentParser") -> None:
+    """Options of `doctor`."""
+    config_options(parser)
+    profile_option(parser)
+
+
+def work(options: Any) -> int:
+    """Check a job of training without submitting it."""
+    from pattlite_dist.slurm.checks import Report
+    from pattlite_dist.slurm.doctor import check
+    from pattlite_dist.slurm.profile import load_profile
+    from pattlite_dist.slurm.queue import live_jobs
+    from pattlite_dist.tracking.folder import run_folder
+
+    profile = load_profile(options.profile, options.profile_overrides)
+    config = given_config(options)
+    run = run_folder(config)
+    report, live = Report(), []
+    try:
+        live = [info.job for info in live_jobs(run, "train")]
+    except UserError as error:
+        report.notes.append(str(error))
+    report.add(check(config, profile, run, immediate=30, live=live))
+    if not _told(report, sys.stdout):
+        return PROBLEMS
+    from rich.console import Console
+    from rich.text import Text
+
+    Console().print(Text(f"{run}: ready to be submitted", "green"), soft_wrap=True)
+    return 0
+
+
+def passes(config: "Config", profile: "Profile", options: Any, live: Sequence[str]) -> bool:
+    """Check a job of training; tells every problem on standard error."""
+    from pattlite_dist.slurm.doctor import check
+    from pattlite_dist.tracking.folder import run_folder
+
+    report = check(
+        config,
+        profile,
+        run_folder(config),
+        shards_pending=options.after is not None,
+        live=live,
+        snapshot=options.snapshot,
+    )
+    return _told(report, sys.stderr)
+
+
+def _told(report: "Report", notes: TextIO) -> bool:
+    """Print a report; whether it holds no problem."""
+    for line in report.notes:
+        print(f"note: {line}", file=notes)
+    for line in report.problems:
+        print(f"pattlite: error: {line}", file=sys.stderr)
+    return not report.problems

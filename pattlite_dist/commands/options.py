@@ -1,0 +1,52 @@
+"""Options that several verbs share: a configuration, a profile, a job's."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+    from pattlite_dist.config import Config
+
+
+def config_options(parser: "ArgumentParser") -> None:
+    """A configuration: a file, and every key as an option."""
+    from pattlite_dist.config import Config
+
+    parser.add_argument("-c", "--config", action="config", help="YAML file, from configs/")
+    parser.add_class_arguments(Config)
+
+
+def given_config(options: Any) -> "Config":
+    """The configuration among parsed options.
+
+    Raises:
+        UserError: it does not hold what a configuration holds.
+    """
+    from pattlite_dist.config import Config, parse_config
+
+    tree = options.as_dict()
+    return parse_config({key: tree[key] for key in Config.model_fields}, "configuration")
+
+
+def profile_option(parser: "ArgumentParser") -> None:
+    """The profile; `profile.KEY=VALUE` words change it."""
+    parser.add_argument(
+        "--profile",
+        required=True,
+        help="YAML file, or the name of one in launch/profiles; profile.KEY=VALUE changes it",
+    )
+
+
+def job_options(parser: "ArgumentParser") -> None:
+    """What every submission takes."""
+    profile_option(parser)
+    parser.add_argument("--after", help="start when this job has ended well")
+    parser.add_argument("--dry-run", action="store_true", help="print the text for sbatch only")
+    parser.add_argument("--parsable", action="store_true", help="print nothing but job ids")
+
+
+def train_job_options(parser: "ArgumentParser") -> None:
+    """What a submission of training takes besides."""
+    job_options(parser)
+    parser.add_argument("--snapshot", action="store_true", help="run a copy of the code of now")
+    parser.add_argument("--skip-checks", action="store_true", help="submit in spite of `doctor`")

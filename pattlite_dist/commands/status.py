@@ -1,0 +1,39 @@
+"""`pattlite status`: where runs stand."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pattlite_dist.console import print_rows
+from pattlite_dist.slurm.facts import find_runs
+from pattlite_dist.slurm.status import survey, table
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+
+def add_options(parser: "ArgumentParser") -> None:
+    """The command's options."""
+    parser.add_argument(
+        "folders", type=str, nargs="*", default=["runs"], help="runs, sweeps, or what they lie in"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
+
+
+def work(options: Any) -> int:
+    """Print where runs stand; returns the exit status.
+
+    Raises:
+        UserError: there is no run.
+    """
+    rows = survey(find_runs(map(Path, options.folders)))
+    if options.json:
+        print(json.dumps([row._asdict() for row in rows], indent=1))
+        return 0
+    from rich.markup import escape
+
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 160
+    print_rows([[escape(cell) for cell in cells] for cells in table(rows, width)])
+    return 0

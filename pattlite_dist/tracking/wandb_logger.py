@@ -1,0 +1,41 @@
+"""Lightning's logger of Weights & Biases, for runs that outlive wandb's process."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+
+class LenientWandbLogger(WandbLogger):
+    """Lightning's, for a run that goes on where wandb's process ends: the record has everything.
+
+    SLURM signals every process of a job, and wandb's own ends at SIGTERM.
+
+    Args:
+        experiment: from `wandb.init`.
+        folder: of the run.
+        note: called once, when W&B is lost.
+    """
+
+    def __init__(self, experiment: Any, folder: str, note: Callable[[], None]) -> None:
+        super().__init__(experiment=experiment, save_dir=folder)
+        self._note, self._is_lost = note, False
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        """Tell W&B, as long as it listens."""
+        if self._is_lost:
+            return
+        try:
+            super().log_metrics(metrics, step)
+        except Exception as error:
+            self._is_lost = True
+            self._note()
+            print(
+                f"W&B's process has ended ({error}); training goes on, and the next start of the "
+                "run tells W&B what it missed",
+                file=sys.stderr,
+                flush=True,
+            )
