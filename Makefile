@@ -9,6 +9,8 @@ PYTHON ?= python3
 PIP_ARGS ?=
 SOURCE ?=
 NPROC ?= 2
+# One more than cores: the tests of the cluster mostly wait.
+WORKERS ?= $(shell expr $$(nproc) + 1)
 BIN := .venv/bin
 DEMO := demo
 
@@ -43,7 +45,8 @@ else
 	NPROC=$(NPROC) launch/torchrun.sh evaluate $(DEMO)/runs/fer2013
 endif
 
-test: lint types tests
+# Types are one of the tests, so that they are checked beside others.
+test: lint tests
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -53,7 +56,7 @@ types: .venv/installed
 	$(BIN)/mypy
 
 tests: .venv/installed
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 clean:
 	rm -rf $(DEMO) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -184,14 +184,3 @@ def _alone_on_the_cluster(request: pytest.FixtureRequest) -> Iterator[None]:
         found.clear()
         yield
         found.clear()
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    skipped = terminalreporter.stats.get("skipped", [])
-    reasons = [str(report.longrepr[2]) for report in skipped]
-    left_out = [reason for reason in reasons if DID_NOT_RUN in reason]
-    if left_out:
-        why = left_out[0].partition(f"{DID_NOT_RUN}: ")[2]
-        terminalreporter.write_line(
-            f"SLURM tests did not run ({len(left_out)}): {why}", yellow=True, bold=True
-        )
