@@ -65,7 +65,7 @@ def work(options: Any) -> int:
 def _points(options: Any) -> "tuple[Sweep, dict[str, Config]]":
     """The sweep that words describe, and the resolved configuration of each of its points."""
     from pattlite_dist.cli import parse
-    from pattlite_dist.slurm import submit as jobs
+    from pattlite_dist.location import with_absolute_paths
     from pattlite_dist.slurm import sweep as sweeps
 
     axes = sweeps.read_axes(options.words)
@@ -80,7 +80,7 @@ def _points(options: Any) -> "tuple[Sweep, dict[str, Config]]":
             "name": name, "runs": str(Path(options.runs, options.name)),
             "wandb.group": options.name,
         }  # fmt: skip
-        configs[name] = jobs.resolve(sweeps.point_config(base, values, changes))
+        configs[name] = with_absolute_paths(sweeps.point_config(base, values, changes))
     listed = [
         sweeps.Point(name=name, values=values) for name, values in zip(configs, points, strict=True)
     ]

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pattlite_dist.errors import UserError
+from pattlite_dist.location import is_local
 from pattlite_dist.shards.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -65,7 +66,7 @@ class Origin:
     @property
     def local(self) -> bool:
         """Whether it is a folder that this machine sees."""
-        return not self.pipe and "://" not in self.root
+        return is_local(self.root)
 
     def address(self, name: str) -> str:
         """Where one file is."""
