@@ -49,7 +49,7 @@ def train(options: Any) -> int:
         return 0
     if not options.skip_checks:
         live = [info.job for info in live_jobs(run_folder(config), "train")]
-        if not passes(config, profile, options, live):
+        if not passes([config], plan, options, live):
             return PROBLEMS
     require_slurm()
     run = jobs.prepare_run(config)

@@ -49,15 +49,9 @@ def work(options: Any) -> int:
             print(_sweep_plan(options, folder, profile).text(copy, array), end="")
         return 0
     if not options.skip_checks:
-        # One of those points between which nothing differs that is checked.
-        checked = {
-            (config.trainer.global_batch, config.data.shards, config.model.weights): config
-            for name, config in configs.items()
-            if name in names
-        }
-        for config in checked.values():
-            if not passes(config, profile, options, ()):
-                return PROBLEMS
+        plan = _sweep_plan(options, folder, profile)
+        if not passes([configs[name] for name in names], plan, options):
+            return PROBLEMS
     _submit_sweep(options, profile, folder, whole, {name: configs[name] for name in names})
     return 0
 

@@ -10,8 +10,11 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser
 
+from pattlite_dist.cli import main
 from pattlite_dist.commands import doctor as verbs
 from pattlite_dist.config import Config, parse_config, to_yaml
+from pattlite_dist.data.fetch import Origin, fetch_manifest
+from pattlite_dist.shards.manifest import Manifest
 from pattlite_dist.slurm import doctor, queue
 from pattlite_dist.slurm.checks import Report
 from pattlite_dist.slurm.profile import Profile
@@ -226,6 +229,75 @@ def test_the_verb_prints_every_problem_and_ends_with_3(
     lines = said.err.splitlines()
     assert len(lines) == 3 and all(line.startswith("pattlite: error: ") for line in lines)
     assert "global_batch 7" in lines[0] and "profile.time is 3" in lines[1]
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with a line for each time that SLURM's commands were called."""
+    log = tmp_path / "asked"
+    (tmp_path / "bin").mkdir()
+    for name in ("sinfo", "sbatch", "srun", "squeue"):
+        path = tmp_path / "bin" / name
+        path.write_text(f'#!/bin/sh\necho {name} "$*" | head -n 1 >> {log}\n')
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    return log
+
+
+def sweep(folder: Path, monkeypatch: pytest.MonkeyPatch, base: Config, *words: str) -> int:
+    """The exit status of a sweep over a configuration, in its folder."""
+    monkeypatch.chdir(folder)
+    (folder / "config.yaml").write_text(to_yaml(base))
+    (folder / "profile.yaml").write_text(yaml.safe_dump({"gpus_per_node": 0}))
+    options = ["-c", "config.yaml", "--name", "grid", "--profile", "profile.yaml"]
+    return main(["sweep", *options, *words])
+
+
+def test_a_sweep_checks_every_run_and_names_those_that_have_a_problem(
+    face_shards: Path,
+    tmp_path: Path,
+    asked: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["data.targets=votes,labels", "trainer.accelerator=cpu,gpu", "trainer.keep_best=1,2"]
+    assert sweep(tmp_path, monkeypatch, config(face_shards, tmp_path), *words) == 3
+    lines = [line for line in capsys.readouterr().err.splitlines() if "note: " not in line]
+    votes, gpu = lines
+    assert "and data.targets is votes; " in votes and votes.startswith(
+        "pattlite: error: targets-votes_accelerator-cpu_keep_best-1, "
+        "targets-votes_accelerator-cpu_keep_best-2, targets-votes_accelerator-gpu_keep_best-1, "
+        "targets-votes_accelerator-gpu_keep_best-2: "
+    )
+    assert "targets-labels_accelerator-gpu_keep_best-2: trainer.accelerator is gpu" in gpu
+    assert [line.split()[0] for line in asked.read_text().splitlines()] == [
+        "sinfo", "sbatch", "srun",
+    ]  # fmt: skip
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_hundred_runs_ask_slurm_once_and_the_shards_once(
+    face_shards: Path,
+    tmp_path: Path,
+    asked: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    seeds = ",".join(map(str, range(50)))
+    words = [f"seed={seeds}", "trainer.epochs=1,2", "trainer.global_batch=1000"]
+    origins: list[Origin] = []
+
+    def fetch(origin: Origin) -> Manifest:
+        origins.append(origin)
+        return fetch_manifest(origin)
+
+    monkeypatch.setattr(doctor, "fetch_manifest", fetch)
+    assert sweep(tmp_path, monkeypatch, config(face_shards, tmp_path), *words) == 3
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "note: " not in line]
+    assert line.startswith("pattlite: error: 104 training samples in ")  # true of all
+    assert len(origins) == 1
+    commands = [line.split()[0] for line in asked.read_text().splitlines()]
+    assert commands == ["sinfo", "sbatch", "srun"]
 
 
 @pytest.mark.slurm
