@@ -29,6 +29,7 @@ def work(options: Any) -> int:
     from pattlite_dist.slurm.doctor import check
     from pattlite_dist.slurm.profile import load_profile
     from pattlite_dist.slurm.queue import live_jobs
+    from pattlite_dist.slurm.submit import train_plan
     from pattlite_dist.tracking.folder import run_folder
 
     profile = load_profile(options.profile, options.profile_overrides)
@@ -39,7 +40,7 @@ def work(options: Any) -> int:
         live = [info.job for info in live_jobs(run, "train")]
     except UserError as error:
         report.notes.append(str(error))
-    report.add(check(config, profile, run, immediate=30, live=live))
+    report.add(check({run: config}, train_plan(config, profile), immediate=30, live=live))
     if not _told(report, sys.stdout):
         return PROBLEMS
     from rich.console import Console
@@ -53,10 +54,10 @@ def passes(
     configs: "Iterable[Config]", plan: "Plan", options: Any, live: Sequence[str] = ()
 ) -> bool:
     """Check the jobs of training that a plan is for; tells every problem on standard error."""
-    from pattlite_dist.slurm.doctor import check_all
+    from pattlite_dist.slurm.doctor import check
     from pattlite_dist.tracking.folder import run_folder
 
-    report = check_all(
+    report = check(
         {run_folder(config): config for config in configs},
         plan,
         shards_pending=options.after is not None,

@@ -29,41 +29,6 @@ _PATIENCE = 10.0  # seconds of a silent server; the job itself waits longer
 
 
 def check(
-    config: Config,
-    profile: Profile,
-    run: Path,
-    *,
-    shards_pending: bool = False,
-    immediate: int = 5,
-    live: Sequence[str] = (),
-    snapshot: bool = False,
-) -> Report:
-    """Look for everything that would make a job fail, wait for ever or lose work.
-
-    Nothing is left behind: a temporary file is written and removed, and a step of seconds runs on
-    a node if one is free.
-
-    Args:
-        config: of the run.
-        profile: of the cluster.
-        run: folder; need not exist.
-        shards_pending: another job, which this one waits for, makes the shards.
-        immediate: seconds to wait for a free node.
-        live: ids of the run's jobs that are queued or running.
-        snapshot: the job will use a copy of this package instead of what is installed.
-    """
-    plan = Plan(f"pattlite-{config.name}", run / "slurm", profile)
-    return check_all(
-        {run: config},
-        plan,
-        shards_pending=shards_pending,
-        immediate=immediate,
-        live=live,
-        snapshot=snapshot,
-    )
-
-
-def check_all(
     runs: Mapping[Path, Config],
     plan: Plan,
     *,
@@ -72,15 +37,18 @@ def check_all(
     live: Sequence[str] = (),
     snapshot: bool = False,
 ) -> Report:
-    """The same for all runs of a plan: each is checked, and the cluster is asked once.
+    """Look for everything that would make a job fail, wait for ever or lose work.
+
+    Each run is checked, and the cluster is asked once for all. Nothing is left behind: temporary
+    files are written and removed, and a step of seconds runs on a node if one is free.
 
     Args:
-        runs: configurations by the folders of their runs.
+        runs: configurations by the folders of their runs, which need not exist.
         plan: of their jobs, which are of one kind.
-        shards_pending: see `check`, as for all that follows.
-        immediate: see there.
-        live: see there.
-        snapshot: see there.
+        shards_pending: another job, which these wait for, makes the shards.
+        immediate: seconds to wait for a free node.
+        live: ids of the jobs of these runs that are queued or running.
+        snapshot: the jobs will use a copy of this package instead of what is installed.
     """
     # A hundred runs read the same shards: what was found of some is kept.
     shards = functools.cache(functools.partial(_shards, functools.cache(_fetched)))

@@ -18,7 +18,9 @@ from pattlite_dist.shards.manifest import Manifest
 from pattlite_dist.slurm import doctor, queue
 from pattlite_dist.slurm.checks import Report
 from pattlite_dist.slurm.profile import Profile
+from pattlite_dist.slurm.submit import train_plan
 from pattlite_dist.tracking import history
+from pattlite_dist.tracking.folder import run_folder
 from tests.slurm.conftest import Cluster
 
 
@@ -39,7 +41,11 @@ def config(shards: Path | str, runs: Path, **values: Any) -> Config:
 
 
 def look(shards: Path | str, runs: Path, wanted: Profile | None = None, **values: Any) -> Report:
-    return doctor.check(config(shards, runs, **values), wanted or profile(), runs / "x")
+    return check(config(shards, runs, **values), wanted or profile())
+
+
+def check(run: Config, wanted: Profile, **circumstances: Any) -> Report:
+    return doctor.check({run_folder(run): run}, train_plan(run, wanted), **circumstances)
 
 
 @pytest.fixture
@@ -68,12 +74,12 @@ def test_every_problem_is_told_at_once(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     wanted = profile(time="2", sbatch={"ntasks": 4}, environment={"RANK": "0"}, tasks_per_node=3)
-    report = doctor.check(
+    report = check(
         config(
             tmp_path / "no", tmp_path, trainer__accelerator="gpu", wandb__mode="online",
             model__weights=str(tmp_path / "w.pt"),
         ),
-        wanted, tmp_path / "x", live=["12"],
+        wanted, live=["12"],
     )  # fmt: skip
     found = problems(report)
     for words in (
@@ -130,7 +136,7 @@ def test_a_shard_set_without_val_is_told(face_shards: Path, tmp_path: Path) -> N
 @pytest.mark.usefixtures("no_slurm")
 def test_shards_that_another_job_makes_are_a_note(tmp_path: Path) -> None:
     wanted = config(tmp_path / "no", tmp_path)
-    report = doctor.check(wanted, profile(), tmp_path / "x", shards_pending=True)
+    report = check(wanted, profile(), shards_pending=True)
     assert problems(report) == []
     assert "another job makes them" in report.notes[0]
 
@@ -347,5 +353,5 @@ def test_a_snapshots_package_is_found_on_the_node(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     wanted = config(face_shards, tmp_path)
-    report = doctor.check(wanted, profile(), tmp_path / "x", snapshot=True)
+    report = check(wanted, profile(), snapshot=True)
     assert report.problems == []
