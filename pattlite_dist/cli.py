@@ -97,9 +97,14 @@ def parse(verb: str, arguments: Sequence[str]) -> "Namespace":
     Raises:
         UserError: an argument is unknown, or a value out of range.
     """
+    return _parse(parser_of(verb), list(arguments))
+
+
+def parser_of(verb: str) -> "ArgumentParser":
+    """The parser of a verb, which has its options and no others."""
     parser = _parser(verb)
     _verb(verb)[0](parser)
-    return _parse(parser, list(arguments))
+    return parser
 
 
 def _verb(verb: str) -> tuple[Callable[["ArgumentParser"], None], Callable[[Any], int]]:
@@ -161,6 +166,8 @@ def _as_written(text: str, parser: "ArgumentParser") -> str:
 
 def _plain_types(text: str) -> str:
     """Name types without Python's own words around them, as jsonargparse does not."""
+    text = re.sub(r"(?:typing\.)?Annotated\[(\w+), [^]]*\]", r"\1", text)
+    text = re.sub(r"(?:typing\.)?Optional\[(\w+)\]", r"\1 | null", text)
     return re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.(?=Literal)", r"\1", text)
 
 

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pattlite_dist.errors import UserError, first_problem
+from pattlite_dist.location import Location, Weights
 
 
 class Strict(BaseModel):
@@ -21,7 +22,7 @@ class Strict(BaseModel):
 class DataConfig(Strict):
     """Which shards to stream, and how."""
 
-    shards: str = Field(
+    shards: Location = Field(
         "shards/fer2013",
         description="What holds manifest.json: a folder, or an http(s)://, s3:// or gs:// address.",
     )
@@ -37,7 +38,7 @@ class DataConfig(Strict):
     start_method: Literal["fork", "forkserver", "spawn"] | None = Field(
         None, description="How loader processes start; default: the system's way."
     )
-    cache: str | None = Field(
+    cache: Location | None = Field(
         None, description="Folder for decoded shards; default: the job's temporary folder."
     )
     cache_gb: float | None = Field(
@@ -112,7 +113,7 @@ class ModelConfig(Strict):
         le=19,
         description="seed: keep MobileNetV2 features[:cut]; 14 ends at stride 16, 19 is all of it.",
     )
-    weights: str | None = Field(
+    weights: Weights | None = Field(
         None, description="Backbone: a local file, `imagenet` (torchvision's, downloaded), or none."
     )
     width: int = Field(128, ge=8, description="seed: width of the tokens.")
@@ -227,7 +228,7 @@ class Config(Strict):
     name: str = Field(
         "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run's folder."
     )
-    runs: str = Field("runs", description="Folder in which run folders lie.")
+    runs: Location = Field("runs", description="Folder in which run folders lie.")
     seed: int = Field(0, ge=0, lt=2**32, description="Of order, augmentation and initial weights.")
     data: DataConfig = Field(default_factory=DataConfig)
     augment: AugmentConfig = Field(default_factory=AugmentConfig)

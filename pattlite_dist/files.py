@@ -8,12 +8,15 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from pattlite_dist.errors import UserError
+from pattlite_dist.errors import UserError, first_problem
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pydantic import BaseModel
+
+M = TypeVar("M", bound="BaseModel")
 
 
 @contextlib.contextmanager
@@ -83,6 +86,31 @@ def read_json_lines(path: Path) -> list[Any]:
         with contextlib.suppress(ValueError):
             values.append(json.loads(text))
     return values
+
+
+def parse_json(data: bytes, kind: type[M], where: str, mend: str) -> M:
+    """What a model of pydantic makes of JSON.
+
+    Args:
+        data: of the file.
+        kind: the model.
+        where: the data came from, for messages.
+        mend: how to get a file that is right.
+
+    Raises:
+        UserError: it is not JSON, or not what the model holds; names the first thing wrong.
+    """
+    from pydantic import ValidationError
+
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is not JSON ({error}); {mend}") from error
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        place, first = first_problem(error)
+        raise UserError(f"{where}: {place or 'as a whole'}: {first['msg']}; {mend}") from error
 
 
 def load_tensors(path: Path) -> Any:

@@ -155,14 +155,33 @@ def patiently(action: Callable[[], T], what: str, retries: int) -> T:
     Raises:
         Final: `action` raised it, or the last try raised `Transient`.
     """
+    try:
+        return tried_again(action, retries, (Transient,), lambda error: f"{what}: {error}")
+    except Transient as error:
+        tries = f"tried {retries + 1} times"
+        raise Final(f"{error}; check the address and the network ({tries})") from error
+
+
+def tried_again(
+    action: Callable[[], T],
+    retries: int,
+    passing: tuple[type[Exception], ...],
+    told: Callable[[Exception], str],
+) -> T:
+    """What `action` gives, tried again after a pause while its error may pass.
+
+    Args:
+        action: may be done again from its beginning; what it raises last is raised.
+        retries: further tries after the first.
+        passing: kinds of errors that may pass.
+        told: an error as the log tells it.
+    """
     pause = _first_pause
-    for tries in range(1, retries + 2):
+    for _ in range(retries):
         try:
             return action()
-        except Transient as error:
-            problem = error
-        if tries <= retries:
-            _log.warning("%s: %s; trying again", what, problem)
-            time.sleep(pause * random.uniform(0.5, 1))  # processes that failed together part
-            pause = min(2 * pause, _longest_pause)
-    raise Final(f"{problem}; check the address and the network (tried {retries + 1} times)")
+        except passing as error:
+            _log.warning("%s; trying again", told(error))
+        time.sleep(pause * random.uniform(0.5, 1))  # processes that failed together part
+        pause = min(2 * pause, _longest_pause)
+    return action()

@@ -15,8 +15,10 @@ def add_options(parser: "ArgumentParser") -> None:
     """Options of `audit`."""
     from jsonargparse.typing import PositiveInt
 
+    from pattlite_dist.location import Location
+
     parser.add_argument("target", type=Path, help="run folder, or one of its checkpoints")
-    parser.add_argument("--shards", type=str, default=None, help="instead of the run's own")
+    parser.add_argument("--shards", type=Location, default=None, help="instead of the run's own")
     parser.add_argument(
         "--split", choices=("val", "test"), default=None, help="to audit; default: test, if any"
     )

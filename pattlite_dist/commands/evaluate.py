@@ -11,8 +11,10 @@ if TYPE_CHECKING:
 
 def add_options(parser: "ArgumentParser") -> None:
     """Options of `evaluate`."""
+    from pattlite_dist.location import Location
+
     parser.add_argument("target", type=Path, help="run folder, or one of its checkpoints")
-    parser.add_argument("--shards", type=str, default=None, help="instead of the run's own")
+    parser.add_argument("--shards", type=Location, default=None, help="instead of the run's own")
     parser.add_argument("--accelerator", choices=("auto", "cpu", "gpu"), default="auto")
     parser.add_argument("--pictures", type=bool, default=True, help="whether to draw them")
     parser.add_argument(

@@ -38,6 +38,16 @@ def check_targets(data: DataConfig, manifest: Manifest) -> None:
         )
 
 
+def needed_shards(data: DataConfig, manifest: Manifest) -> list[ShardInfo]:
+    """The shards without which a run would stop."""
+    return [
+        shard
+        for split, shards in manifest.shards.items()
+        if split != "train" or data.bad_shards == "stop"
+        for shard in shards
+    ]
+
+
 class _BadShard(UserError):
     """A shard that cannot be had, or is not what the manifest says."""
 

@@ -117,10 +117,7 @@ def flaws(manifest: Manifest, split: SplitName) -> Flaws:
     return Flaws(
         samples=manifest.samples(split),
         leaks=None if marks.leaks == "keep" else found.leaks,
-        # Those left out of train are in no batch.
-        blank=None
-        if marks.blanks == "keep"
-        else len(set(found.blank_rows) - set(found.dropped_rows)),
+        blank=None if marks.blanks == "keep" else found.in_the_set(found.blank_rows),
     )
 
 

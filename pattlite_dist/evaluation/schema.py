@@ -1,14 +1,13 @@
 """`evaluation.json`: what an evaluation found, and the only place that knows its schema."""
 
-import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from pattlite_dist.config import Strict
-from pattlite_dist.errors import UserError, first_problem
-from pattlite_dist.files import write_text
+from pattlite_dist.errors import UserError
+from pattlite_dist.files import parse_json, write_text
 
 EVALUATION_NAME = "evaluation.json"
 PREDICTIONS_NAME = "predictions.npz"
@@ -179,15 +178,9 @@ def read_evaluation(run: Path) -> Evaluation:
     path = run / EVALUATION_NAME
     again = f"run `pattlite evaluate {run}`"
     try:
-        content: Any = json.loads(path.read_bytes())
+        data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{run} has no {EVALUATION_NAME}; {again}") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; check its permissions") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}); {again}") from error
-    try:
-        return Evaluation.model_validate(content)
-    except ValidationError as error:
-        where, first = first_problem(error)
-        raise UserError(f"{path}: {where or 'as a whole'}: {first['msg']}; {again}") from error
+    return parse_json(data, Evaluation, str(path), again)
