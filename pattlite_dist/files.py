@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that are written whole or not at all."""
 
 import contextlib
 import hashlib
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside `path` that takes its name only after a clean exit.
+    """Open a temporary file next to `path`, which is renamed to `path` only after a clean exit.
 
-    The data is flushed to the disk before the rename and the folder after it, so that neither a
-    crash nor a power cut leaves a file that looks whole and is not.
+    The data is flushed to disk before the rename and the folder after it, so that neither a crash
+    nor a power cut leaves a file that looks complete and is not.
 
     Raises:
-        UserError: the folder cannot be written or the disk is full.
+        UserError: the folder is not writable or the disk is full.
     """
     temporary: Path | None = None
     try:
@@ -34,15 +34,15 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         with os.fdopen(descriptor, "wb") as stream:
             yield stream
             stream.flush()
-            os.fchmod(stream.fileno(), 0o644)  # mkstemp's 0600 would lock out the team
+            os.fchmod(stream.fileno(), 0o644)  # mkstemp's 0600 would lock out colleagues
             os.fsync(stream.fileno())
         temporary.replace(path)
         temporary = None
         fsync_folder(path.parent)
     except OSError as error:
         raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free some space or choose a folder "
-            "that can be written"
+            f"cannot write {path}: {error.strerror or error}; free some space or choose a "
+            "writable folder"
         ) from error
     finally:
         if temporary is not None:
@@ -50,7 +50,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make sure that files of new names are found after a power cut."""
+    """Make sure that new file names survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -65,7 +65,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_figure(figure: "Figure", path: Path) -> None:
-    """Write a figure of matplotlib as PNG to `path`, whole or not at all."""
+    """Write a matplotlib figure as PNG to `path`, whole or not at all."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=200)
     with atomic_write(path) as out:
@@ -73,10 +73,10 @@ def write_figure(figure: "Figure", path: Path) -> None:
 
 
 def read_json_lines(path: Path) -> list[Any]:
-    """The values of a file with one of JSON a line; a line cut off by a crash is left out.
+    """The values of a file of JSON lines; a line cut off by a crash is skipped.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     values = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -86,7 +86,7 @@ def read_json_lines(path: Path) -> list[Any]:
 
 
 def load_tensors(path: Path) -> Any:
-    """What `torch.save` wrote: tensors and plain data, for no code is ever run from a file.
+    """What `torch.save` wrote: tensors and plain data only, so no code is ever run from a file.
 
     Raises:
         UserError: the file is missing, damaged, or holds anything else.
@@ -100,7 +100,7 @@ def load_tensors(path: Path) -> Any:
     except Exception as error:  # damaged files raise anything, from IndexError to struct.error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{path} is cut off, or not a safe file of tensors ({reason}); use another one"
+            f"{path} is truncated, or not a safe file of tensors ({reason}); use another one"
         ) from error
 
 

@@ -122,4 +122,4 @@ def load_predictions(
         }
     except Exception as error:  # damaged files raise anything, from EOFError to zlib.error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} is not a file of predictions ({reason}); {again}") from error
+        raise UserError(f"{path} holds no predictions ({reason}); {again}") from error

@@ -143,7 +143,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         )
     state = load_tensors(path)
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise UserError(f"{path} is not a state dict; give one saved with torch.save")
+        raise UserError(f"{path} holds no state dict; give one saved with torch.save")
     return state
 
 

@@ -35,7 +35,7 @@ def test_words_become_views_and_one_is_always_first() -> None:
     assert parse_views("one") == ["one"]
     assert parse_views("ten-crop, flip") == ["one", "flip", "ten-crop"]
     assert parse_views("") == ["one"]
-    with pytest.raises(UserError, match="'two' is not a view; known are one, flip, ten-crop"):
+    with pytest.raises(UserError, match="'two' is not a view; choose from one, flip, ten-crop"):
         parse_views("one,two")
 
 

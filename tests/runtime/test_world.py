@@ -71,9 +71,9 @@ def test_the_launcher_is_read_from_its_variables(env: dict[str, str], expected: 
             {k: v for k, v in SRUN.items() if k != "SLURM_NTASKS"}, "SLURM_NTASKS=None",
             id="srun without tasks",
         ),
-        pytest.param({**TORCHRUN, "RANK": "8"}, "do not fit together", id="rank too large"),
-        pytest.param({**TORCHRUN, "RANK": "-1"}, "do not fit together", id="negative rank"),
-        pytest.param({**SRUN, "SLURM_LOCALID": "4"}, "do not fit together", id="local rank"),
+        pytest.param({**TORCHRUN, "RANK": "8"}, "do not match", id="rank too large"),
+        pytest.param({**TORCHRUN, "RANK": "-1"}, "do not match", id="negative rank"),
+        pytest.param({**SRUN, "SLURM_LOCALID": "4"}, "do not match", id="local rank"),
         pytest.param({**SRUN, "SLURM_NTASKS": "0"}, "every node must|do not fit", id="no tasks"),
         pytest.param({**SRUN, "SLURM_NNODES": "0"}, "every node must|do not fit", id="no nodes"),
     ],
@@ -102,7 +102,7 @@ def test_uneven_nodes_are_an_error_on_every_task_not_only_on_the_fuller_ones(
     [(-1, 1, 0, 1), (1, 1, 0, 1), (0, 0, 0, 1), (0, 2, 1, 1), (0, 2, -1, 1), (0, 1, 0, 0)],
 )
 def test_a_rank_outside_its_world_is_an_error(numbers: tuple[int, int, int, int]) -> None:
-    with pytest.raises(UserError, match="rank and world size do not fit together"):
+    with pytest.raises(UserError, match="rank and world size do not match"):
         World("torchrun", *numbers)
 
 

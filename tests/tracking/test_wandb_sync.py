@@ -78,7 +78,7 @@ def test_all_segments_become_one_run_in_order(
 
     rows = len(server.rows[known])
     assert call(run) == 0  # marked, so left out
-    assert "nothing to upload; 2 segment(s) are already" in capsys.readouterr().out
+    assert "nothing to upload; 2 segment(s) already uploaded" in capsys.readouterr().out
     start(run, 14, 16)
     assert call(run) == 0
     assert "1 segment(s) uploaded, 2 before" in capsys.readouterr().out
@@ -132,7 +132,7 @@ def test_what_keeps_wandb_from_uploading_is_one_line_without_the_key(
         monkeypatch.setenv("WANDB__GRAPHQL_RETRY_WAIT_MAX_SECONDS", "0.5")
     else:
         server.refuse = 403
-    with pytest.raises(UserError, match="2 of 2 segments are not uploaded") as caught:
+    with pytest.raises(UserError, match="2 of 2 segments were not uploaded") as caught:
         call(run)
     error = str(caught.value)
     assert message in error
