@@ -21,7 +21,7 @@ N = 80
 def make_run(
     folder: Path, draw: int, seed: int = 0, manifest: str = "f" * 64, **config: Any
 ) -> Path:
-    """An evaluated run on the same labels as all others, with predictions of its own."""
+    """An evaluated run on the same labels as all others, with its own predictions."""
     folder.mkdir(parents=True)
     tree = {"name": folder.name, "seed": seed, "runs": str(folder.parent), **config}
     (folder / "config.yaml").write_text(to_yaml(parse_config(tree, "test")))

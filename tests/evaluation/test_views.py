@@ -6,7 +6,7 @@ from pattlite_dist.evaluation.views import crop_size, parse_views, probabilities
 
 
 class Net(torch.nn.Module):
-    """Logits from the grey levels of the left and the right half; keeps what it was shown."""
+    """Logits from the grey levels of the left and right halves; records its inputs."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ SRUN = {
     "SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "train", "SLURM_STEP_ID": "0", "SLURM_PROCID": "5",
     "SLURM_LOCALID": "1", "SLURM_NTASKS": "8", "SLURM_NNODES": "2",
 }  # fmt: skip
-BATCH = {  # the batch script itself: SLURM sets a rank there too
+BATCH = {  # the batch script itself, where SLURM sets a rank too
     "SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0", "SLURM_LOCALID": "0",
     "SLURM_NTASKS": "8", "SLURM_NNODES": "2",
 }  # fmt: skip
@@ -89,7 +89,7 @@ def test_variables_that_make_no_sense_are_the_users_error(
 def test_uneven_nodes_are_an_error_on_every_task_not_only_on_the_fuller_ones(
     tasks: int, nodes: int
 ) -> None:
-    """A task that went on alone would wait for the others until its time is up."""
+    """A task that continued alone would wait for the others until its time limit."""
     for rank in range(tasks):
         env = {**SRUN, "SLURM_NTASKS": f"{tasks}", "SLURM_NNODES": f"{nodes}",
                "SLURM_PROCID": f"{rank}", "SLURM_LOCALID": "0"}  # fmt: skip
@@ -119,7 +119,7 @@ def test_nodes_are_counted_and_rank_0_writes() -> None:
 
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> int:
-    """Make torch believe in so many GPUs."""
+    """Make torch see this many GPUs."""
     count = int(request.param)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
@@ -211,13 +211,13 @@ def _agree(rank: int, port: int, answers: Any) -> None:
         agreement.largest((rank, -rank, 2**40 + rank)),
         *(agreement.largest((int(step == 30 and rank == 0),)) for step in range(40)),
     ]
-    torch.distributed.barrier()  # the run's own group goes on as before
+    torch.distributed.barrier()  # the run's own group still works
     answers.put((rank, found))
     disconnect()
 
 
 def test_ranks_agree_on_the_largest_of_each_number() -> None:
-    context = multiprocessing.get_context("fork")  # torch is imported already
+    context = multiprocessing.get_context("fork")  # torch is already imported
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
