@@ -41,8 +41,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         fsync_folder(path.parent)
     except OSError as error:
         raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free some space or choose a "
-            "writable folder"
+            f"cannot write {path}: {error.strerror or error}; free some space or choose a folder "
+            "that can be written"
         ) from error
     finally:
         if temporary is not None:
@@ -100,7 +100,7 @@ def load_tensors(path: Path) -> Any:
     except Exception as error:  # damaged files raise anything, from IndexError to struct.error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{path} is truncated, or not a safe file of tensors ({reason}); use another one"
+            f"{path} is cut off, or not a safe file of tensors ({reason}); use another one"
         ) from error
 
 

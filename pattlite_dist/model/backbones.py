@@ -131,7 +131,7 @@ def load_weights(backbone: nn.Module, weights: str) -> None:
                 f"{list(wanted.shape)} is needed; give the matching file"
             )
         if state[key].is_floating_point() and not bool(state[key].isfinite().all()):
-            raise UserError(f"{weights}: {key} contains NaN or infinity; get the file again")
+            raise UserError(f"{weights}: {key} holds NaN or infinity; get the file again")
     backbone.load_state_dict({key: state[key] for key in backbone.state_dict()})
 
 

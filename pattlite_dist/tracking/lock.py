@@ -49,7 +49,7 @@ class RunLock:
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise UserError(
-                f"cannot write {self.path}: {error.strerror}; choose a writable folder"
+                f"cannot write {self.path}: {error.strerror}; choose a folder that can be written"
             ) from error
         begin = time.monotonic()
         while not self._try():

@@ -195,7 +195,7 @@ def test_the_clean_test_is_scored_only_where_copies_are_marked(run: Path) -> Non
 
     assert scored(4, "flag") == ["val", "test", "test_clean"]
     assert scored(4, "keep") == ["val", "test"]
-    with pytest.raises(UserError, match="counts 3 samples of test with a copy in train, 4 are"):
+    with pytest.raises(UserError, match="counts 3 samples of test with a copy in train, but 4 are"):
         scored(3, "flag")
     splits["test"] = splits["test"].where(splits["test"].flags & LEAK > 0)
     assert scored(4, "flag") == ["val", "test"]

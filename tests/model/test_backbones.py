@@ -18,7 +18,7 @@ from pattlite_dist.model.backbones import (
 )
 
 # Sums of 3 neighbours at stride 2 over 1, 2, 3, ... as TensorFlow's SAME computes them: for an
-# even side all the padding is behind (the windows start on the first pixel), for an odd one it is
+# even side all padding comes after (the windows start on the first pixel), for an odd one it is
 # the same before and after.
 SUMS = {
     1: [1],
@@ -206,7 +206,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_for_another_network_is_refused(tmp_path: Path) -> None:
     weights = save(tmp_path / "v1.pth", MobileNetV1().state_dict())
-    assert_refused(weights, r"has no features\.0\.0\.weight, so it is not for this MobileNetV2")
+    assert_refused(weights, r"has no features\.0\.0\.weight, so it does not match this MobileNetV2")
 
 
 def test_a_missing_weight_is_refused(full_v2: dict[str, torch.Tensor], tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_the_launcher_is_read_from_its_variables(env: dict[str, str], expected: 
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        pytest.param({**TORCHRUN, "RANK": "first"}, "set RANK='first' where a num", id="word"),
+        pytest.param({**TORCHRUN, "RANK": "first"}, "set RANK='first', which is not", id="word"),
         pytest.param({**TORCHRUN, "LOCAL_RANK": ""}, "set LOCAL_RANK=''", id="empty"),
         pytest.param({"TORCHELASTIC_RUN_ID": "x"}, "set RANK=None", id="torchrun without rank"),
         pytest.param({**SRUN, "SLURM_NTASKS": "8x"}, "set SLURM_NTASKS='8x'", id="tasks"),
@@ -74,8 +74,8 @@ def test_the_launcher_is_read_from_its_variables(env: dict[str, str], expected: 
         pytest.param({**TORCHRUN, "RANK": "8"}, "do not match", id="rank too large"),
         pytest.param({**TORCHRUN, "RANK": "-1"}, "do not match", id="negative rank"),
         pytest.param({**SRUN, "SLURM_LOCALID": "4"}, "do not match", id="local rank"),
-        pytest.param({**SRUN, "SLURM_NTASKS": "0"}, "every node must|do not fit", id="no tasks"),
-        pytest.param({**SRUN, "SLURM_NNODES": "0"}, "every node must|do not fit", id="no nodes"),
+        pytest.param({**SRUN, "SLURM_NTASKS": "0"}, "every node must|do not match", id="no tasks"),
+        pytest.param({**SRUN, "SLURM_NNODES": "0"}, "every node must|do not match", id="no nodes"),
     ],
 )  # fmt: skip
 def test_variables_that_make_no_sense_are_the_users_error(

@@ -236,5 +236,5 @@ def test_a_disk_that_is_another_or_full_or_read_only_gets_whole_shards_or_none(
     assert "000001.tar: No space left on device; free some space" in told["train-000001.tar"]
     assert "train-000000.tar" not in told
     assert [line.partition(": ")[2] for line in told["read-only"]] == 3 * [
-        "Read-only file system; free some space or choose a writable folder"
+        "Read-only file system; free some space or choose a folder that can be written"
     ]
