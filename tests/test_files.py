@@ -117,7 +117,7 @@ def test_text_is_written_as_utf8(tmp_path: Path) -> None:
     assert (tmp_path / "text.txt").read_bytes() == b"Gesicht \xc3\xa4 \xe2\x82\xac\n"
 
 
-# Around the 1 MiB that it reads at a time.
+# Around the 1 MiB chunks that it reads.
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1])
 def test_the_hash_is_that_of_the_whole_file(tmp_path: Path, size: int) -> None:
     data = bytes(index % 251 for index in range(1000)) * (size // 1000 + 1)

@@ -14,11 +14,13 @@ def add_options(parser: "ArgumentParser") -> None:
     from pattlite_dist.location import Location
 
     parser.add_argument("target", type=Path, help="run folder, or one of its checkpoints")
-    parser.add_argument("--shards", type=Location, default=None, help="instead of the run's own")
+    parser.add_argument(
+        "--shards", type=Location, default=None, help="use instead of the run's own"
+    )
     parser.add_argument("--accelerator", choices=("auto", "cpu", "gpu"), default="auto")
     parser.add_argument("--pictures", type=bool, default=True, help="whether to draw them")
     parser.add_argument(
-        "--views", type=str, default="one", help="of one, flip, ten-crop; each is scored for itself"
+        "--views", type=str, default="one", help="one, flip, ten-crop; each is scored separately"
     )
 
 

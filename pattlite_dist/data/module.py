@@ -57,7 +57,7 @@ class FERData(pl.LightningDataModule):
             Path(data.cache) if data.cache else default_cache(),
             None if data.cache_gb is None else int(data.cache_gb * 1e9),
         )
-        # A score of some other set than the manifest's is no score: evaluation always stops.
+        # A score on samples other than the manifest's is meaningless: evaluation always stops.
         policy = data.bad_shards if split == "train" else "stop"
         return ShardReader(origin(data), self.manifest, split, cache, policy)
 

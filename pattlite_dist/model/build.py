@@ -20,7 +20,7 @@ class PattLite(nn.Module):
     """The paper's network: MobileNetV1, patch extraction, attention classifier.
 
     Attributes:
-        batch_dependent: a prediction depends on the other samples of its batch.
+        batch_dependent: whether a prediction depends on the other samples of its batch.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class SeedNet(nn.Module):
 
 
 def network(config: ModelConfig, image_size: int, classes: int) -> PattLite | SeedNet:
-    """The network with weights drawn at random."""
+    """The network with randomly initialised weights."""
     if config.name == "pattlite":
         return PattLite(image_size, classes, config.dropout, config.attention)
     return SeedNet(config, image_size, classes)
@@ -69,7 +69,7 @@ def build_model(
 ) -> PattLite | SeedNet:
     """Build the network and, unless a checkpoint will follow, load the backbone's weights.
 
-    Warns, once a job, where predictions will depend on the batch.
+    Warns, once per job, if predictions will depend on the batch.
 
     Raises:
         UserError: the weights do not fit.
@@ -78,7 +78,7 @@ def build_model(
     if model.batch_dependent and detect().main:
         log.warning(
             "model.attention=batch is the published error, for study only: every prediction "
-            "depends on the other images of its batch; it cannot be exported or predict"
+            "depends on the other images of its batch; it cannot be exported or used to predict"
         )
     if pretrained and config.weights is not None:
         load_weights(model.backbone, config.weights)
@@ -86,11 +86,11 @@ def build_model(
 
 
 def refuse_batch_dependent(model: nn.Module, purpose: str) -> None:
-    """Stop what needs a prediction to be a function of its image alone.
+    """Refuse what requires a prediction to be a function of its image alone.
 
     Args:
         model: any network; only those with a true `batch_dependent` are refused.
-        purpose: what was to be done, after "refusing to".
+        purpose: what was requested; follows "refusing to".
 
     Raises:
         UserError: the model's predictions depend on the batch.

@@ -26,7 +26,7 @@ def run(face_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def published(face_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the published network, its statistics as after many steps."""
+    """A run of the published network, with statistics as after many steps."""
     runs = tmp_path_factory.mktemp("runs")
     options = {"model__name": "pattlite", "model__attention": "batch", "trainer__epochs": 1}
     assert main(tiny(face_shards, runs, **options)) == 0

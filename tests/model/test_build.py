@@ -26,7 +26,7 @@ def build(model: dict[str, Any], size: int = 48, classes: int = 7) -> PattLite |
 
 def images(n: int, size: int = 48, seed: int = 1) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    # Each of another brightness, so that random weights tell them apart.
+    # Each has a different brightness, so random weights distinguish them.
     level = torch.linspace(-1, 1, n).view(n, 1, 1, 1)
     return torch.randn(n, 3, size, size, generator=generator) + level
 
@@ -35,7 +35,7 @@ def images(n: int, size: int = 48, seed: int = 1) -> torch.Tensor:
 def settled(name: str, cut: int, size: int) -> nn.Module:
     """In eval mode and double precision.
 
-    The norms have statistics of a real pass: with those of birth the signals would die away.
+    The norms have the statistics of a real pass: with the initial ones, the signals would vanish.
     """
     model: dict[str, Any] = {"name": name, "cut": cut, "width": 32, "heads": 4}
     net = build(model, size).double()
@@ -68,7 +68,7 @@ CASES = pytest.mark.parametrize(
 @CASES
 @torch.no_grad()
 def test_a_prediction_does_not_depend_on_its_companions(name: str, cut: int, size: int) -> None:
-    # In double precision, so that what is left of a dependence is no rounding.
+    # In double precision, so that a remaining dependence is not due to rounding.
     net, x = settled(name, cut, size), images(6, size).double()
     together = net(x)
     assert (together - together.mean(0)).abs().max() > 1e-2  # the samples do differ
@@ -162,7 +162,7 @@ def test_attention_over_the_batch_warns_in_one_line_and_the_others_do_not(
         monkeypatch.setenv(name, "2" if "SIZE" in name else "1")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
     build({"name": "pattlite", "attention": "batch"})
-    assert len(caplog.records) == 1  # the first rank has said it
+    assert len(caplog.records) == 1  # the first rank warns
 
 
 @VARIANTS

@@ -30,7 +30,7 @@ def test_the_command_prints_each_variant_and_on_request_each_layer(
     assert long.endswith(short)
     assert "backbone.stem.conv" in long
     assert "classifier.norm" in long
-    assert caplog.records == []  # a table of all variants is no use of one
+    assert caplog.records == []  # printing a table of all variants does not use one
 
 
 def test_a_configurations_own_size_is_a_column_too() -> None:

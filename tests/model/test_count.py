@@ -32,7 +32,7 @@ def test_the_published_network_has_the_papers_parameters_and_kerass() -> None:
 @pytest.mark.parametrize("side", SIDES)
 def test_a_backbones_multiply_adds_are_those_of_a_hand_count(side: int) -> None:
     widths = (32, 64, 128, 128, 256, 256, 512, 512, 512)
-    halvings = (1, 2, 2, 3, 3, 4, 4, 4, 4)  # of the side, the stem's included
+    halvings = (1, 2, 2, 3, 3, 4, 4, 4, 4)  # of the side, including the stem's
     expected = (side // 2) ** 2 * 27 * 32
     for i, inputs in enumerate(widths):
         places = (side // 2 ** halvings[i]) ** 2
@@ -55,7 +55,7 @@ def test_the_classifiers_multiply_adds_are_those_of_a_hand_count_attention_inclu
     counts = {name: stages(name, 48)["classifier"].macs[0] for name in ("patches", "none", "batch")}
     assert counts["patches"] == 4 * linear + 2 * 4 * 4 * 32 + head
     assert counts["none"] == linear + head
-    assert counts["batch"] == linear + 2 * 8 * 32 + head  # an image of 8 meets 8
+    assert counts["batch"] == linear + 2 * 8 * 32 + head  # each image of 8 attends to 8
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -65,7 +65,7 @@ def test_the_seeds_multiply_adds_are_those_of_a_hand_count_attention_included(si
     tokens, width = places // patch**2, 32
     counts = stages("seed", side)
     assert counts["patches"].macs == (places * 96 * width + tokens * patch**2 * width * width,)
-    linear = 3 + 1 + 2 + 2  # qkv, out, and the two of a perceptron twice as wide
+    linear = 3 + 1 + 2 + 2  # qkv, out, and the two layers of an MLP twice as wide
     assert counts["block"].macs == (tokens * width**2 * linear + 2 * tokens**2 * width,)
     assert counts["head"].macs == (width * 7,)
 
