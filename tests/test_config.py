@@ -231,4 +231,6 @@ def test_every_configuration_that_comes_with_the_package_parses(path: Path) -> N
 
 
 def test_configurations_do_come_with_the_package() -> None:
-    assert {"demo", "fer2013", "seed"} <= {path.stem for path in (ROOT / "configs").glob("*.yaml")}
+    assert {"demo", "fer2013", "notebook"} <= {
+        path.stem for path in (ROOT / "configs").glob("*.yaml")
+    }

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from pattlite_dist.config import Strict
 from pattlite_dist.errors import UserError, first_problem
 from pattlite_dist.files import write_text
+from pattlite_dist.settings import Strict
 
 EVALUATION_NAME = "evaluation.json"
 PREDICTIONS_NAME = "predictions.npz"

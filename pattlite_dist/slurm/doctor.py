@@ -7,9 +7,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pattlite_dist.config import Config, DataConfig
+from pattlite_dist.config import Config
 from pattlite_dist.data.fetch import Origin, fetch_manifest
 from pattlite_dist.data.reader import check_targets
+from pattlite_dist.data.settings import DataConfig
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.manifest import Manifest, ShardInfo
 from pattlite_dist.shards.verify import wrong_sizes

@@ -128,8 +128,10 @@ def test_names_say_what_tells_the_points_apart() -> None:
 
 
 def test_keys_that_end_alike_are_told_apart() -> None:
-    names = point_names(grid({"optim.name": ["adam", "adamw"], "model.name": ["seed", "pattlite"]}))
-    assert names[0] == "optim.name-adam_model.name-seed"
+    names = point_names(
+        grid({"optim.name": ["adam", "adamw"], "model.name": ["mobilenetv2-vit", "pattlite"]})
+    )
+    assert names[0] == "optim.name-adam_model.name-mobilenetv2-vit"
 
 
 def test_values_that_a_name_cannot_tell_apart_are_numbered() -> None:
