@@ -1,5 +1,6 @@
 """The option `-c`: a configuration's file, also one that a run has written, or with old names."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -44,4 +45,5 @@ def renewed(path: str) -> str | None:
         return None
     new, sentences = (migrate(tree, path), []) if "version" in tree else rename(tree)
     tell(f"{path}: {sentence}" for sentence in sentences)
-    return None if new == tree else yaml.safe_dump(new, sort_keys=False)
+    # JSON is YAML in which a text can be taken for nothing else.
+    return None if new == tree else json.dumps(new, default=str)
