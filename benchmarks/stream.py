@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 
-from pattlite_dist.config import AugmentConfig
 from pattlite_dist.console import print_rows
 from pattlite_dist.data.augment import Preprocess, draw
 from pattlite_dist.data.cache import Cache
@@ -28,6 +27,7 @@ from pattlite_dist.data.fetch import Origin
 from pattlite_dist.data.loader import TrainLoader
 from pattlite_dist.data.plan import TrainPlan
 from pattlite_dist.data.reader import ShardReader
+from pattlite_dist.data.settings import AugmentConfig
 from pattlite_dist.shards.manifest import load_manifest
 from pattlite_dist.train.trainer import reuse_memory
 

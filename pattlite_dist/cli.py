@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pattlite_dist import __version__
 from pattlite_dist.errors import UserError
+from pattlite_dist.renamed import rename_words, tell
 from pattlite_dist.runtime.elastic import MISTAKE, first_to_tell, told_before
 from pattlite_dist.runtime.signals import Stopped
 from pattlite_dist.runtime.world import detect
@@ -145,7 +146,8 @@ def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
             words = [text for text in arguments if "=" in text and not text.startswith("-")]
             arguments = [text for text in arguments if text not in words] + words
         else:
-            arguments = [_override(text) for text in arguments]
+            arguments, sentences = rename_words([_override(text) for text in arguments])
+            tell(sentences)
         options = parser.parse_args(arguments)
         options["profile_overrides"] = [text.removeprefix("profile.") for text in changes]
         return options

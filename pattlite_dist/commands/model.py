@@ -8,7 +8,7 @@ from pattlite_dist.console import print_rows
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-    from pattlite_dist.config import ModelConfig
+    from pattlite_dist.model.settings import ModelConfig
 
 IMAGE_SIZES = (48, 96, 224)
 

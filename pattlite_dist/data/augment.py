@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from pattlite_dist.config import AugmentConfig
 from pattlite_dist.data.plan import AUGMENT, raw_stream
+from pattlite_dist.data.settings import AugmentConfig
 
 _DRAWS = 12  # uniform numbers per image
 _NEUTRAL = {"shift": 0.0, "contrast": 1.0, "brightness": 0.0, "box": 0.0}  # changes nothing

@@ -6,13 +6,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from pattlite_dist.config import Config, DataConfig
+from pattlite_dist.config import Config
 from pattlite_dist.data.augment import Preprocess, draw
 from pattlite_dist.data.cache import Cache, default_cache
 from pattlite_dist.data.fetch import Origin
 from pattlite_dist.data.loader import Batch, BatchLoader, TrainLoader, eval_loader
 from pattlite_dist.data.plan import TrainPlan, rank_slice
 from pattlite_dist.data.reader import ShardReader
+from pattlite_dist.data.settings import DataConfig
 from pattlite_dist.runtime.world import World
 from pattlite_dist.shards.manifest import Manifest, SplitName
 

@@ -7,9 +7,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pattlite_dist.config import DataConfig
 from pattlite_dist.data.cache import Cache
 from pattlite_dist.data.fetch import Origin
+from pattlite_dist.data.settings import DataConfig
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.manifest import ImageInfo, Manifest, ShardInfo, SplitName
 from pattlite_dist.shards.tario import Block, decode_shard, has_targets

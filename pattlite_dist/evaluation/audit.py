@@ -27,7 +27,7 @@ from pattlite_dist.evaluation.findings import (
 from pattlite_dist.evaluation.independence import measure_split
 from pattlite_dist.evaluation.subject import Subject, read_subject
 from pattlite_dist.evaluation.views import predictor
-from pattlite_dist.model.build import PattLite, SeedNet
+from pattlite_dist.model.build import MobileNetV2ViT, PattLite
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.shards.manifest import SplitName
 from pattlite_dist.shards.tario import BLANK, LEAK
@@ -121,7 +121,7 @@ def _marked(
 
 def _selection(
     subject: Subject,
-    model: PattLite | SeedNet,
+    model: PattLite | MobileNetV2ViT,
     right: Callable[[str], NDArray[np.bool_]],
     known: float,
 ) -> Selection | None:

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pattlite_dist.config import Strict
 from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.evaluation.independence import Predict
 from pattlite_dist.evaluation.schema import Independence
 from pattlite_dist.files import write_text
+from pattlite_dist.settings import Strict
 from pattlite_dist.shards.manifest import Manifest, SplitName
 
 AUDIT_NAME = "audit.json"

@@ -5,9 +5,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pattlite_dist.config import Strict
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import parse_json, write_text
+from pattlite_dist.settings import Strict
 
 EVALUATION_NAME = "evaluation.json"
 PREDICTIONS_NAME = "predictions.npz"

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from pattlite_dist.config import Config, parse_config
+from pattlite_dist.config import Config, parse_written
 from pattlite_dist.data.fetch import fetch_manifest
 from pattlite_dist.data.module import FERData, origin
 from pattlite_dist.errors import UserError
-from pattlite_dist.model.build import PattLite, SeedNet, build_model
+from pattlite_dist.model.build import MobileNetV2ViT, PattLite, build_model
 from pattlite_dist.runtime.world import World
 from pattlite_dist.shards.manifest import Manifest
 from pattlite_dist.tracking.folder import load_config
@@ -53,12 +53,14 @@ class Subject:
             )
         return manifest
 
-    def build(self) -> PattLite | SeedNet:
+    def build(self) -> PattLite | MobileNetV2ViT:
         """The network of the configuration, its weights not yet loaded."""
         config = self.config
         return build_model(config.model, config.data.image_size, len(self.labels), pretrained=False)
 
-    def load(self, model: PattLite | SeedNet, device: torch.device) -> PattLite | SeedNet:
+    def load(
+        self, model: PattLite | MobileNetV2ViT, device: torch.device
+    ) -> PattLite | MobileNetV2ViT:
         """The network with the checkpoint's weights, in evaluation mode, on a device.
 
         Raises:
@@ -67,7 +69,7 @@ class Subject:
         checkpoints.load_weights(model, self.content, self.path)
         return model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
-    def stream(self, model: PattLite | SeedNet, manifest: Manifest, world: World) -> FERData:
+    def stream(self, model: PattLite | MobileNetV2ViT, manifest: Manifest, world: World) -> FERData:
         """The shards, with the preprocessing that turns their images into the network's input."""
         return FERData(self.config, world, build_preprocess(self.config, model), manifest)
 
@@ -86,7 +88,7 @@ def read_subject(target: Path, shards: str | None = None) -> Subject:
     path = target if target.is_file() else checkpoints.best(run / "checkpoints")
     content = checkpoints.load(path)
     # The run's own file says where its shards are now; the checkpoint's, what the network is.
-    config = parse_config(content["pattlite"]["config"], str(path))
+    config = parse_written(content["pattlite"]["config"], str(path))
     here = load_config(run).data if (run / "config.yaml").exists() else config.data
     # The size is part of what the network is.
     changes = {"image_size": config.data.image_size, **({"shards": shards} if shards else {})}

@@ -6,11 +6,11 @@ import torch
 from einops import reduce
 from torch import nn
 
-from pattlite_dist.config import ModelConfig
 from pattlite_dist.errors import UserError
 from pattlite_dist.model.attention import Attention, AttentionClassifier, ViTBlock
 from pattlite_dist.model.backbones import MobileNetV1, MobileNetV2, load_weights, probe
 from pattlite_dist.model.patches import PatchEmbedding, PatchExtraction
+from pattlite_dist.model.settings import ModelConfig
 from pattlite_dist.runtime.world import detect
 
 log = logging.getLogger(__name__)
@@ -37,8 +37,8 @@ class PattLite(nn.Module):
         return self.classifier(self.patches(self.backbone(images)))  # type: ignore[no-any-return]
 
 
-class SeedNet(nn.Module):
-    """The seed's network: MobileNetV2, patch embedding, one ViT block, a linear classifier."""
+class MobileNetV2ViT(nn.Module):
+    """This package's own: MobileNetV2, patch embedding, one ViT block, a linear classifier."""
 
     batch_dependent = False
 
@@ -57,16 +57,16 @@ class SeedNet(nn.Module):
         return self.head(self.dropout(reduce(tokens, "n p c -> n c", "mean")))  # type: ignore[no-any-return]
 
 
-def network(config: ModelConfig, image_size: int, classes: int) -> PattLite | SeedNet:
+def network(config: ModelConfig, image_size: int, classes: int) -> PattLite | MobileNetV2ViT:
     """The network with randomly initialised weights."""
     if config.name == "pattlite":
         return PattLite(image_size, classes, config.dropout, config.attention)
-    return SeedNet(config, image_size, classes)
+    return MobileNetV2ViT(config, image_size, classes)
 
 
 def build_model(
     config: ModelConfig, image_size: int, classes: int, pretrained: bool = True
-) -> PattLite | SeedNet:
+) -> PattLite | MobileNetV2ViT:
     """Build the network and, unless a checkpoint will follow, load the backbone's weights.
 
     Warns, once per job, if predictions will depend on the batch.

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pattlite_dist.config import ModelConfig
 from pattlite_dist.model.build import network
+from pattlite_dist.model.settings import ModelConfig
 
 BATCH = 8  # the published one; the cost per image of `attention: batch` depends on it
 
@@ -59,7 +59,7 @@ def count_stages(
     Args:
         config: which network.
         image_sizes: sides of images, pixels, for which multiply-adds are counted.
-        image_size: the side for which parameters are counted; it matters to the seed's only.
+        image_size: the side for which parameters are counted; only mobilenetv2-vit's differ.
         classes: logits.
     """
     runs = [_run(config, side, classes)[1] for side in image_sizes]

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pattlite_dist.config import Config, DataConfig
+from pattlite_dist.config import Config
 from pattlite_dist.data.fetch import Origin, fetch_manifest
 from pattlite_dist.data.reader import check_targets, needed_shards
+from pattlite_dist.data.settings import DataConfig
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.manifest import Manifest
 from pattlite_dist.shards.verify import wrong_sizes

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from pattlite_dist.config import Config, conflicts, parse_config, to_yaml
+from pattlite_dist.config import Config, conflicts, parse_written, to_yaml
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import write_text
 from pattlite_dist.tracking.record import RECORD_NAME, rewind_metrics
@@ -31,7 +31,7 @@ def load_config(run: Path) -> Config:
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"cannot read {path}: {reason}; restore it") from error
-    return parse_config(content, str(path))
+    return parse_written(content, str(path))
 
 
 def check_same_run(config: Config, run: Path) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pattlite_dist.config import Config, WandbConfig
+from pattlite_dist.config import Config
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import write_text
 from pattlite_dist.runtime.signals import held_back
 from pattlite_dist.tracking.record import RECORD_NAME, read_metrics
+from pattlite_dist.tracking.settings import WandbConfig
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import WandbLogger

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pattlite_dist.config import WandbConfig
 from pattlite_dist.errors import UserError
 from pattlite_dist.tracking.lock import taken
+from pattlite_dist.tracking.settings import WandbConfig
 from pattlite_dist.tracking.wandb_segments import Segment, read_segment
 
 _QUIET = 60.0  # seconds; wandb writes the file of a running run four times a minute

@@ -13,7 +13,7 @@ from pattlite_dist.data.module import FERData, origin
 from pattlite_dist.data.plan import rank_slice
 from pattlite_dist.data.reader import check_targets, needed_shards
 from pattlite_dist.errors import UserError
-from pattlite_dist.model.build import PattLite, SeedNet, build_model
+from pattlite_dist.model.build import MobileNetV2ViT, PattLite, build_model
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.runtime.signals import Signals, Stopped
 from pattlite_dist.runtime.world import World
@@ -122,7 +122,7 @@ def fit(
     config: Config,
     world: World,
     signals: Signals,
-    model: PattLite | SeedNet,
+    model: PattLite | MobileNetV2ViT,
     data: FERData,
     found: Path | None,
 ) -> None:

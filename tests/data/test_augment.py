@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from pattlite_dist.config import AugmentConfig, Config
+from pattlite_dist.config import Config
 from pattlite_dist.data.augment import Parameters, Preprocess, draw
 from pattlite_dist.data.module import FERData
+from pattlite_dist.data.settings import AugmentConfig
 from pattlite_dist.runtime.world import World
 from tests.data.conftest import ShardSet
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pattlite_dist.config import DataConfig
 from pattlite_dist.data import reader as reader_module
 from pattlite_dist.data.cache import Cache
 from pattlite_dist.data.fetch import Origin
 from pattlite_dist.data.reader import ShardReader, check_targets
+from pattlite_dist.data.settings import DataConfig
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.tario import BLANK, LEAK
 from tests.conftest import ROOT

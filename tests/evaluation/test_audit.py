@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from pattlite_dist.cli import main
-from pattlite_dist.config import ModelConfig
 from pattlite_dist.errors import UserError
 from pattlite_dist.evaluation.audit import audit
 from pattlite_dist.evaluation.evaluate import evaluate
 from pattlite_dist.evaluation.findings import Audit
 from pattlite_dist.model.build import network
+from pattlite_dist.model.settings import ModelConfig
 from pattlite_dist.train import checkpoint as checkpoints
 from tests.conftest import tiny
 from tests.evaluation.samples import settle

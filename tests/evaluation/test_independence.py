@@ -6,11 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pattlite_dist.config import ModelConfig
 from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.evaluation.independence import choose_probes, measure, measure_split
 from pattlite_dist.evaluation.views import predictor
 from pattlite_dist.model.build import network
+from pattlite_dist.model.settings import ModelConfig
 from tests.evaluation.samples import settle
 
 

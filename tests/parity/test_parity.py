@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pattlite_dist.config import ModelConfig
 from pattlite_dist.model import backbones
 from pattlite_dist.model.build import PattLite, network
+from pattlite_dist.model.settings import ModelConfig
 from tests.parity import material
 
 # Single precision: what the issue of parity is about. Double: nothing is left but the order of

@@ -12,9 +12,9 @@ import pytest
 from jsonargparse import ArgumentParser
 
 from pattlite_dist.commands import sync as verb
-from pattlite_dist.config import WandbConfig
 from pattlite_dist.errors import UserError
 from pattlite_dist.tracking import wandb_sync as sync
+from pattlite_dist.tracking.settings import WandbConfig
 from pattlite_dist.tracking.wandb_run import run_id
 from pattlite_dist.tracking.wandb_segments import Segment
 from tests.tracking.test_wandb_run import of_wandb, segments, start
