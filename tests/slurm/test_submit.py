@@ -162,7 +162,7 @@ def test_a_chain_runs_the_code_of_its_submission_whatever_became_of_that_since(
     pinned = {path: path.read_bytes() for path in [run / "config.yaml", *run.glob("pinned/*")]}
     assert_pinned(run, code)
 
-    for module in ("train/run.py", "evaluate.py"):
+    for module in ("train/run.py", "evaluation/evaluate.py"):
         change(code, module, "raise RuntimeError('the code of later')\n")
     cluster.cancel(high)
     for job in (first, second, third):
