@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pattlite_dist.console import print_rows
+from pattlite_dist.runtime.imports import quick_imports
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -26,7 +27,8 @@ def add_options(parser: "ArgumentParser") -> None:
 
 def work(options: Any) -> int:
     """Score a run."""
-    from pattlite_dist.evaluation.evaluate import evaluate as score
+    with quick_imports():
+        from pattlite_dist.evaluation.evaluate import evaluate as score
     from pattlite_dist.evaluation.views import parse_views
     from pattlite_dist.runtime.world import detect
 
