@@ -108,7 +108,7 @@ def forked(zygote: "Zygote", tmp_path: Path) -> Run:
 
     def run(*arguments: str, ranks: int = 1, **extra: str) -> "subprocess.CompletedProcess[str]":
         start = zygote.start(
-            arguments, ranks, env=environment(**extra), cwd=tmp_path, together=ranks == 1
+            arguments, ranks, env=environment(**extra), cwd=tmp_path, agent=ranks > 1
         )
         failed = [status for status in start.statuses if status]
         return subprocess.CompletedProcess(

@@ -97,6 +97,7 @@ class Zygote:
         env: Mapping[str, str] | None = None,
         cwd: Path = ROOT,
         together: bool | None = None,
+        agent: bool = False,
         kill: Callable[[], bool] | None = None,
     ) -> Start:
         """Start a module and wait until each of its ranks is gone.
@@ -112,6 +113,7 @@ class Zygote:
             cwd: the folder that they work in.
             together: where one fails the others go on, so that they can leave together; by default
                 where the fault is a signal that asks to.
+            agent: of a mistake one rank tells for all, as under torchrun.
             kill: all of them are killed as soon as this is true.
         """
         self.starts += 1
@@ -130,6 +132,7 @@ class Zygote:
             "stdout": str(files[0]),
             "stderr": str(files[1]),
             "together": together,
+            "agent": agent,
             "limit": LIMIT,
         }
         assert self.process.stdin is not None

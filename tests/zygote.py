@@ -41,13 +41,14 @@ def be_rank(request: dict[str, Any], rank: int, port: int) -> NoReturn:
     os.chdir(request["cwd"])
     size = request["ranks"]
     if size > 1:
-        told = Path(f"{request['stderr']}.told", "attempt_0", str(rank))
-        told.mkdir(parents=True, exist_ok=True)
         os.environ.update(
             TORCHELASTIC_RUN_ID="zygote", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
             RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), LOCAL_WORLD_SIZE=str(size),
-            TORCHELASTIC_ERROR_FILE=str(told / "error.json"),
         )  # fmt: skip
+    if request["agent"]:  # a folder that an agent would share out, so that one rank tells a mistake
+        attempt = Path(request["stderr"] + ".agent", "attempt_0", str(rank))
+        attempt.mkdir(parents=True, exist_ok=True)
+        os.environ["TORCHELASTIC_ERROR_FILE"] = str(attempt / "error.json")
     fault = Fault(**request["fault"]) if request["fault"] else None
     record = request["record"] and f"{request['record']}.{rank}"
     mine = fault is not None and fault.rank in (rank, EVERY)
