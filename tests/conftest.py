@@ -3,8 +3,9 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
@@ -15,6 +16,9 @@ from pattlite_dist.shards.faces import write_faces
 from pattlite_dist.shards.manifest import Options
 from pattlite_dist.shards.sources.registry import open_source
 from tests.workers import Workers
+
+if TYPE_CHECKING:
+    from tests.starts import Zygote
 
 ROOT = Path(__file__).resolve().parent.parent
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -86,6 +90,32 @@ def pattlite(tmp_path: Path) -> Run:
             cwd=tmp_path, env=environment(**extra), capture_output=True, text=True, timeout=300,
             check=False,
         )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Zygote"]:
+    """Starts the command line without its imports."""
+    from tests.starts import Zygote
+
+    zygote = Zygote(tmp_path_factory.mktemp("zygote"), environment())
+    yield zygote
+    zygote.close()
+
+
+@pytest.fixture
+def forked(zygote: "Zygote", tmp_path: Path) -> Run:
+    """As `pattlite`, for tests of what a process does once it has come up."""
+
+    def run(*arguments: str, ranks: int = 1, **extra: str) -> "subprocess.CompletedProcess[str]":
+        start = zygote.start(
+            arguments, ranks, env=environment(**extra), cwd=tmp_path, agent=ranks > 1
+        )
+        failed = [status for status in start.statuses if status]
+        return subprocess.CompletedProcess(
+            arguments, failed[0] if failed else 0, start.stdout, start.stderr
+        )
 
     return run
 

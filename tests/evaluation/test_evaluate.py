@@ -81,13 +81,13 @@ def test_it_scores_the_checkpoint_as_training_did(run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_same_report_bit_for_bit(run: Path, pattlite: Run) -> None:
+def test_two_processes_give_the_same_report_bit_for_bit(run: Path, forked: Run) -> None:
     evaluate(run, views=["one", "flip"], pictures=False)
     names = ("evaluation.json", "predictions.npz")
     alone = [(run / name).read_bytes() for name in names]
     for name in names:
         (run / name).unlink()
-    done = pattlite("evaluate", str(run), "--views", "flip", "--pictures=false", ranks=2)
+    done = forked("evaluate", str(run), "--views", "flip", "--pictures=false", ranks=2)
     assert done.returncode == 0, done.stderr
     assert [(run / name).read_bytes() for name in names] == alone
 

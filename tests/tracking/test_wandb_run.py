@@ -1,8 +1,6 @@
 """W&B with real starts of its client, offline and against a stand-in for its server."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,8 @@ from pattlite_dist.tracking.wandb_run import (
     wandb_mode,
 )
 from pattlite_dist.tracking.wandb_segments import records
-from tests.conftest import ROOT, Run, environment, tiny
+from tests.conftest import Run, environment, tiny
+from tests.starts import Zygote
 from tests.tracking.wandb_server import KEY, wandb_server
 from tests.train.harness import assert_same_training
 
@@ -81,13 +80,14 @@ def test_the_last_minute_is_told_again_and_everything_the_first_time(
     assert first or all(line["time"] >= lines[-1]["time"] - 60 for line in told)
 
 
-def start(run: Path, first: int, last: int, *options: str, status: int = 0, **env: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.tracking.wandb_start", run, str(first), str(last), *options],
-        cwd=ROOT, env=environment(HOME=str(run.parent / "home"), **env), timeout=120,
-        capture_output=True, text=True, check=False,
+def start(
+    zygote: Zygote, run: Path, first: int, last: int, *options: str, status: int = 0, **env: str
+) -> None:
+    done = zygote.start(
+        [str(run), str(first), str(last), *options], module="tests.tracking.wandb_start",
+        env=environment(HOME=str(run.parent / "home"), **env),
     )  # fmt: skip
-    assert done.returncode == status, done.stderr
+    assert done.statuses == [status], done.log
 
 
 def of_wandb(home: Path) -> list[Path]:
@@ -120,11 +120,11 @@ def recorded(run: Path) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def started_twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def started_twice(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run after steps 0 to 5 and then 6 to 8."""
     run = tmp_path_factory.mktemp("twice") / "run"
-    start(run, 0, 6)
-    start(run, 6, 9)
+    start(zygote, run, 0, 6)
+    start(zygote, run, 6, 9)
     return run
 
 
@@ -158,10 +158,12 @@ def test_the_step_metric_is_defined_and_each_segment_asks_to_be_appended(
 
 
 @pytest.mark.slow
-def test_two_starts_within_one_second_do_not_share_a_segment(tmp_path: Path) -> None:
+def test_two_starts_within_one_second_do_not_share_a_segment(
+    zygote: Zygote, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     for first in (0, 2):
-        start(run, first, first + 2, "clock=1700000000.25")
+        start(zygote, run, first, first + 2, "clock=1700000000.25")
     names = [path.parent.name for path in segments(run)]
     assert len(names) == 2
     assert len({name[: len("offline-run-20231114_221320")] for name in names}) == 1
@@ -169,37 +171,41 @@ def test_two_starts_within_one_second_do_not_share_a_segment(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_what_a_killed_start_did_not_write_is_told_by_the_next(tmp_path: Path) -> None:
+def test_what_a_killed_start_did_not_write_is_told_by_the_next(
+    zygote: Zygote, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
-    start(run, 0, 10, "kill=1", status=-9)
+    start(zygote, run, 0, 10, "kill=1", status=-9)
     assert set(steps(run)) < set(range(10))  # wandb held them in memory only
     assert recorded(run) == list(range(10))
-    start(run, 8, 12)  # from a checkpoint at step 8: 8 and 9 are repeated
+    start(zygote, run, 8, 12)  # from a checkpoint at step 8: 8 and 9 are repeated
     assert recorded(run) == list(range(12))
     assert set(steps(run)) == set(range(12))
     assert len(segments(run)) == 2
 
 
 @pytest.mark.slow
-def test_w_and_b_from_the_second_start_on_has_the_first_too(tmp_path: Path) -> None:
+def test_w_and_b_from_the_second_start_on_has_the_first_too(zygote: Zygote, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     lines = [
         json.dumps({"step": step, "train/loss": 0.5, "time": 60.0 * step}) for step in range(9)
     ]
     (run / RECORD_NAME).write_text("\n".join(lines) + "\n")
-    start(run, 9, 10)
+    start(zygote, run, 9, 10)
     assert steps(run) == list(range(10))
 
 
 @pytest.mark.slow
-def test_online_a_killed_start_is_continued_and_no_step_is_refused(tmp_path: Path) -> None:
+def test_online_a_killed_start_is_continued_and_no_step_is_refused(
+    zygote: Zygote, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     with wandb_server() as server:
         env = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
-        start(run, 0, 10, "mode=online", "kill=1", status=-9, **env)
-        start(run, 6, 12, "mode=online", "group=other", **env)
-        start(run, 12, 14, "mode=online", **env)
+        start(zygote, run, 0, 10, "mode=online", "kill=1", status=-9, **env)
+        start(zygote, run, 6, 12, "mode=online", "group=other", **env)
+        start(zygote, run, 12, 14, "mode=online", **env)
         (known,) = server.names
         assert known == run_id(run / "wandb")
         history = server.history(known)
@@ -212,13 +218,13 @@ def test_online_a_killed_start_is_continued_and_no_step_is_refused(tmp_path: Pat
 
 @pytest.mark.slow
 def test_a_run_of_two_ranks_started_twice_is_one_run_and_writes_nothing_at_home(
-    pattlite: Run, face_shards: Path, tmp_path: Path
+    forked: Run, face_shards: Path, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
     home.mkdir()
     for epochs in (1, 2):
         arguments = tiny(face_shards, tmp_path, wandb__mode="offline", trainer__epochs=epochs)
-        done = pattlite(*arguments, ranks=2, HOME=str(home), WANDB_API_KEY="")
+        done = forked(*arguments, ranks=2, HOME=str(home), WANDB_API_KEY="")
         assert done.returncode == 0, done.stderr
     run = tmp_path / "tiny"
     assert len(segments(run)) == 2
@@ -233,10 +239,10 @@ def test_a_run_of_two_ranks_started_twice_is_one_run_and_writes_nothing_at_home(
 
 @pytest.mark.slow
 def test_the_record_is_the_same_without_w_and_b(
-    pattlite: Run, face_shards: Path, tmp_path: Path
+    forked: Run, face_shards: Path, tmp_path: Path
 ) -> None:
     for mode in ("disabled", "offline"):
-        done = pattlite(*tiny(face_shards, tmp_path, mode, wandb__mode=mode, trainer__epochs=1))
+        done = forked(*tiny(face_shards, tmp_path, mode, wandb__mode=mode, trainer__epochs=1))
         assert done.returncode == 0, done.stderr
     assert_same_training(tmp_path / "disabled", tmp_path / "offline")
     assert not (tmp_path / "disabled" / "wandb").exists()

@@ -17,6 +17,7 @@ from pattlite_dist.tracking import wandb_sync as sync
 from pattlite_dist.tracking.settings import WandbConfig
 from pattlite_dist.tracking.wandb_run import run_id
 from pattlite_dist.tracking.wandb_segments import Segment
+from tests.starts import Zygote
 from tests.tracking.test_wandb_run import of_wandb, segments, start
 from tests.tracking.wandb_server import KEY, Server, closed_port, wandb_server
 
@@ -24,12 +25,12 @@ slow = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def three_starts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def three_starts(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run: steps 0 to 9 and killed, 6 to 11 in another project, 12 to 13."""
     run = tmp_path_factory.mktemp("runs") / "run"
-    start(run, 0, 10, "kill=1", status=-9)
-    start(run, 6, 12, "project=early")
-    start(run, 12, 14, "project=late", "entity=team")
+    start(zygote, run, 0, 10, "kill=1", status=-9)
+    start(zygote, run, 6, 12, "project=early")
+    start(zygote, run, 12, 14, "project=late", "entity=team")
     return run
 
 
@@ -63,7 +64,7 @@ def call(*arguments: object) -> int:
 
 @slow
 def test_all_segments_become_one_run_in_order(
-    run: Path, server: Server, capsys: pytest.CaptureFixture[str]
+    zygote: Zygote, run: Path, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(run) == 0
     known = run_id(run / "wandb")
@@ -79,7 +80,7 @@ def test_all_segments_become_one_run_in_order(
     rows = len(server.rows[known])
     assert call(run) == 0  # marked, so skipped
     assert "nothing to upload; 2 segment(s) already uploaded" in capsys.readouterr().out
-    start(run, 14, 16)
+    start(zygote, run, 14, 16)
     assert call(run) == 0
     assert "1 segment(s) uploaded, 2 before" in capsys.readouterr().out
     assert server.history(known)[-2:] == [14, 15]

@@ -1,9 +1,6 @@
 """A run whose loss or weights become NaN stops at that step and keeps what was good."""
 
 import math
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -24,7 +21,8 @@ from pattlite_dist.train import run as runs
 from pattlite_dist.train.names import listed
 from pattlite_dist.train.saving import Saver
 from pattlite_dist.train.watch import LossWatch
-from tests.conftest import ROOT, environment, tiny
+from tests.conftest import tiny
+from tests.starts import Zygote
 
 
 def kept(run: Path) -> list[int]:
@@ -113,46 +111,16 @@ def test_a_learning_rate_far_too_high_ends_in_one_line(
     kept(tmp_path / "tiny")
 
 
-_RANK = """
-import os, sys
-import torch
-from pattlite_dist.cli import main
-from pattlite_dist.train import module
-torch.set_num_threads(1)
-real, calls = module.loss_of, [0]
-def loss_of(*args):
-    calls[0] += 1
-    bad = calls[0] == 7 and os.environ["RANK"] == "1"
-    return real(*args) * (float("nan") if bad else 1)
-module.loss_of = loss_of
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 @pytest.mark.slow
 def test_a_loss_that_is_bad_on_one_rank_stops_all_at_the_same_step(
-    face_shards: Path, tmp_path: Path
+    zygote: Zygote, face_shards: Path, tmp_path: Path
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     arguments = tiny(face_shards, tmp_path, trainer__checkpoint_every_steps=3)
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", _RANK, *arguments],
-            env=environment(
-                TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
-                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
-            ),
-            cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    errors = [rank.communicate(timeout=120)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [2, 2], errors
-    assert errors[0] == errors[1]
+    start = zygote.start(arguments, 2, module="tests.train.bad_loss", together=True)
+    assert start.statuses == [2, 2], start.log
+    errors = start.stderr.splitlines()
+    assert len(errors) == 2 and errors[0] == errors[1]  # each rank has told it
     assert errors[0].startswith("pattlite: error: the loss of step 7 is NaN or infinite")
-    assert errors[0].count("\n") == 1
     assert kept(tmp_path / "tiny") == [6]
 
 

@@ -11,14 +11,14 @@ import pytest
 from pattlite_dist.train import checkpoint as checkpoints
 from pattlite_dist.train.names import parse_name
 from tests.conftest import tiny
+from tests.starts import Zygote
+from tests.train.faults import REMOVE, RENAME, RENAMED, REWIND, WRITE, Fault
 from tests.train.harness import (
-    Zygote,
     assert_same_training,
     final,
     nothing_left_over,
     uninterrupted,
 )
-from tests.train.zygote import REMOVE, RENAME, RENAMED, REWIND, WRITE, Fault
 
 EPOCHS, STEPS, SAVE_EVERY = 6, 6, 4  # steps an epoch: 104 samples in global batches of 16
 VALIDATION_BATCHES = {1: 5, 2: 3}  # by ranks: 37 samples in batches of 8
@@ -105,7 +105,7 @@ def killed(zygote: Zygote, arguments: list[str], run: Path, ranks: int, faults: 
     """Start a run once for each fault, and once more to its end; counts the kills."""
     sessions: list[int] = []
     kills = 0
-    with nothing_left_over(sessions):
+    with nothing_left_over(zygote, sessions):
         for fault in faults:
             start = zygote.start(arguments, ranks, fault)
             sessions += start.sessions

@@ -1,11 +1,9 @@
 """Whole training runs, killed for real and continued."""
 
+import functools
 import os
 import shutil
-import signal
-import subprocess
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -17,20 +15,19 @@ from pattlite_dist.errors import UserError
 from pattlite_dist.tracking.folder import load_config
 from pattlite_dist.tracking.record import read_metrics
 from pattlite_dist.train.names import parse_name
-from tests.conftest import Run, command, environment, tiny
+from tests.conftest import Run, tiny
+from tests.starts import Zygote
 from tests.train.harness import assert_same_training, final
 
 STEPS = 13  # an epoch of 104 samples in global batches of 8
 
 
 @pytest.fixture(scope="module")
-def reference(face_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reference(zygote: Zygote, face_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run of three epochs."""
     runs = tmp_path_factory.mktemp("runs")
-    subprocess.run(
-        command(tiny(face_shards, runs, trainer__epochs=3)),
-        env=environment(), check=True, timeout=300,
-    )  # fmt: skip
+    start = zygote.start(tiny(face_shards, runs, trainer__epochs=3))
+    assert start.ended, start.log
     return runs / "tiny"
 
 
@@ -45,56 +42,46 @@ def test_a_run_folder_holds_what_it_should(reference: Path) -> None:
     assert final(reference)["global_step"] == 3 * STEPS
 
 
-def killed_at(steps: Iterator[int], arguments: list[str], run: Path, ranks: int) -> int:
-    """Start the run again and again, killing it at these steps; then let it end."""
+def killed_at(
+    zygote: Zygote, steps: Iterable[int], arguments: list[str], run: Path, ranks: int
+) -> int:
+    """Start the run again and again, killing it from outside at these steps; then let it end."""
+
+    def reached(step: int) -> bool:
+        lines = read_metrics(run / "metrics.jsonl")
+        return bool(lines) and lines[-1]["step"] >= step
+
     kills = 0
     for step in steps:
-        process = subprocess.Popen(
-            command(arguments, ranks), env=environment(), start_new_session=True,
-            stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        while process.poll() is None:
-            lines = read_metrics(run / "metrics.jsonl")
-            if lines and lines[-1]["step"] >= step:
-                os.killpg(process.pid, signal.SIGKILL)
-                _kill_strays(run)
-                kills += 1
-                break
-            time.sleep(0.01)
-        process.wait()
-    subprocess.run(command(arguments, ranks), env=environment(), check=True, timeout=300)
+        start = zygote.start(arguments, ranks, kill=functools.partial(reached, step))
+        assert start.ended or start.statuses == [-9] * ranks, start.log
+        kills += not start.ended
+    start = zygote.start(arguments, ranks)
+    assert start.ended, start.log
     return kills
-
-
-def _kill_strays(run: Path) -> None:
-    # torchrun gives each worker a session of its own, which the group's signal does not reach.
-    subprocess.run(["pkill", "-KILL", "-f", f"--runs={run.parent}"], check=False)
-    while subprocess.run(["pgrep", "-f", f"--runs={run.parent}"], capture_output=True).stdout:
-        time.sleep(0.05)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_killed_run_ends_with_the_same_weights(
-    workers: int, reference: Path, face_shards: Path, tmp_path: Path
+    workers: int, zygote: Zygote, reference: Path, face_shards: Path, tmp_path: Path
 ) -> None:
     arguments = tiny(
         face_shards, tmp_path, trainer__epochs=3, trainer__checkpoint_every_steps=5,
         data__workers=workers,
     )  # fmt: skip
-    kills = killed_at(iter((3, 17, STEPS * 2 - 1)), arguments, tmp_path / "tiny", ranks=1)
+    kills = killed_at(zygote, (3, 17, STEPS * 2 - 1), arguments, tmp_path / "tiny", ranks=1)
     assert kills >= 2
     assert_same_training(reference, tmp_path / "tiny")
 
 
 @pytest.mark.slow
 def test_a_killed_run_of_two_ranks_ends_with_the_same_weights(
-    face_shards: Path, tmp_path: Path
+    zygote: Zygote, face_shards: Path, tmp_path: Path
 ) -> None:
-    whole = tiny(face_shards, tmp_path / "whole")
-    subprocess.run(command(whole, 2), env=environment(), check=True, timeout=300)
+    assert zygote.start(tiny(face_shards, tmp_path / "whole"), 2).ended
     arguments = tiny(face_shards, tmp_path / "killed", trainer__checkpoint_every_steps=4)
-    kills = killed_at(iter((10,)), arguments, tmp_path / "killed" / "tiny", ranks=2)
+    kills = killed_at(zygote, (10,), arguments, tmp_path / "killed" / "tiny", ranks=2)
     assert kills == 1
     assert_same_training(tmp_path / "whole" / "tiny", tmp_path / "killed" / "tiny")
 
@@ -125,18 +112,18 @@ def test_another_configuration_in_the_same_folder_is_refused(
 
 
 def test_ranks_that_cannot_share_the_batch_are_one_line_each(
-    pattlite: Run, face_shards: Path, tmp_path: Path
+    forked: Run, face_shards: Path, tmp_path: Path
 ) -> None:
-    done = pattlite(*tiny(face_shards, tmp_path, trainer__global_batch=9), ranks=2)
+    done = forked(*tiny(face_shards, tmp_path, trainer__global_batch=9), ranks=2)
     assert done.returncode != 0
     assert "a global batch of 9 cannot be shared by 2 ranks" in done.stderr
     assert not (tmp_path / "tiny").exists()
 
 
 def test_an_error_on_rank_0_is_an_error_on_all(
-    pattlite: Run, reference: Path, face_shards: Path
+    forked: Run, reference: Path, face_shards: Path
 ) -> None:
-    done = pattlite(*tiny(face_shards, reference.parent, trainer__epochs=3, seed=9), ranks=2)
+    done = forked(*tiny(face_shards, reference.parent, trainer__epochs=3, seed=9), ranks=2)
     assert done.returncode != 0  # and did not hang: rank 1 learnt of it
     assert done.stderr.count("pattlite: error:") == 1
 

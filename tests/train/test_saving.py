@@ -4,7 +4,6 @@ import math
 import os
 import random
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ from pattlite_dist.train.checkpoint import AtomicCheckpointIO
 from pattlite_dist.train.names import listed, make_name
 from pattlite_dist.train.saving import next_save
 from tests.conftest import tiny
-from tests.train.harness import Zygote, assert_same_training, nothing_left_over, uninterrupted
-from tests.train.zygote import EVERY, Fault, killer
+from tests.starts import Zygote
+from tests.train.faults import EVERY, Fault, killer
+from tests.train.harness import assert_same_training, nothing_left_over, uninterrupted
 
 EPOCHS, STEPS = 4, 6  # steps an epoch: 104 samples in global batches of 16
 LAST = EPOCHS * STEPS
@@ -94,7 +94,7 @@ def test_a_run_stopped_again_and_again_takes_each_step_once_and_ends_the_same(
     run = tmp_path / "tiny"
     faults = strikes(seed, ranks, inside=3, ends=3)
     sessions: list[int] = []
-    with nothing_left_over(sessions):
+    with nothing_left_over(zygote, sessions):
         for fault in faults:
             start = zygote.start(arguments, ranks, fault)
             sessions += start.sessions
@@ -190,15 +190,15 @@ def test_a_damaged_newer_checkpoint_does_not_cost_those_that_are_saved_next(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with room for one checkpoint and its record."""
+def small_disk(zygote: Zygote, tmp_path: Path) -> Iterator[Path]:
+    """A file system for the zygote's ranks, with room for one checkpoint and its record."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small disk; run as root, as in a container")
     folder = tmp_path / "disk"
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], check=True)
+    zygote.inside("mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder)
     yield folder
-    subprocess.run(["umount", folder], check=True)
+    zygote.inside("umount", folder)
 
 
 @pytest.mark.slow
@@ -207,16 +207,17 @@ def test_a_full_disk_ends_no_run_and_loses_no_step(
 ) -> None:
     """No rank waits for one that could not write; what was saved before stays whole."""
     arguments = options(face_shards, small_disk)
+    run = zygote.root / small_disk.relative_to("/") / "tiny"
     start = zygote.start(arguments, 2)
     assert 2 in start.statuses, start
     assert start.log.count("not saved, training goes on: cannot write") == EPOCHS - 1
     assert "run the same command again" in start.log
-    assert [item.step for item in listed(small_disk / "tiny" / "checkpoints")] == [STEPS]
-    assert list((small_disk / "tiny" / "checkpoints").glob(".*")) == []
-    subprocess.run(["mount", "-o", "remount,size=50m", small_disk], check=True)
+    assert [item.step for item in listed(run / "checkpoints")] == [STEPS]
+    assert list((run / "checkpoints").glob(".*")) == []
+    zygote.inside("mount", "-o", "remount,size=50m", small_disk)
     start = zygote.start(arguments, 2)
     assert start.ended, start.log
-    assert_same_training(references[2], small_disk / "tiny")
+    assert_same_training(references[2], run)
 
 
 @pytest.mark.parametrize(("share", "many"), [(1e9, True), (0.01, False)])

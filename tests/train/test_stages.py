@@ -21,8 +21,9 @@ from pattlite_dist.train import run as runs
 from pattlite_dist.train.checkpoint import AtomicCheckpointIO
 from pattlite_dist.train.stages import blocks, unfrozen
 from tests.conftest import ROOT, tiny
-from tests.train.harness import Zygote, assert_same_training, final, logged
-from tests.train.zygote import Fault, killer
+from tests.starts import Zygote
+from tests.train.faults import Fault, killer
+from tests.train.harness import assert_same_training, final, logged
 
 STEPS, START, EPOCHS = 3, 1, 3  # 104 samples in global batches of 32
 BOUNDARY, LAST = START * STEPS, EPOCHS * STEPS

@@ -1,29 +1,22 @@
-"""A process that imports everything once and forks the ranks of start after start of a run.
+"""Faults: a rank that kills itself, or is sent another signal, at one exact place.
 
-Each rank is a whole process with a session of its own, which calls the command line as a launcher
-would make it do, and which may be told to kill itself at one exact place. Requests are read as
-lines of JSON from the standard input; each is answered by a line once all of its ranks are gone.
+`tests.zygote` installs them in the ranks that it forks.
 """
 
-import contextlib
 import hashlib
 import io
 import json
 import os
 import signal
-import socket
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import jsonargparse  # noqa: F401  else each rank would import it
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from pattlite_dist.cli import main
 from pattlite_dist.train import run as runs
 from pattlite_dist.train.names import parse_name
 
@@ -169,72 +162,3 @@ def install(fault: Fault | None, record: str | None, freeze: bool) -> None:
         tear_checkpoint(fault)
     elif fault is not None:
         watch_files(fault)
-
-
-def be_rank(request: dict[str, Any], rank: int, port: int) -> NoReturn:
-    """In the forked process: become one rank of a start, to the end."""
-    os.setsid()
-    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for number, descriptor in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
-        os.dup2(descriptor, number)
-    size = request["ranks"]
-    if size > 1:
-        os.environ.update(
-            TORCHELASTIC_RUN_ID="zygote", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), LOCAL_WORLD_SIZE=str(size),
-        )  # fmt: skip
-    fault = Fault(**request["fault"]) if request["fault"] else None
-    record = request["record"] and f"{request['record']}.{rank}"
-    mine = fault is not None and fault.rank in (rank, EVERY)
-    install(fault if mine else None, record, request["freeze"])
-    sys.exit(main(request["arguments"]))
-
-
-def wait(ranks: list[int], limit: float, together: bool) -> list[int]:
-    """How each rank ended.
-
-    Where one fails, the others are killed, as a scheduler does, unless all are to leave `together`.
-    """
-    statuses: dict[int, int] = {}
-    deadline = time.monotonic() + limit
-    while len(statuses) < len(ranks):
-        for pid in set(ranks) - statuses.keys():
-            done, status = os.waitpid(pid, os.WNOHANG)
-            if done:
-                statuses[pid] = os.waitstatus_to_exitcode(status)
-        failed = any(statuses.values()) and not together
-        if failed or time.monotonic() > deadline:
-            for pid in set(ranks) - statuses.keys():
-                with contextlib.suppress(ProcessLookupError):  # not yet a session of its own
-                    os.killpg(pid, signal.SIGKILL)
-        time.sleep(0.01)
-    return [statuses[pid] for pid in ranks]
-
-
-def start(request: dict[str, Any]) -> dict[str, Any]:
-    """Start a run once, and see its ranks to their end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    pids = []
-    for rank in range(request["ranks"]):
-        pid = os.fork()
-        if not pid:
-            be_rank(request, rank, port)
-        pids.append(pid)
-    begin = time.monotonic()
-    together = bool(request["fault"]) and request["fault"]["signum"] != signal.SIGKILL
-    statuses = wait(pids, request["limit"], together)
-    return {"sessions": pids, "statuses": statuses, "seconds": time.monotonic() - begin}
-
-
-def serve() -> None:
-    """Answer requests until there are no more."""
-    torch.set_num_threads(1)
-    assert len(list(Path("/proc/self/task").iterdir())) == 1, "a fork takes along only one thread"
-    for line in sys.stdin:
-        print(json.dumps(start(json.loads(line))), flush=True)
-
-
-if __name__ == "__main__":
-    serve()
