@@ -66,7 +66,7 @@ class FERModule(pl.LightningModule):
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Seed dropout from the step: a resumed run draws what an uninterrupted one would."""
         stream = raw_stream(self.config.seed, self.global_rank, DROPOUT, self.global_step, 1)
-        seed = int(stream[0] >> 1)
+        seed = int(stream[0]) >> 1
         # Not `torch.manual_seed`: without CUDA it formats and keeps a stack trace at every call.
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
