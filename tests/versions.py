@@ -25,7 +25,8 @@ UV = Path(sys.executable).with_name("uv")
 NEWEST = 14  # the newest 3.x that is looked for
 QUICK = "not slow and not slurm and not real_data"
 SHOWN = ("torch", "numpy", "pytorch-lightning", "pillow")
-# What setup.cfg does not name is the newest, but for this: 3.3 warns of every use by Matplotlib 3.8.
+# What setup.cfg does not name is the newest there is, except where an old Matplotlib uses names of
+# which the newest one warns.
 OLD_BESIDE_OLD = ["pyparsing>=3.1,<3.3"]
 
 
