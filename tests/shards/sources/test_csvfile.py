@@ -6,6 +6,7 @@ import hashlib
 import io
 import lzma
 import random
+import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -142,12 +143,13 @@ class _Short(io.BytesIO):
         return super().read(self.size)
 
 
-@given(
-    st.lists(
-        st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), max_size=4),
-        max_size=4,
-    )
+# Before Python 3.11 the csv module neither writes nor reads a NUL.
+WRITABLE = st.characters(
+    exclude_categories=["Cs"], exclude_characters="\0" if sys.version_info < (3, 11) else ""
 )
+
+
+@given(st.lists(st.lists(st.text(WRITABLE, max_size=8), max_size=4), max_size=4))
 def test_what_the_csv_module_writes_is_read(rows: list[list[str]]) -> None:
     stream = io.StringIO(newline="")
     csv.writer(stream, quoting=csv.QUOTE_ALL).writerows(rows)
