@@ -2,7 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -33,7 +34,7 @@ def supported(library: str) -> str:
     except metadata.PackageNotFoundError:  # a copy of the code that is not installed
         required = []
     plain = [text.partition(";")[0].strip() for text in required]
-    return next((text for text in plain if text.startswith(library)), library)
+    return next((text for text in plain if re.match(rf"{library}(?![\w-])", text)), library)
 
 
 def find(library: str, root: Any, path: str) -> Any:
@@ -49,7 +50,7 @@ def find(library: str, root: Any, path: str) -> Any:
 
 
 def find_function(
-    library: str, root: Any, path: str, arguments: Iterable[str] = ()
+    library: str, root: Any, path: str, arguments: Sequence[str] = ()
 ) -> Callable[..., Any]:
     """The same, of a function that takes these arguments by name.
 
@@ -59,7 +60,7 @@ def find_function(
     function = find(library, root, path)
     if not callable(function):
         raise changed(library, f"function `{path}`")
-    known = inspect.signature(function).parameters
+    known = inspect.signature(function).parameters if arguments else {}
     missing = [name for name in arguments if name not in known]
     if missing:
         raise changed(library, f"argument {missing[0]!r} of `{path}`")

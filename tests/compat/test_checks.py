@@ -5,11 +5,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
+from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from pattlite_dist import cli
 from pattlite_dist.compat import jsonargparse as parsers
 from pattlite_dist.compat import lightning, submitit, torch, wandb
 from pattlite_dist.errors import UserError
+from pattlite_dist.train.trainer import quiet_libraries
 from tests.conftest import tiny
 
 
@@ -46,10 +49,13 @@ def test_a_name_that_is_gone_is_one_line(
         check()
 
 
-def test_a_counter_of_another_layout_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    import pytorch_lightning as pl
+def trainer() -> pl.Trainer:
+    quiet_libraries()
+    return pl.Trainer(accelerator="cpu", barebones=True, plugins=[LightningEnvironment()])
 
-    loop = pl.Trainer(accelerator="cpu", barebones=True).fit_loop
+
+def test_a_counter_of_another_layout_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = trainer().fit_loop
     state = loop.state_dict()
     checkpoint = {"loops": {"fit_loop": state}}
     lightning.begin_validation(checkpoint)
@@ -58,21 +64,19 @@ def test_a_counter_of_another_layout_is_an_error(monkeypatch: pytest.MonkeyPatch
     del state["epoch_loop.batch_progress"]["total"]["processed"]
     with pytest.raises(UserError, match=r"`epoch_loop\.batch_progress\.total` among"):
         lightning.begin_validation(checkpoint)
-    monkeypatch.setattr(pl.loops.fit_loop._FitLoop, "state_dict", lambda self: {})
+    monkeypatch.setattr(type(loop), "state_dict", lambda self: {})
     with pytest.raises(UserError, match="among a checkpoint's counters"):
         lightning.check()
 
 
 def test_lightning_is_left_no_handler_and_no_broadcast() -> None:
-    import pytorch_lightning as pl
-
-    trainer = pl.Trainer(accelerator="cpu", barebones=True)
-    lightning.leave_signals_alone(trainer)
-    assert trainer._signal_connector.register_signal_handlers() is None
-    assert trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor() is None
-    del trainer.fit_loop.epoch_loop
+    left = trainer()
+    lightning.leave_signals_alone(left)
+    assert left._signal_connector.register_signal_handlers() is None
+    assert left.fit_loop.epoch_loop._broadcast_sigterm_tensor() is None
+    del left.fit_loop.epoch_loop
     with pytest.raises(UserError, match="_broadcast_sigterm_tensor"):
-        lightning.leave_signals_alone(trainer)
+        lightning.leave_signals_alone(left)
 
 
 def test_a_submitit_that_would_ignore_the_requeue_command_is_refused(
@@ -84,7 +88,7 @@ def test_a_submitit_that_would_ignore_the_requeue_command_is_refused(
     monkeypatch.setattr(
         "submitit.core.job_environment.SignalHandler.checkpoint_and_try_requeue", other
     )
-    with pytest.raises(UserError, match="that calls `env._requeue`"):
+    with pytest.raises(UserError, match=r"that calls `env\._requeue`"):
         submitit.check()
 
 
@@ -158,8 +162,8 @@ def test_nothing_is_uploaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
 def test_a_parser_that_does_not_list_its_options_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delattr("argparse.HelpFormatter._expand_help")
-    with pytest.raises(UserError, match="jsonargparse .* has no `_expand_help`"):
+    monkeypatch.setattr("jsonargparse.DefaultHelpFormatter", SimpleNamespace())
+    with pytest.raises(UserError, match=r"jsonargparse .* has no `_expand_help`"):
         parsers.formatter(str)
-    with pytest.raises(UserError, match="jsonargparse .* has no `_actions`"):
+    with pytest.raises(UserError, match=r"jsonargparse .* has no `_actions`"):
         parsers.actions(SimpleNamespace())  # type: ignore[arg-type]

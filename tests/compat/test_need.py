@@ -28,7 +28,7 @@ def test_what_is_gone_is_one_line_with_the_version_and_those_that_are_supported(
 
 
 def test_another_shape_is_an_error_too() -> None:
-    with pytest.raises(UserError, match="argument 'c' of `part._work`"):
+    with pytest.raises(UserError, match=r"argument 'c' of `part\._work`"):
         find_function("torch", Library, "part._work", ("a", "c"))
     with pytest.raises(UserError, match="function `part`"):
         find_function("torch", type("Root", (), {"part": 3}), "part")
