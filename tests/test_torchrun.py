@@ -19,6 +19,7 @@ import pytest
 
 from pattlite_dist.tracking.record import RECORD_NAME, read_metrics
 from tests.conftest import ROOT, environment, tiny
+from tests.starts import Zygote
 from tests.train.harness import alive, assert_same_training, final
 
 SCRIPT = ROOT / "launch" / "torchrun.sh"
@@ -193,18 +194,21 @@ def step(run: Path) -> int:
     return int(lines[-1]["step"]) if lines else -1
 
 
-def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+@pytest.fixture
+def address() -> Iterator[str]:
+    """Where agents can meet; nobody else is given its port."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))  # an agent may listen there all the same
+        yield f"127.0.0.1:{held.getsockname()[1]}"
 
 
 @pytest.fixture(scope="module")
-def whole(face_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An uninterrupted run of two processes on one machine."""
+def whole(zygote: Zygote, face_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run of two processes, which no agent has started."""
     runs = tmp_path_factory.mktemp("whole")
-    agent = Agent(tiny(face_shards, runs, trainer__epochs=EPOCHS), runs / "log", NPROC="2")
-    assert agent.wait() == 0, agent.log
+    start = zygote.start(tiny(face_shards, runs, trainer__epochs=EPOCHS), 2)
+    assert start.ended, start.log
     return runs / "tiny"
 
 
@@ -231,10 +235,10 @@ def test_where_a_worker_is_killed_all_go_on_from_the_last_checkpoint(
 
 @slow
 def test_two_machines_train_as_two_processes_of_one_also_when_a_worker_is_killed(
-    whole: Path, face_shards: Path, tmp_path: Path, agents: Callable[..., Agent]
+    whole: Path, face_shards: Path, tmp_path: Path, agents: Callable[..., Agent], address: str
 ) -> None:
     run = tmp_path / "tiny"
-    env = {"NPROC": "1", "NNODES": "2", "RDZV": free_address()}
+    env = {"NPROC": "1", "NNODES": "2", "RDZV": address}
     both = [agents(arguments(face_shards, tmp_path), **env) for _ in range(2)]
     until(lambda: step(run) >= STEPS, both)
     before = [agent.workers() for agent in both]
@@ -248,10 +252,10 @@ def test_two_machines_train_as_two_processes_of_one_also_when_a_worker_is_killed
 
 @slow
 def test_a_machine_that_is_lost_is_done_without_and_may_come_back(
-    face_shards: Path, tmp_path: Path, agents: Callable[..., Agent]
+    face_shards: Path, tmp_path: Path, agents: Callable[..., Agent], address: str
 ) -> None:
     run = tmp_path / "tiny"
-    env = {"NPROC": "1", "NNODES": "1:2", "RDZV": free_address(), "PET_RDZV_CONF": QUICK}
+    env = {"NPROC": "1", "NNODES": "1:2", "RDZV": address, "PET_RDZV_CONF": QUICK}
     options = arguments(face_shards, tmp_path, epochs=60)
 
     def said(word: str) -> int:
@@ -283,10 +287,10 @@ def test_a_machine_that_is_lost_is_done_without_and_may_come_back(
 
 @slow
 def test_one_goes_on_alone_to_the_end(
-    face_shards: Path, tmp_path: Path, agents: Callable[..., Agent]
+    face_shards: Path, tmp_path: Path, agents: Callable[..., Agent], address: str
 ) -> None:
     run = tmp_path / "tiny"
-    env = {"NPROC": "1", "NNODES": "1:2", "RDZV": free_address(), "PET_RDZV_CONF": QUICK}
+    env = {"NPROC": "1", "NNODES": "1:2", "RDZV": address, "PET_RDZV_CONF": QUICK}
     both = [agents(arguments(face_shards, tmp_path), **env) for _ in range(2)]
     until(lambda: "; 2 rank(s)" in both[0].log + both[1].log and step(run) >= STEPS, both)
     # The one that holds the address must stay: it is the one that listens there.
