@@ -1,6 +1,9 @@
 # make demo                       set-up, then the whole road on generated faces
 # make demo SOURCE=fer2013.csv    the same on real data (hours on a CPU; minutes with a GPU)
 # make test                       set-up, then lint, types and tests
+# make test-pythons               the quick tests on every Python from 3.10 to 3.14 that is found
+# make test-oldest                on the oldest Python, with the lowest versions setup.cfg allows
+# make test-newest                on the newest Python found, ignoring setup.cfg's upper bounds
 #
 # PIP_ARGS is handed to pip; without a GPU the smaller CPU build of PyTorch does:
 #   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
@@ -13,17 +16,22 @@ NPROC ?= 2
 WORKERS ?= $(shell expr $$(nproc) + 1)
 BIN := .venv/bin
 DEMO := demo
+PYTEST_WORKERS := -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test lint types tests clean help
+.PHONY: demo test lint types tests test-pythons test-oldest test-newest clean help
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
-.venv/installed: setup.cfg pyproject.toml
+define check-python
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "make: Python 3.10 or later is needed; name one with PYTHON=python3.x" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "make: Python's venv is missing; install it (Debian: apt-get install python3-venv)" >&2; exit 2; }
+endef
+
+.venv/installed: setup.cfg pyproject.toml
+	$(check-python)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable ".[dev]"
@@ -56,7 +64,15 @@ types: .venv/installed
 	$(BIN)/mypy
 
 tests: .venv/installed
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/pytest $(PYTEST_WORKERS) $(PYTEST_ARGS)
+
+.venvs/uv/bin/uv:
+	$(check-python)
+	$(PYTHON) -m venv .venvs/uv
+	.venvs/uv/bin/python -m pip install --quiet uv
+
+test-pythons test-oldest test-newest: test-%: .venvs/uv/bin/uv
+	.venvs/uv/bin/python tests/versions.py $* $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
 clean:
-	rm -rf $(DEMO) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(DEMO) .venvs .mypy_cache .pytest_cache .ruff_cache .hypothesis

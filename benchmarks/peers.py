@@ -1,10 +1,10 @@
 """Other loaders over the same images, as their own documentation shows them.
 
-Imports nothing of pattlite_dist, so that a peer can run in an environment of its own:
+Does not import pattlite_dist, so that a peer can run in a separate environment:
 
     python benchmarks/peers.py NAME FOLDER {uint8,float} SECONDS
 
-prints one line of JSON: images a second, and the memory the process grew by.
+prints one line of JSON: images per second, and the growth of the process's memory.
 """
 
 import json
@@ -22,7 +22,7 @@ WARM_UP = 10  # batches before the clock starts
 
 
 def per_sample(kind: str) -> Callable[[Any], torch.Tensor]:
-    """Torchvision's transforms: the bare pixels, or flip, rotation, 96 px, normalised floats."""
+    """Torchvision's transforms: plain pixels, or flip, rotation, 96 px, normalised floats."""
     from torchvision.transforms import v2
 
     if kind == "uint8":
@@ -35,7 +35,7 @@ def per_sample(kind: str) -> Callable[[Any], torch.Tensor]:
 
 
 def stock_webdataset(folder: Path, kind: str) -> Iterator[torch.Tensor]:
-    """Webdataset as its README shows: shuffle, decode, per-sample transforms, batched."""
+    """Webdataset as in its README: shuffle, decode, per-sample transforms, batched."""
     import webdataset
 
     urls = sorted(str(path) for path in folder.glob("train-*.tar"))
@@ -48,7 +48,7 @@ def stock_webdataset(folder: Path, kind: str) -> Iterator[torch.Tensor]:
 
 
 def image_folder(folder: Path, kind: str) -> Iterator[torch.Tensor]:
-    """Torchvision's ImageFolder in a DataLoader, one PNG file a sample."""
+    """Torchvision's ImageFolder in a DataLoader, one PNG file per sample."""
     from torch.utils.data import DataLoader
     from torchvision.datasets import ImageFolder
 
@@ -59,7 +59,7 @@ def image_folder(folder: Path, kind: str) -> Iterator[torch.Tensor]:
 
 
 def mosaic(folder: Path, kind: str) -> Iterator[torch.Tensor]:
-    """mosaicml-streaming over PNGs in its own format, which it keeps encoded."""
+    """mosaicml-streaming over PNGs in its own format, which keeps them encoded."""
     from streaming import StreamingDataLoader, StreamingDataset
 
     transform = per_sample(kind)
@@ -85,14 +85,14 @@ def write_mosaic(pictures: Path, folder: Path) -> None:
 
 
 def memory() -> tuple[float, float]:
-    """Resident MB of this process: its own pages, and with the shared ones it maps."""
+    """Resident MB of this process: its own pages, and those plus mapped shared ones."""
     lines = (line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
     fields = {key: value.split()[0] for key, value in lines if value.split()}
     return int(fields["RssAnon"]) / 1e3, int(fields["VmRSS"]) / 1e3
 
 
 def measure(batches: Iterable[torch.Tensor], seconds: float) -> dict[str, float]:
-    """Images a second after a few batches, and the memory grown by the end."""
+    """Images per second after a few batches, and the growth of memory until the end."""
     own, resident = memory()
     images, begin = 0, 0.0
     for number, batch in enumerate(batches):

@@ -1,13 +1,13 @@
-"""How many more images a second two single-thread ranks train than one, by what a step holds.
+"""How much faster two single-thread ranks train than one, by what a step includes.
 
     torchrun --standalone --nproc-per-node=2 benchmarks/scaling.py shards/fer2013 [--json FILE]
 
 Each rank has a core and the same batch (weak scaling), over gloo, with model and image size of
-configs/fer2013.yaml. `bare` steps on a tensor in memory; `loader` on batches from the stream,
-resized and normalised; `augmentation` adds what training does to them. In turns of a few steps one
-rank works alone, then both without a word to each other (what the machine can give), then both
-under DDP, so that a machine whose speed wanders slows all three. The fastest turn of each is told,
-as timeit does: what makes the others slower is the machine.
+configs/fer2013.yaml. `bare` trains on a tensor in memory; `loader` on batches from the stream,
+resized and normalised; `augmentation` adds training's augmentation. In turns of a few steps, one
+rank works alone, then both independently (the machine's limit), then both under DDP, so changes in
+the machine's speed affect all three. As in timeit, the fastest turn of each is reported: the others
+are slower because of the machine.
 """
 
 import argparse
@@ -41,7 +41,7 @@ CONFIG = Path(__file__).parent.parent / "configs" / "fer2013.yaml"
 
 
 def configuration(shards: str) -> Config:
-    """That of configs/fer2013.yaml, with a batch of `BATCH` a rank."""
+    """That of configs/fer2013.yaml, with a batch of `BATCH` per rank."""
     tree = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
     tree["data"]["shards"] = shards
     tree["trainer"]["global_batch"] = BATCH * 2
@@ -49,7 +49,7 @@ def configuration(shards: str) -> Config:
 
 
 def batches(data: FERData, kind: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Prepared images and labels without end."""
+    """Prepared images and labels, endlessly."""
     epochs = 0
     first: tuple[torch.Tensor, torch.Tensor] | None = None
     while True:
@@ -64,7 +64,7 @@ def batches(data: FERData, kind: str) -> Iterator[tuple[torch.Tensor, torch.Tens
 
 
 def stepper(config: Config, network: Any, model: Any) -> Callable[[Any, Any], None]:
-    """A training step of `model`, which is `network` or a wrapper of it."""
+    """A training step of `model`, which is `network` or a wrapper around it."""
     optimizer = build_optimizer(network, config.optim)
 
     def step(images: torch.Tensor, labels: torch.Tensor) -> None:
@@ -77,7 +77,7 @@ def stepper(config: Config, network: Any, model: Any) -> Callable[[Any, Any], No
 
 
 def turn(step: Callable[[Any, Any], None], source: Any, steps: int, works: bool) -> float:
-    """Seconds of some steps, until the slower rank has ended them too."""
+    """Seconds for some steps, until the slower rank has finished too."""
     dist.barrier()
     began = time.perf_counter()
     for _ in range(steps if works else 0):
@@ -87,7 +87,7 @@ def turn(step: Callable[[Any, Any], None], source: Any, steps: int, works: bool)
 
 
 def measure(world: World, shards: str, steps: int, turns: int) -> dict[str, dict[str, float]]:
-    """Images a second, by kind and by who works."""
+    """Images per second, by kind and by who works."""
     config = configuration(shards)
     manifest = fetch_manifest(origin(config.data))
 
@@ -110,7 +110,7 @@ def measure(world: World, shards: str, steps: int, turns: int) -> dict[str, dict
                 "apart": turn(apart, source, steps, True),
                 "together": turn(together, source, steps, True),
             }
-            for name, value in seconds.items() if number else ():  # the first warms up
+            for name, value in seconds.items() if number else ():  # the first turn is a warm-up
                 found[name].append(BATCH * steps * (1 if name == "one" else 2) / value)
         figures[kind] = {name: max(rates) for name, rates in found.items()}
     return figures
@@ -120,7 +120,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shards")
-    parser.add_argument("--steps", type=int, default=2, help="of a turn")
+    parser.add_argument("--steps", type=int, default=2, help="per turn")
     parser.add_argument("--turns", type=int, default=16)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -136,7 +136,7 @@ def main() -> None:
     worlds.disconnect()
     if not world.main:
         return
-    rows = [["images/s, a step with", "1 rank", "2 apart", "over 1", "2 under DDP", "over 1"]]
+    rows = [["images/s, a step with", "1 rank", "2 independent", "over 1", "2 under DDP", "over 1"]]
     for kind, found in figures.items():
         cells = [f"{found['one']:,.1f}"]
         for name in ("apart", "together"):

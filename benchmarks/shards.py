@@ -1,13 +1,13 @@
-"""Seconds and memory of making and checking shards beside a plain script, in one run.
+"""Time and memory to make and check shards, compared with a plain script in the same run.
 
     python benchmarks/shards.py fer2013.csv [--jobs 2] [--rounds 3] [--json figures.json]
 
-The plain script is the csv module, Pillow and webdataset's ShardWriter. Every figure comes from
-processes of its own, start-up included; the rounds alternate, and the least of each is told, for
-whatever else runs meanwhile only adds. Memory is the highest sum over all of a command's processes,
-each page that several share counted once, in a run that is not timed, for looking takes time; it is
-taken for the whole file and for every fourth sample of it. The CSV has to be a plain file, for the
-script's sake.
+The plain script is the csv module, Pillow and webdataset's ShardWriter. Every figure comes from its
+own processes and includes start-up; the rounds alternate, and the fastest of each is reported,
+because other processes only add time. Memory is the highest sum over all processes of a command,
+with shared pages counted once, in a separate run, because sampling takes time; it is measured for
+the whole file and for every fourth sample of it. The CSV must be a plain file, because the script
+cannot read others.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-SAMPLED_EVERY = 0.05  # seconds between two looks at the memory
+SAMPLED_EVERY = 0.05  # seconds between samples of the memory
 SPLITS = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 NAMES = {
     "plain": "csv + Pillow + ShardWriter",
@@ -32,7 +32,7 @@ NAMES = {
 
 
 class Figure(NamedTuple):
-    """One command: seconds, and peak memory in MB, 0 where nobody looked."""
+    """One command: seconds, and peak memory in MB, 0 if not measured."""
 
     seconds: float
     peak_mb: float
@@ -58,7 +58,7 @@ def plain(source: Path, folder: Path) -> None:
 
 
 def tree(root: int) -> list[int]:
-    """A process and all that descend from it."""
+    """A process and all of its descendants."""
     children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -67,7 +67,7 @@ def tree(root: int) -> list[int]:
             continue
         children.setdefault(parent, []).append(int(path.parent.name))
     found = [root]
-    for pid in found:  # which grows meanwhile
+    for pid in found:  # the list grows during the loop
         found += children.get(pid, [])
     return found
 
@@ -85,7 +85,7 @@ def memory(root: int) -> float:
 
 
 def measure(watched: bool, *command: object) -> Figure:
-    """Run a command, and look at its memory all the time if it is to be watched."""
+    """Run a command, sampling its memory if `watched`."""
     began, peak = time.perf_counter(), 0.0
     with tempfile.TemporaryFile() as told:
         process = subprocess.Popen([str(word) for word in command], stdout=told, stderr=told)
@@ -118,7 +118,7 @@ def one_round(source: Path, folder: Path, jobs: int, watched: bool) -> dict[str,
 
 
 def write_quarter(source: Path, path: Path) -> int:
-    """Write every fourth sample, of each split; return how many samples the whole has."""
+    """Write every fourth sample, of all splits; returns the number of samples in the whole file."""
     with source.open("rb") as lines, path.open("wb") as out:
         out.write(next(lines))
         samples = 0
@@ -133,7 +133,7 @@ def figures_of(source: Path, jobs: int, rounds: int) -> dict[str, dict[str, floa
     """Every figure, by command."""
     with tempfile.TemporaryDirectory() as name:
         folder, small = Path(name), Path(name) / "quarter.csv"
-        samples = write_quarter(source, small)  # reads all, which leaves it in memory
+        samples = write_quarter(source, small)  # reads the whole file into the page cache
         quarter = one_round(small, folder, jobs, watched=True)
         whole = one_round(source, folder, jobs, watched=True)
         timed = []
@@ -171,7 +171,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", type=Path, help="a plain fer2013.csv")
-    parser.add_argument("--jobs", type=int, default=2, help="processes of ours")
+    parser.add_argument("--jobs", type=int, default=2, help="processes of `shards`")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plain", type=Path, help=argparse.SUPPRESS)
@@ -181,7 +181,7 @@ def main() -> None:
         return
     figures = figures_of(options.source, options.jobs, options.rounds)
 
-    from pattlite_dist.console import print_rows  # not for the plain script, which has no need
+    from pattlite_dist.console import print_rows  # here, because the plain script does not need it
 
     print_rows(table(figures, options.jobs))
     if options.json:

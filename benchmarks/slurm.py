@@ -1,10 +1,10 @@
-"""How long a job takes to its first step, to leave at a signal, and to go on, on a real SLURM.
+"""How long a job takes to its first step, to stop at a signal, and to resume, on a real SLURM.
 
     python benchmarks/slurm.py shards/fer2013 --profile cpu [--rounds 3] [--json figures.json]
 
 Submits one run of configs/fer2013.yaml, sends it SIGUSR2 as SLURM does before its time limit, and
-waits until it has taken its next step, again and again; then cancels it. Medians are told.
-`profile.KEY=VALUE` words change the profile.
+waits for its next step; repeats that, then cancels the job. Medians are reported.
+`profile.KEY=VALUE` arguments change the profile.
 """
 
 import argparse
@@ -23,15 +23,15 @@ from pattlite_dist.slurm.queue import state_of
 from pattlite_dist.tracking import history
 
 CONFIG = Path(__file__).parent.parent / "configs" / "fer2013.yaml"
-LIMIT = 600.0  # seconds for any one thing
+LIMIT = 600.0  # seconds to wait for anything
 
 
 def wait(found: Callable[[], Any]) -> Any:
-    """What `found` returns, once it is true."""
+    """What `found` returns, as soon as it is true."""
     deadline = time.monotonic() + LIMIT
     while not (result := found()):
         if time.monotonic() > deadline:
-            raise SystemExit(f"nothing came in {LIMIT:.0f} s; is the cluster busy?")
+            raise SystemExit(f"nothing happened in {LIMIT:.0f} s; is the cluster busy?")
         time.sleep(0.02)
     return result
 
@@ -43,7 +43,7 @@ def pattlite(*words: str) -> str:
 
 
 def measure(options: argparse.Namespace, runs: Path) -> dict[str, list[float]]:
-    """Seconds of each round, by what they were spent on."""
+    """Seconds of each round, by what took them."""
     run = runs / "benchmark"
 
     def events(name: str) -> list[dict[str, Any]]:
@@ -64,7 +64,7 @@ def measure(options: argparse.Namespace, runs: Path) -> dict[str, list[float]]:
             time.sleep(1)
             signalled = time.time()
             subprocess.run(["scancel", "--signal=USR2", job], check=True)
-            # COMPLETING as long as one of its processes lives.
+            # COMPLETING while any of its processes is alive.
             wait(lambda: state_of(job) not in ("RUNNING", "COMPLETING", "SIGNALING"))
             left.append(time.time() - signalled)
             wait(lambda n=number: len(events("first_step")) > n)
@@ -83,7 +83,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shards")
-    parser.add_argument("words", nargs="*", help="profile.KEY=VALUE, KEY=VALUE of the run")
+    parser.add_argument("words", nargs="*", help="profile.KEY=VALUE, or KEY=VALUE for the run")
     parser.add_argument("--profile", required=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)

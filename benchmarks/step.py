@@ -2,9 +2,9 @@
 
     python benchmarks/step.py [--json figures.json]
 
-The model is so small that overhead is all there is; batches lie in memory. Ours is the set-up of
+The model is so small that only overhead is measured; batches are in memory. Ours is the set-up of
 `pattlite train` (its module, callbacks, loggers and checkpoints); the plain one has Lightning's
-default logger and progress bar. The rounds are interleaved, and their median is told.
+default logger and progress bar. The rounds are interleaved, and their median is reported.
 """
 
 import argparse
@@ -43,12 +43,12 @@ CONFIG = Config.model_validate(
 
 
 def tiny() -> nn.Module:
-    """Images of 8 x 8 to logits, by one matrix."""
+    """One matrix, from images of 8 x 8 to logits."""
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, CLASSES))
 
 
 def batches(steps: int) -> list[dict[str, Any]]:
-    """Batches as the data module hands them over."""
+    """Batches as the data module delivers them."""
     generator = torch.Generator().manual_seed(0)
     shared = {
         "image": torch.randn(BATCH, 3, 8, 8, generator=generator),
@@ -97,7 +97,7 @@ class Clock(pl.Callback):
 
 
 class Plain(pl.LightningModule):
-    """What a tutorial writes."""
+    """A module as in a tutorial."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class Plain(pl.LightningModule):
 
 
 def bare(steps: int, folder: Path) -> float:
-    """A loop as PyTorch's tutorials have it; seconds a step."""
+    """A loop as in PyTorch's tutorials; returns seconds per step."""
     model, data = tiny(), batches(steps)
     optimizer = build_optimizer(model, CONFIG.optim)
     begin = 0.0
@@ -129,7 +129,7 @@ def bare(steps: int, folder: Path) -> float:
 
 
 def fit(trainer: pl.Trainer, module: pl.LightningModule, steps: int) -> float:
-    """Seconds a step of a Trainer."""
+    """Seconds per step of a Trainer."""
     clock = Clock()
     trainer.callbacks.append(clock)
     with (
@@ -151,7 +151,7 @@ def ours(steps: int, folder: Path) -> float:
 
 
 def plain(steps: int, folder: Path) -> float:
-    """Lightning's defaults."""
+    """A Trainer with Lightning's defaults."""
     trainer = pl.Trainer(max_epochs=1, accelerator="cpu", default_root_dir=folder)
     return fit(trainer, Plain(), steps)
 
@@ -161,7 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--profile", action="store_true", help="say where ours spends its time")
+    parser.add_argument("--profile", action="store_true", help="show where ours spends its time")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -185,7 +185,7 @@ def main() -> None:
                 times[name].append(run(options.steps, Path(folder) / f"{name[:4]}{number}"))
     figures = {name: 1e6 * statistics.median(seconds) for name, seconds in times.items()}
     base = figures["a bare PyTorch loop"]
-    rows = [["with a tiny model", "µs a step", "beyond the bare loop, ms"]]
+    rows = [["with a tiny model", "µs per step", "beyond the bare loop, ms"]]
     rows += [[n, f"{value:,.0f}", f"{(value - base) / 1e3:.2f}"] for n, value in figures.items()]
     print_rows(rows)
     if options.json:

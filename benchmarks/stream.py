@@ -1,10 +1,10 @@
-"""Images a second and memory of the stream beside its peers, in one run, one thread each.
+"""Images per second and memory of the stream and its peers, in one run, one thread each.
 
     python benchmarks/stream.py shards/fer2013 [--mosaic PYTHON] [--json figures.json]
 
-Every figure comes from a process of its own. Ours is measured cold (fetch, check, decode into the
+Every figure comes from a separate process. Ours is measured cold (fetch, check, decode into the
 cache: the first epoch) and warm (gathered from the memory map: every later one). `--mosaic` names
-the interpreter of an environment with mosaicml-streaming; without it that peer is left out.
+the interpreter of an environment with mosaicml-streaming; without it, that peer is skipped.
 """
 
 import argparse
@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 
-from pattlite_dist.config import AugmentConfig
 from pattlite_dist.console import print_rows
 from pattlite_dist.data.augment import Preprocess, draw
 from pattlite_dist.data.cache import Cache
@@ -28,6 +27,7 @@ from pattlite_dist.data.fetch import Origin
 from pattlite_dist.data.loader import TrainLoader
 from pattlite_dist.data.plan import TrainPlan
 from pattlite_dist.data.reader import ShardReader
+from pattlite_dist.data.settings import AugmentConfig
 from pattlite_dist.shards.manifest import load_manifest
 from pattlite_dist.train.trainer import reuse_memory
 
@@ -39,7 +39,7 @@ Figures = dict[str, Any]
 
 
 def loader_of(folder: Path, cache: Path) -> TrainLoader:
-    """The loader of one rank that is the whole world."""
+    """The loader of a single rank."""
     manifest = load_manifest(folder)
     plan = TrainPlan([shard.samples for shard in manifest.shards["train"]], 0, 1 << 17, BATCH)
     return TrainLoader(
@@ -48,7 +48,7 @@ def loader_of(folder: Path, cache: Path) -> TrainLoader:
 
 
 def uint8(loader: TrainLoader) -> Iterator[torch.Tensor]:
-    """Batches as the loader yields them, epoch after epoch."""
+    """Batches from the loader, epoch after epoch."""
     return (batch["image"] for batch in itertools.chain.from_iterable(itertools.repeat(loader)))
 
 
@@ -61,7 +61,7 @@ def augmented(loader: TrainLoader) -> Iterator[torch.Tensor]:
 
 
 def ours(kind: str, folder: Path, cache: Path, seconds: float) -> Figures:
-    """One figure of ours, in this process."""
+    """Measure one of our figures, in this process."""
     torch.set_num_threads(1)
     reuse_memory()  # as training does
     loader = loader_of(folder, cache)
@@ -78,7 +78,7 @@ def ours(kind: str, folder: Path, cache: Path, seconds: float) -> Figures:
 
 
 def in_its_own_process(*arguments: object) -> Figures:
-    """What a child prints as its last line."""
+    """The JSON that a child prints as its last line."""
     done = subprocess.run([str(a) for a in arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
@@ -86,7 +86,7 @@ def in_its_own_process(*arguments: object) -> Figures:
 
 
 def unpack(folder: Path, pictures: Path) -> None:
-    """The training shards' PNGs as ImageFolder wants them: a file a sample, a folder a class."""
+    """Unpack the training shards' PNGs for ImageFolder: a file per sample, a folder per class."""
     import webdataset
 
     urls = sorted(str(path) for path in folder.glob("train-*.tar"))
@@ -97,7 +97,7 @@ def unpack(folder: Path, pictures: Path) -> None:
 
 
 def run_all(shards: Path, mosaic: str | None, seconds: float, folder: Path) -> dict[str, Figures]:
-    """Every figure, by kind and name, the kinds' peers right after ours."""
+    """Every figure, by kind and name, with the peers of each kind right after ours."""
     script, cache = Path(peers.__file__), folder / "cache"
     unpack(shards, folder / "pictures")
     where = {"webdataset": shards, "imagefolder": folder / "pictures"}
@@ -119,9 +119,9 @@ def run_all(shards: Path, mosaic: str | None, seconds: float, folder: Path) -> d
 
 NAMES = {
     "ours": "ours",
-    "webdataset": "webdataset (decodes each time)",
-    "imagefolder": "ImageFolder + DataLoader (decodes each time)",
-    "mosaic": "mosaicml-streaming (decodes each time)",
+    "webdataset": "webdataset (decodes every epoch)",
+    "imagefolder": "ImageFolder + DataLoader (decodes every epoch)",
+    "mosaic": "mosaicml-streaming (decodes every epoch)",
 }
 KINDS = {
     "cold": "first epoch: fetched, checked, decoded, uint8 48 px",
@@ -131,15 +131,15 @@ KINDS = {
 
 
 def table(figures: dict[str, Figures]) -> list[list[str]]:
-    """Rows, header first; a ratio is ours over that peer."""
-    rows = [["batches of 128", "who", "images/s", "ours over it", "own MB", "resident MB"]]
+    """Rows, header first; the speed-up is our rate over the peer's."""
+    rows = [["batches of 128", "who", "images/s", "our speed-up", "own MB", "resident MB"]]
     for key, figure in figures.items():
         kind, name = key.split()
         mine, rate = figures[f"{kind} ours"]["images_per_second"], figure["images_per_second"]
         ratio = "" if name == "ours" else f"{mine / rate:.1f}"
         memory = [f"{figure[part]:.0f}" for part in ("own_mb", "resident_mb")]
         rows.append([KINDS[kind], NAMES[name], f"{rate:,.0f}", ratio, *memory])
-        if key == "cold ours":  # webdataset decodes in every epoch as it does in the first
+        if key == "cold ours":  # webdataset decodes in every epoch, as in the first
             rate = figures["uint8 webdataset"]["images_per_second"]
             rows.append([KINDS[kind], "webdataset", f"{rate:,.0f}", f"{mine / rate:.1f}", "", ""])
     return rows
@@ -149,8 +149,8 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shards", type=Path)
-    parser.add_argument("--mosaic", help="an interpreter that has mosaicml-streaming")
-    parser.add_argument("--seconds", type=float, default=8.0, help="a measurement takes")
+    parser.add_argument("--mosaic", help="Python interpreter with mosaicml-streaming")
+    parser.add_argument("--seconds", type=float, default=8.0, help="per measurement")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", choices=list(KINDS), help=argparse.SUPPRESS)
     parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)

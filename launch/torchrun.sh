@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# One process a GPU under torchrun, or NPROC of them on CPU; on a workstation:
+# One process per GPU under torchrun, or NPROC of them on CPUs. On a workstation:
 #
 #   launch/torchrun.sh train -c configs/fer2013.yaml --model.weights imagenet
 #   NPROC=2 launch/torchrun.sh evaluate runs/fer2013
 #
-# On several machines that see the same run folder, the same line on each; RDZV is one of them:
+# On several machines that share the run folder, run the same line on each; RDZV is one of them:
 #
 #   NNODES=2 RDZV=first.example.org:29400 launch/torchrun.sh train -c configs/fer2013.yaml
 #
-# NNODES=1:4 starts with what has come half a minute after the first, lets others join, and goes on
-# without those that are lost. Where a worker dies, all are started again from the last checkpoint,
-# MAX_RESTARTS times. RDZV_ID names the run where one port serves several. Whatever else torchrun
-# takes can be set in its own variables, as in PET_RDZV_CONF=last_call_timeout=5.
+# NNODES=1:4 starts with the machines present half a minute after the first, lets others join, and
+# continues without those that are lost. If a worker dies, all restart from the last checkpoint, up
+# to MAX_RESTARTS times. RDZV_ID names the run if one port serves several. Other torchrun options can
+# be set by its own variables, such as PET_RDZV_CONF=last_call_timeout=5.
 set -euo pipefail
 fail() {
   echo "torchrun.sh: error: $1" >&2
@@ -29,24 +29,24 @@ MAX_RESTARTS=${MAX_RESTARTS:-3}
 [[ $NPROC =~ ^[1-9][0-9]{0,3}$ ]] ||
   fail "NPROC=$NPROC is not a number of processes; set it to 1 or more, or leave it out"
 [[ $NNODES =~ ^([1-9][0-9]{0,4})(:([1-9][0-9]{0,4}))?$ ]] ||
-  fail "NNODES=$NNODES is neither a number of machines nor a range of them; set it as 2 or as 1:4"
+  fail "NNODES=$NNODES is neither a number of machines nor a range of them; set it to 2 or 1:4, say"
 ((BASH_REMATCH[1] <= ${BASH_REMATCH[3]:-BASH_REMATCH[1]})) ||
   fail "NNODES=$NNODES ends before it begins; put the smaller number first"
 [[ $MAX_RESTARTS =~ ^[0-9]{1,6}$ ]] ||
   fail "MAX_RESTARTS=$MAX_RESTARTS is not a number; set it to 0 or more, or leave it out"
 if [ "$NNODES" = 1 ]; then
-  [ -z "${RDZV:-}" ] || fail "RDZV=$RDZV is set, but NNODES is 1; set NNODES as well, or leave RDZV out"
+  [ -z "${RDZV:-}" ] || fail "RDZV=$RDZV is set, but NNODES is 1; set NNODES too, or leave RDZV out"
   where=(--standalone)
 else
   [ -n "${RDZV:-}" ] ||
     fail "NNODES=$NNODES needs RDZV=host:port, the same on each machine; host is one of them"
   [[ $RDZV =~ ^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:([1-9][0-9]{0,4}))?$ ]] &&
     ((${BASH_REMATCH[3]:-1} < 65536)) ||
-    fail "RDZV=$RDZV is not host:port; set it as first.example.org:29400"
+    fail "RDZV=$RDZV is not host:port; set it to first.example.org:29400, say"
   where=(--nnodes="$NNODES" --rdzv-backend=c10d --rdzv-endpoint="$RDZV" --rdzv-id="${RDZV_ID:-pattlite}")
 fi
 if [ "$gpus" -eq 0 ]; then
-  # Share the cores: torchrun's own choice is one thread a process whatever the machine.
+  # Share the cores: torchrun defaults to one thread per process on any machine.
   cores=$(nproc)
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > NPROC ? cores / NPROC : 1))}
 fi

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pattlite_dist import __version__
 from pattlite_dist.errors import UserError
+from pattlite_dist.renamed import rename_words, tell
 from pattlite_dist.runtime.elastic import MISTAKE, first_to_tell, told_before
 from pattlite_dist.runtime.signals import Stopped
 from pattlite_dist.runtime.world import detect
@@ -97,9 +98,14 @@ def parse(verb: str, arguments: Sequence[str]) -> "Namespace":
     Raises:
         UserError: an argument is unknown, or a value out of range.
     """
+    return _parse(parser_of(verb), list(arguments))
+
+
+def parser_of(verb: str) -> "ArgumentParser":
+    """The parser of a verb, which has its options and no others."""
     parser = _parser(verb)
     _verb(verb)[0](parser)
-    return _parse(parser, list(arguments))
+    return parser
 
 
 def _verb(verb: str) -> tuple[Callable[["ArgumentParser"], None], Callable[[Any], int]]:
@@ -140,7 +146,8 @@ def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
             words = [text for text in arguments if "=" in text and not text.startswith("-")]
             arguments = [text for text in arguments if text not in words] + words
         else:
-            arguments = [_override(text) for text in arguments]
+            arguments, sentences = rename_words([_override(text) for text in arguments])
+            tell(sentences)
         options = parser.parse_args(arguments)
         options["profile_overrides"] = [text.removeprefix("profile.") for text in changes]
         return options
@@ -161,6 +168,8 @@ def _as_written(text: str, parser: "ArgumentParser") -> str:
 
 def _plain_types(text: str) -> str:
     """Name types without Python's own words around them, as jsonargparse does not."""
+    text = re.sub(r"(?:typing\.)?Annotated\[(\w+), [^]]*\]", r"\1", text)
+    text = re.sub(r"(?:typing\.)?Optional\[(\w+)\]", r"\1 | null", text)
     return re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.(?=Literal)", r"\1", text)
 
 

@@ -1,4 +1,4 @@
-"""What commands print while they work and when they end: a bar, a table."""
+"""What commands print while they work and when they finish: a progress bar, a table."""
 
 import contextlib
 import datetime
@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-# Called with what is being done, samples done, and samples in all (None while that is unknown).
+# Called with what is being done, samples done, and samples in total (None while unknown).
 Progress = Callable[[str, int, int | None], None]
-_WINDOW = 30.0  # seconds of work from which its rate is told
-_FRAME = 0.05  # seconds between two drawings of a bar
+_WINDOW = 30.0  # seconds of work over which the rate is measured
+_FRAME = 0.05  # seconds between updates of a bar
 
 
 class Pace:
-    """How fast work goes, told from the last half minute of it."""
+    """The rate of work, measured over the last half minute."""
 
     def __init__(self) -> None:
         self._marks: deque[tuple[float, int]] = deque()
 
     def rate(self, now: float, done: int) -> float | None:
-        """Images a second, at `now` seconds; None while nothing can be told.
+        """Images per second at `now` seconds; None while it is unknown.
 
-        The first call only sets the start: work that goes on from where it was stopped begins
-        with much of it done. So does work that begins anew, with less done than before.
+        The first call only sets the start, because resumed work begins with much of it done. A
+        call with less done than before is a new start.
         """
         if self._marks and done < self._marks[-1][1]:
             self._marks.clear()
@@ -40,7 +40,7 @@ class Pace:
 
 
 def pace_text(rate: float | None, done: int, total: int | None) -> str:
-    """`1,234 images/s, 0:01:17 left`, as much of it as can be told."""
+    """`1,234 images/s, 0:01:17 left`, or as much of it as is known."""
     if rate is None:
         return ""
     speed = f"{rate:,.0f} images/s" if rate >= 10 else f"{rate:.1f} images/s"
@@ -104,7 +104,7 @@ def _lines() -> Progress:
 
 
 def print_rows(rows: list[list[str]]) -> None:
-    """Print a table, its first row the header; an empty row is a line across."""
+    """Print a table whose first row is the header; an empty row is a horizontal line."""
     from rich.console import Console
     from rich.table import Table
 
@@ -116,6 +116,6 @@ def print_rows(rows: list[list[str]]) -> None:
             table.add_row(*row)
         else:
             table.add_section()
-    # In a log file rich would fold at 80 columns; a table wants its own width.
+    # In a log file, rich would wrap tables at 80 columns.
     width = None if sys.stdout.isatty() else 160
     Console(width=width).print(table)

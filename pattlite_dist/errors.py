@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this"."""
+"""The one exception that means "the user can fix this"."""
 
 from typing import TYPE_CHECKING
 
@@ -8,14 +8,14 @@ if TYPE_CHECKING:
 
 
 class UserError(Exception):
-    """Bad input: the message is one line that says what is wrong, where, and how to mend it.
+    """Bad input: the message is one line that says what is wrong, where, and how to fix it.
 
-    The command line prints it without a traceback and exits with status 2. Anything else that
-    escapes is our bug and shows its traceback.
+    The command line prints it without a traceback and exits with status 2. Any other exception
+    that escapes is a bug of ours and shows its traceback.
     """
 
 
 def first_problem(error: "ValidationError") -> tuple[str, "ErrorDetails"]:
-    """The first thing that pydantic found: its place, dotted, empty for the whole, and the rest."""
+    """The first error of pydantic: its dotted place, empty for the whole, and its details."""
     first = error.errors()[0]
     return ".".join(map(str, first["loc"])), first

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that are written whole or not at all."""
 
 import contextlib
 import hashlib
@@ -8,23 +8,26 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from pattlite_dist.errors import UserError
+from pattlite_dist.errors import UserError, first_problem
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pydantic import BaseModel
+
+M = TypeVar("M", bound="BaseModel")
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside `path` that takes its name only after a clean exit.
+    """Open a temporary file next to `path`, which is renamed to `path` only after a clean exit.
 
-    The data is flushed to the disk before the rename and the folder after it, so that neither a
-    crash nor a power cut leaves a file that looks whole and is not.
+    The data is flushed to disk before the rename and the folder after it, so that neither a crash
+    nor a power cut leaves a file that looks complete and is not.
 
     Raises:
-        UserError: the folder cannot be written or the disk is full.
+        UserError: the folder is not writable or the disk is full.
     """
     temporary: Path | None = None
     try:
@@ -34,7 +37,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         with os.fdopen(descriptor, "wb") as stream:
             yield stream
             stream.flush()
-            os.fchmod(stream.fileno(), 0o644)  # mkstemp's 0600 would lock out the team
+            os.fchmod(stream.fileno(), 0o644)  # mkstemp's 0600 would lock out colleagues
             os.fsync(stream.fileno())
         temporary.replace(path)
         temporary = None
@@ -50,7 +53,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make sure that files of new names are found after a power cut."""
+    """Make sure that new file names survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -65,7 +68,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_figure(figure: "Figure", path: Path) -> None:
-    """Write a figure of matplotlib as PNG to `path`, whole or not at all."""
+    """Write a matplotlib figure as PNG to `path`, whole or not at all."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=200)
     with atomic_write(path) as out:
@@ -73,10 +76,10 @@ def write_figure(figure: "Figure", path: Path) -> None:
 
 
 def read_json_lines(path: Path) -> list[Any]:
-    """The values of a file with one of JSON a line; a line cut off by a crash is left out.
+    """The values of a file of JSON lines; a line cut off by a crash is skipped.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     values = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -85,8 +88,33 @@ def read_json_lines(path: Path) -> list[Any]:
     return values
 
 
+def parse_json(data: bytes, kind: type[M], where: str, mend: str) -> M:
+    """What a model of pydantic makes of JSON.
+
+    Args:
+        data: of the file.
+        kind: the model.
+        where: the data came from, for messages.
+        mend: how to get a file that is right.
+
+    Raises:
+        UserError: it is not JSON, or not what the model holds; names the first thing wrong.
+    """
+    from pydantic import ValidationError
+
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is not JSON ({error}); {mend}") from error
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        place, first = first_problem(error)
+        raise UserError(f"{where}: {place or 'as a whole'}: {first['msg']}; {mend}") from error
+
+
 def load_tensors(path: Path) -> Any:
-    """What `torch.save` wrote: tensors and plain data, for no code is ever run from a file.
+    """What `torch.save` wrote: tensors and plain data only, so no code is ever run from a file.
 
     Raises:
         UserError: the file is missing, damaged, or holds anything else.

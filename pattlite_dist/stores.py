@@ -1,7 +1,7 @@
-"""Object stores, and whatever else fsspec reaches: patience with them, and errors without secrets.
+"""Object stores and anything else that fsspec reaches: retries, and errors without secrets.
 
-Each store has errors of its own. Here they become two: what may pass and is worth another try, and
-what another try would meet again.
+Each store raises its own errors. Here they become two: transient ones, which are worth a retry,
+and final ones, which a retry would meet again.
 """
 
 import contextlib
@@ -38,19 +38,19 @@ _LASTING_NUMBERS = {
     errno.EROFS,
     errno.ENAMETOOLONG,
     errno.EMSGSIZE,
-    getattr(errno, "EREMCHG", errno.ENOENT),  # s3fs: the bucket lies in another region
+    getattr(errno, "EREMCHG", errno.ENOENT),  # s3fs: the bucket is in another region
 }
 _WORTH_ANOTHER_TRY = {408, 409, 425, 429}  # of HTTP's 4xx
-# Those of botocore's own errors that come from the network, not from what it was told.
+# botocore's errors that come from the network, not from its arguments.
 _BOTO_NETWORK = {"HTTPClientError", "ConnectionError", "IncompleteReadError", "ChecksumError"}
 
 
 class Transient(Exception):
-    """A failure that may pass."""
+    """A failure that may not happen again."""
 
 
 class Final(Exception):
-    """A failure that another try would meet again."""
+    """A failure that a retry would meet again."""
 
 
 def split_login(address: str) -> tuple[str, str]:
@@ -62,14 +62,14 @@ def split_login(address: str) -> tuple[str, str]:
 
 
 def without_secrets(address: str) -> str:
-    """An address for messages: no login, and no query, which may be a signature."""
+    """An address for messages, without login and query, which may be a signature."""
     return split_login(address)[0].partition("?")[0]
 
 
 def open_store(address: str) -> tuple[Any, str]:
-    """An address as a file system of fsspec and a path; opened once in each process.
+    """An address as an fsspec file system and a path; opened once in each process.
 
-    It is asked for at every use and never kept: one that went through a fork does not work.
+    Call it at every use and do not keep the result: a file system does not survive a fork.
     """
     import fsspec
 
@@ -79,7 +79,7 @@ def open_store(address: str) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def store_errors(address: str) -> Iterator[None]:
-    """Turn what a store raises into `Transient` or `Final`, in one line without secrets."""
+    """Turn a store's errors into `Transient` or `Final`, in one line without secrets."""
     try:
         yield
     except (Transient, Final):
@@ -95,7 +95,7 @@ def store_errors(address: str) -> Iterator[None]:
 
 
 def is_lasting(error: BaseException) -> bool:
-    """Whether another try would meet the same failure, as far as the error tells."""
+    """Whether a retry would meet the same failure, as far as the error shows."""
     if isinstance(error, (TimeoutError, ConnectionError)):
         return False
     if isinstance(error, _LASTING_KINDS) or _of_credentials(error):
@@ -155,14 +155,33 @@ def patiently(action: Callable[[], T], what: str, retries: int) -> T:
     Raises:
         Final: `action` raised it, or the last try raised `Transient`.
     """
+    try:
+        return tried_again(action, retries, (Transient,), lambda error: f"{what}: {error}")
+    except Transient as error:
+        tries = f"tried {retries + 1} times"
+        raise Final(f"{error}; check the address and the network ({tries})") from error
+
+
+def tried_again(
+    action: Callable[[], T],
+    retries: int,
+    passing: tuple[type[Exception], ...],
+    told: Callable[[Exception], str],
+) -> T:
+    """What `action` gives, tried again after a pause while its error may pass.
+
+    Args:
+        action: may be done again from its beginning; what it raises last is raised.
+        retries: further tries after the first.
+        passing: kinds of errors that may pass.
+        told: an error as the log tells it.
+    """
     pause = _first_pause
-    for tries in range(1, retries + 2):
+    for _ in range(retries):
         try:
             return action()
-        except Transient as error:
-            problem = error
-        if tries <= retries:
-            _log.warning("%s: %s; trying again", what, problem)
-            time.sleep(pause * random.uniform(0.5, 1))  # processes that failed together part
-            pause = min(2 * pause, _longest_pause)
-    raise Final(f"{problem}; check the address and the network (tried {retries + 1} times)")
+        except passing as error:
+            _log.warning("%s; trying again", told(error))
+        time.sleep(pause * random.uniform(0.5, 1))  # processes that failed together part
+        pause = min(2 * pause, _longest_pause)
+    return action()

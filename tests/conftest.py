@@ -65,7 +65,9 @@ def command(arguments: Sequence[str], ranks: int = 1) -> list[str]:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **extra}
+    """Of a process that uses this package; its bytecode is kept, for hundreds do."""
+    own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": ""}
+    return {**os.environ, **own, **extra}
 
 
 def on_small_disk(folder: Path, code: str, *flags: str) -> "subprocess.CompletedProcess[str]":

@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +9,19 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pattlite_dist.config import Config, conflicts, parse_config, to_yaml
+from pattlite_dist.config import (
+    Config,
+    conflicts,
+    free_keys,
+    parse_config,
+    parse_written,
+    to_tree,
+    to_yaml,
+)
 from pattlite_dist.errors import UserError
-from tests.conftest import ROOT
+from pattlite_dist.migrate import VERSION
+from pattlite_dist.settings import Strict, is_free, setting
+from tests.conftest import ROOT, environment
 
 
 def nested(key: str, value: Any) -> dict[str, Any]:
@@ -114,8 +126,8 @@ def test_a_configuration_cannot_be_changed_in_place() -> None:
 
 def test_the_defaults_are_valid_and_come_back_from_yaml() -> None:
     text = to_yaml(Config())
-    assert parse_config(yaml.safe_load(text), "test") == Config()
-    assert list(yaml.safe_load(text)) == list(Config.model_fields)  # in the models' order
+    assert parse_written(yaml.safe_load(text), "test") == Config()
+    assert list(yaml.safe_load(text)) == ["version", *Config.model_fields]  # in the models' order
 
 
 FRACTIONS = st.floats(0, 0.99)
@@ -145,7 +157,7 @@ CONFIGS = st.builds(
 @settings(deadline=None, max_examples=30)
 @given(CONFIGS)
 def test_any_configuration_comes_back_from_yaml(one: Config) -> None:
-    again = parse_config(yaml.safe_load(to_yaml(one)), "test")
+    again = parse_written(yaml.safe_load(to_yaml(one)), "test")
     assert again == one
     assert conflicts(one, again) == []
 
@@ -215,6 +227,51 @@ def test_every_key_is_known_to_be_free_or_not() -> None:
     assert not IDENTITY.keys() & FREE.keys()
 
 
+def test_the_keys_that_may_change_between_two_starts_are_these() -> None:
+    assert free_keys() == {
+        "runs", "data.shards", "data.workers", "data.start_method", "data.cache", "data.cache_gb",
+        "data.allow_pipe", "data.retries", "data.timeout_seconds", "data.bad_shards",
+        "model.weights", "trainer.epochs", "trainer.eval_batch", "trainer.accelerator",
+        "trainer.precision", "trainer.channels_last", "trainer.compile",
+        "trainer.checkpoint_every_steps", "trainer.checkpoint_every_minutes", "trainer.keep_best",
+        "trainer.log_every_steps", "trainer.timeout_minutes", "wandb.mode", "wandb.project",
+        "wandb.entity", "wandb.group",
+    }  # fmt: skip
+
+
+def test_a_key_has_to_say_whether_it_may_change() -> None:
+    class Part(Strict):
+        said: int = setting(1, free=True)
+        unsaid: int = 1
+
+    assert is_free(Part.model_fields["said"])
+    with pytest.raises(TypeError, match="whether it may change"):
+        is_free(Part.model_fields["unsaid"])
+
+
+def test_what_is_written_says_its_version_and_is_not_told_apart_by_it() -> None:
+    one = config("optim.lr", 0.5)
+    assert to_tree(one)["version"] == VERSION
+    assert "version" not in Config.model_fields
+    assert parse_written(to_tree(one), "test") == one
+    with pytest.raises(UserError, match=r"^a\.yaml: version: .* has version 99, .* newer"):
+        parse_written({**to_tree(one), "version": 99}, "a.yaml")
+
+
+def test_what_is_written_without_a_version_is_of_version_0() -> None:
+    assert parse_written({"model": {"name": "seed"}}, "test").model.name == "mobilenetv2-vit"
+    with pytest.raises(UserError, match=r"^a\.yaml: model\.name: "):
+        parse_written({"version": 1, "model": {"name": "seed"}}, "a.yaml")
+
+
+def test_a_configuration_is_read_without_what_takes_long_to_import() -> None:
+    code = "import sys, pattlite_dist.config; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert not {"torch", "numpy", "jsonargparse", "wandb"} & set(done.stdout.split())
+
+
 def test_several_changes_are_all_listed() -> None:
     changed = parse_config(
         {"seed": 3, "optim": {"lr": 0.5}, "trainer": {"epochs": 2, "global_batch": 32}}, "test"
@@ -231,4 +288,6 @@ def test_every_configuration_that_comes_with_the_package_parses(path: Path) -> N
 
 
 def test_configurations_do_come_with_the_package() -> None:
-    assert {"demo", "fer2013", "seed"} <= {path.stem for path in (ROOT / "configs").glob("*.yaml")}
+    assert {"demo", "fer2013", "notebook"} <= {
+        path.stem for path in (ROOT / "configs").glob("*.yaml")
+    }

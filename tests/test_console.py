@@ -24,7 +24,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
 
 def test_a_pace_is_that_of_the_work_seen() -> None:
     pace = Pace()
-    assert pace.rate(0, 5000) is None  # done before, by a run that was stopped
+    assert pace.rate(0, 5000) is None  # done earlier, by a run that was stopped
     assert pace.rate(2, 5200) == 100
     assert pace.rate(4, 5400) == 100
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.files import atomic_write, sha256_file, write_text
+from pattlite_dist.files import atomic_write, parse_json, sha256_file, write_text
 
 
 def test_a_file_appears_whole_under_its_name(tmp_path: Path) -> None:
@@ -116,9 +117,37 @@ def test_text_is_written_as_utf8(tmp_path: Path) -> None:
     assert (tmp_path / "text.txt").read_bytes() == b"Gesicht \xc3\xa4 \xe2\x82\xac\n"
 
 
-# Around the 1 MiB that it reads at a time.
+# Around the 1 MiB chunks that it reads.
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1])
 def test_the_hash_is_that_of_the_whole_file(tmp_path: Path, size: int) -> None:
     data = bytes(index % 251 for index in range(1000)) * (size // 1000 + 1)
     (tmp_path / "data.bin").write_bytes(data[:size])
     assert sha256_file(tmp_path / "data.bin") == hashlib.sha256(data[:size]).hexdigest()
+
+
+class Pair(BaseModel):
+    first: int
+    second: list[int] = []
+
+
+def test_a_model_is_read_from_json() -> None:
+    assert parse_json(b'{"first": 1, "second": [2]}', Pair, "x", "y") == Pair(first=1, second=[2])
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"", "pair.json is not JSON ("),
+        (b"\xff", "pair.json is not JSON ("),
+        (b"[" * 100_000, "pair.json is not JSON ("),
+        (b"[]", "pair.json: as a whole: Input should be "),
+        (b"{}", "pair.json: first: Field required; "),
+        (b'{"first": 1, "second": [2, "x"]}', "pair.json: second.1: Input should be a valid int"),
+    ],
+)
+def test_json_that_is_no_model_is_one_line_with_its_place(data: bytes, told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_json(data, Pair, "pair.json", "make it again")
+    assert str(caught.value).startswith(told)
+    assert str(caught.value).endswith("; make it again")
+    assert "\n" not in str(caught.value)

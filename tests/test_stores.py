@@ -45,7 +45,7 @@ def boto(name: str, *bases: str) -> Exception:
 
 
 def with_status(status: int, where: str = "code") -> Exception:
-    """As gcsfs tells it (`code`), aiohttp (`status`), or botocore (`response`)."""
+    """A status as in errors of gcsfs (`code`), aiohttp (`status`), or botocore (`response`)."""
     error = Exception("the server says so")
     held = {"ResponseMetadata": {"HTTPStatusCode": status}} if where == "response" else status
     setattr(error, where, held)

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 
 import pytest
 
-CLUSTER = "cluster"
+CLUSTER, SECOND_CLUSTER = "cluster", "second cluster"
 # The longest first, so that no worker begins one of them when the others have ended.
 LONGEST = (
     CLUSTER,
+    SECOND_CLUSTER,
     "tests/test_readme.py",
     "tests/train/test_kill.py",
     "tests/train/test_run.py",

@@ -1,4 +1,4 @@
-"""`pattlite audit`: what an accuracy depends on beside the images and the weights."""
+"""`pattlite audit`: what an accuracy depends on besides the images and the weights."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,19 +15,23 @@ def add_options(parser: "ArgumentParser") -> None:
     """Options of `audit`."""
     from jsonargparse.typing import PositiveInt
 
+    from pattlite_dist.location import Location
+
     parser.add_argument("target", type=Path, help="run folder, or one of its checkpoints")
-    parser.add_argument("--shards", type=str, default=None, help="instead of the run's own")
+    parser.add_argument(
+        "--shards", type=Location, default=None, help="use instead of the run's own"
+    )
     parser.add_argument(
         "--split", choices=("val", "test"), default=None, help="to audit; default: test, if any"
     )
     parser.add_argument(
-        "--batch", type=PositiveInt, default=32, help="samples a batch, as the reference code's 32"
+        "--batch", type=PositiveInt, default=32, help="samples per batch (reference code: 32)"
     )
     parser.add_argument("--accelerator", choices=("auto", "cpu", "gpu"), default="auto")
 
 
 def work(options: Any) -> int:
-    """Audit a run; returns 1 where its predictions depend on their batch."""
+    """Audit a run; returns 1 if its predictions depend on their batch."""
     from pattlite_dist.evaluation.audit import audit
 
     with show_progress() as progress:
@@ -47,22 +51,22 @@ def work(options: Any) -> int:
 
 
 def verdict(found: "Audit") -> str:
-    """The main thing, in a sentence."""
+    """The main result, in one sentence."""
     if found.independence.holds:
         return "a prediction is a function of its image alone"
     return (
-        "a prediction depends on the other images of its batch: this network has no accuracy, "
-        "but one for each way of making batches"
+        "a prediction depends on the other images of its batch: this network has no single "
+        "accuracy, but one for each way of making batches"
     )
 
 
 def table(found: "Audit") -> list[list[str]]:
-    """An audit as rows: what was asked, of how many samples, the answer."""
+    """An audit as rows: the question, the number of samples, the answer."""
     probes, total = f"{found.independence.samples:,}", f"{found.samples:,}"
     asked, by = found.independence, f"batches of {found.batch}"
     rows = [
-        ["asked", "samples", "answer"],
-        ["a probability differs from that of the image alone: in a batch", probes,
+        ["question", "samples", "answer"],
+        ["change of a probability from that of the image alone: in a batch", probes,
          f"{asked.together:.1e}"],
         ["  in the same batch in another order", probes, f"{asked.reordered:.1e}"],
         ["  with other companions", probes, f"{asked.companions:.1e}"],
@@ -89,16 +93,16 @@ def table(found: "Audit") -> list[list[str]]:
             [f"top-1 of epoch {chosen.epoch + 1}, the best on val", total, _percent(chosen.top1)],
             [f"  of epoch {best.epoch + 1}, the best on {found.split} of {len(scored)} checkpoints",
              total, _percent(best.top1)],
-            ["  so choosing on it would have gained", "", _percent(found.selection.gain)],
+            ["  gain of choosing on it", "", _percent(found.selection.gain)],
         ]  # fmt: skip
     return rows
 
 
 def _pair(what: str, pair: "Marked | None") -> list[list[str]]:
     if pair is None:
-        return [[f"top-1 of those with {what}", "", "not marked"]]
+        return [[f"top-1 of samples with {what}", "", "not marked"]]
     return [
-        [f"top-1 of those with {what}", f"{pair.marked.samples:,}", _percent(pair.marked.top1)],
+        [f"top-1 of samples with {what}", f"{pair.marked.samples:,}", _percent(pair.marked.top1)],
         ["  of the others", f"{pair.others.samples:,}", _percent(pair.others.top1)],
     ]
 

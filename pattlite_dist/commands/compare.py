@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 def add_options(parser: "ArgumentParser") -> None:
     """Options of `compare`."""
     parser.add_argument(
-        "runs", type=Path, nargs="+", help="evaluated runs of one configuration: seeds"
+        "runs", type=Path, nargs="+", help="evaluated runs of one configuration with several seeds"
     )
     parser.add_argument(
-        "--against", type=Path, nargs="+", default=[], help="as many runs of another configuration"
+        "--against", type=Path, nargs="+", default=[], help="equally many runs of a second one"
     )
     parser.add_argument("--split", choices=("val", "test", "test_clean"), default="test")
     parser.add_argument("--view", choices=("one", "flip", "ten-crop"), default="one")
 
 
 def work(options: Any) -> int:
-    """Print one table."""
+    """Print the comparison as a table."""
     from pattlite_dist.evaluation.compare import read_scored, table
 
     first, second = (

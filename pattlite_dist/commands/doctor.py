@@ -1,7 +1,7 @@
 """`pattlite doctor`: what is wrong with a job of training, before it is submitted."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pattlite_dist.commands.options import config_options, given_config, profile_option
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from pattlite_dist.config import Config
     from pattlite_dist.slurm.checks import Report
-    from pattlite_dist.slurm.profile import Profile
+    from pattlite_dist.slurm.submit import Plan
 
 PROBLEMS = 3  # the exit status of a check that found some
 
@@ -29,6 +29,7 @@ def work(options: Any) -> int:
     from pattlite_dist.slurm.doctor import check
     from pattlite_dist.slurm.profile import load_profile
     from pattlite_dist.slurm.queue import live_jobs
+    from pattlite_dist.slurm.submit import train_plan
     from pattlite_dist.tracking.folder import run_folder
 
     profile = load_profile(options.profile, options.profile_overrides)
@@ -39,7 +40,7 @@ def work(options: Any) -> int:
         live = [info.job for info in live_jobs(run, "train")]
     except UserError as error:
         report.notes.append(str(error))
-    report.add(check(config, profile, run, immediate=30, live=live))
+    report.add(check({run: config}, train_plan(config, profile), immediate=30, live=live))
     if not _told(report, sys.stdout):
         return PROBLEMS
     from rich.console import Console
@@ -49,15 +50,16 @@ def work(options: Any) -> int:
     return 0
 
 
-def passes(config: "Config", profile: "Profile", options: Any, live: Sequence[str]) -> bool:
-    """Check a job of training; tells every problem on standard error."""
+def passes(
+    configs: "Iterable[Config]", plan: "Plan", options: Any, live: Sequence[str] = ()
+) -> bool:
+    """Check the jobs of training that a plan is for; tells every problem on standard error."""
     from pattlite_dist.slurm.doctor import check
     from pattlite_dist.tracking.folder import run_folder
 
     report = check(
-        config,
-        profile,
-        run_folder(config),
+        {run_folder(config): config for config in configs},
+        plan,
         shards_pending=options.after is not None,
         live=live,
         snapshot=options.snapshot,

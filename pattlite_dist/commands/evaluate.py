@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pattlite_dist.console import print_rows
+from pattlite_dist.runtime.imports import quick_imports
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -11,18 +12,23 @@ if TYPE_CHECKING:
 
 def add_options(parser: "ArgumentParser") -> None:
     """Options of `evaluate`."""
+    from pattlite_dist.location import Location
+
     parser.add_argument("target", type=Path, help="run folder, or one of its checkpoints")
-    parser.add_argument("--shards", type=str, default=None, help="instead of the run's own")
+    parser.add_argument(
+        "--shards", type=Location, default=None, help="use instead of the run's own"
+    )
     parser.add_argument("--accelerator", choices=("auto", "cpu", "gpu"), default="auto")
     parser.add_argument("--pictures", type=bool, default=True, help="whether to draw them")
     parser.add_argument(
-        "--views", type=str, default="one", help="of one, flip, ten-crop; each is scored for itself"
+        "--views", type=str, default="one", help="one, flip, ten-crop; each is scored separately"
     )
 
 
 def work(options: Any) -> int:
     """Score a run."""
-    from pattlite_dist.evaluation.evaluate import evaluate as score
+    with quick_imports():
+        from pattlite_dist.evaluation.evaluate import evaluate as score
     from pattlite_dist.evaluation.views import parse_views
     from pattlite_dist.runtime.world import detect
 

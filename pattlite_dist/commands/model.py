@@ -1,4 +1,4 @@
-"""`pattlite model`: what a network and its variants take."""
+"""`pattlite model`: the size and cost of a network and its variants."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +8,7 @@ from pattlite_dist.console import print_rows
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-    from pattlite_dist.config import ModelConfig
+    from pattlite_dist.model.settings import ModelConfig
 
 IMAGE_SIZES = (48, 96, 224)
 
@@ -17,7 +17,7 @@ def add_options(parser: "ArgumentParser") -> None:
     """Options of `model`."""
     config_options(parser)
     parser.add_argument(
-        "--summary", action="store_true", help="the configured network layer by layer as well"
+        "--summary", action="store_true", help="also show the configured network layer by layer"
     )
 
 
@@ -31,8 +31,8 @@ def work(options: Any) -> int:
         print_rows(layer_rows(config.model, image_size, classes))
     print_rows(variant_rows(config.model, image_size, classes))
     print(
-        f"{config.model.name}, {classes} classes; parameters for images of {image_size} px, "
-        "with BatchNorm's statistics in all; multiply-adds an image"
+        f"{config.model.name}, {classes} classes; parameters for images of {image_size} px "
+        "(`all` includes BatchNorm's statistics); multiply-adds per image"
     )
     return 0
 
@@ -51,7 +51,7 @@ def variant_rows(config: "ModelConfig", image_size: int, classes: int) -> list[l
 
 
 def layer_rows(config: "ModelConfig", image_size: int, classes: int) -> list[list[str]]:
-    """The table of layers of the configured network."""
+    """The table of layers in the configured network."""
     from pattlite_dist.model.count import count_layers
 
     rows = [["layer", "kind", "output", "all", "trainable", f"MACs at {image_size} px"]]

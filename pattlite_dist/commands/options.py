@@ -10,9 +10,10 @@ if TYPE_CHECKING:
 
 def config_options(parser: "ArgumentParser") -> None:
     """A configuration: a file, and every key as an option."""
+    from pattlite_dist.commands.configfile import ConfigFile
     from pattlite_dist.config import Config
 
-    parser.add_argument("-c", "--config", action="config", help="YAML file, from configs/")
+    parser.add_argument("-c", "--config", action=ConfigFile, help="YAML file, from configs/")
     parser.add_class_arguments(Config)
 
 

@@ -16,9 +16,11 @@ def create_options(parser: "ArgumentParser") -> None:
     """Options of `shards create`."""
     from typing import Literal
 
+    from pattlite_dist.location import Location
+
     add = parser.add_argument
     add("source", type=Path, help="a file, folder or zip; `pattlite shards sources` tells which")
-    add("out", help="folder for the shards, or a URL such as s3://bucket/folder")
+    add("out", type=Location, help="folder for the shards, or a URL such as s3://bucket/folder")
     add("--source", dest="kind", default="auto", help="read it as this kind of source")
     add("--jobs", type=int, help="processes (default: all cores); the bytes are the same for any")
     add("--samples-per-shard", type=int, default=2048)

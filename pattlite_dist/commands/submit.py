@@ -1,6 +1,5 @@
 """`pattlite submit …`: work that a SLURM cluster does."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pattlite_dist.commands.doctor import PROBLEMS, passes
 from pattlite_dist.commands.evaluate import add_options as scoring_options
+from pattlite_dist.commands.forward import job_arguments
 from pattlite_dist.commands.options import (
     config_options,
     given_config,
@@ -32,6 +32,7 @@ def train_options(parser: "ArgumentParser") -> None:
 
 def train(options: Any) -> int:
     """Submit a training run; returns at once."""
+    from pattlite_dist.location import with_absolute_paths
     from pattlite_dist.slurm import submit as jobs
     from pattlite_dist.slurm.job import TrainJob
     from pattlite_dist.slurm.pin import code_folder, pin
@@ -40,7 +41,7 @@ def train(options: Any) -> int:
     from pattlite_dist.tracking.folder import run_folder
 
     profile = load_profile(options.profile, options.profile_overrides)
-    config = jobs.resolve(given_config(options))
+    config = with_absolute_paths(given_config(options))
     plan = jobs.train_plan(config, profile, options.after)
     if options.dry_run:
         copy = code_folder(run_folder(config)) if options.snapshot else None
@@ -48,7 +49,7 @@ def train(options: Any) -> int:
         return 0
     if not options.skip_checks:
         live = [info.job for info in live_jobs(run_folder(config), "train")]
-        if not passes(config, profile, options, live):
+        if not passes([config], plan, options, live):
             return PROBLEMS
     require_slurm()
     run = jobs.prepare_run(config)
@@ -59,7 +60,7 @@ def train(options: Any) -> int:
     jobs.note(run, job, "train", facts)
     tell(options, plan, job, run)
     if options.evaluate:
-        _evaluate(options, run, profile, job, facts=facts)
+        _evaluate(options, run, profile, job, ["evaluate", str(run)], facts)
     return 0
 
 
@@ -71,18 +72,14 @@ def evaluate_options(parser: "ArgumentParser") -> None:
 
 def evaluate(options: Any) -> int:
     """Submit an evaluation of a run."""
+    from pattlite_dist.location import absolute
     from pattlite_dist.slurm.profile import load_profile
-    from pattlite_dist.slurm.submit import absolute
 
     profile = load_profile(options.profile, options.profile_overrides)
-    target = Path(os.path.abspath(options.target))  # noqa: PTH100  a link's own place
+    target = absolute(options.target, Path)
     if options.after is None and not target.exists():
         raise UserError(f"{options.target} does not exist; give a run folder or a checkpoint")
-    extra = ["--accelerator", options.accelerator]
-    extra += ["--views", options.views, f"--pictures={str(options.pictures).lower()}"]
-    shards = absolute(options.shards)
-    extra += ["--shards", shards] if shards else []
-    _evaluate(options, target, profile, options.after, extra)
+    _evaluate(options, target, profile, options.after, job_arguments("evaluate", options))
     return 0
 
 
@@ -91,7 +88,7 @@ def _evaluate(
     target: Path,
     profile: "Profile",
     after: str | None,
-    extra: Sequence[str] = (),
+    arguments: Sequence[str],
     facts: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     from pattlite_dist.slurm import submit as jobs
@@ -103,7 +100,7 @@ def _evaluate(
         print(plan.text(), end="")
         return
     code = Path(facts["code"]) if facts.get("code") else None
-    [job] = jobs.submit(plan, [CommandJob(["evaluate", str(target), *extra])], code)
+    [job] = jobs.submit(plan, [CommandJob(list(arguments))], code)
     jobs.note(run, job, "evaluate", facts)
     tell(options, plan, job, run / "evaluation.json")
 
@@ -118,28 +115,29 @@ def shards_options(parser: "ArgumentParser") -> None:
 
 def shards(options: Any) -> int:
     """Submit the creation of shards: one task, no GPU."""
+    from pattlite_dist.location import Location, absolute, is_local
+    from pattlite_dist.shards.target import open_target
     from pattlite_dist.slurm import submit as jobs
     from pattlite_dist.slurm.job import CommandJob
     from pattlite_dist.slurm.profile import load_profile
 
     profile = load_profile(options.profile, options.profile_overrides)
-    source, out = (Path(os.path.abspath(path)) for path in (options.source, options.out))  # noqa: PTH100
-    if not source.exists():
+    if not options.source.exists():
         raise UserError(f"{options.source} does not exist; check the path")
-    folder = out.with_name(f"{out.name}-slurm")
-    plan = jobs.Plan(f"pattlite-shards-{out.name}", folder, profile, options.after, tasks=1)
+    out = open_target(absolute(options.out, Location)).shown
+    # Logs lie beside a folder; of an address, here.
+    beside = Path(out) if is_local(out) else Path.cwd() / Path(out).name
+    folder = beside.parent / f"{beside.name}-slurm"
+    plan = jobs.Plan(f"pattlite-shards-{beside.name}", folder, profile, options.after, tasks=1)
     if options.dry_run:
         print(plan.text(), end="")
         return 0
-    words = ["--samples-per-shard", str(options.samples_per_shard)]
-    words += ["--force"] if options.force else []
-    work = CommandJob(["shards", "create", str(source), str(out), *words])
-    [job] = jobs.submit(plan, [work])
-    tell(options, plan, job, out)
+    [job] = jobs.submit(plan, [CommandJob(job_arguments("shards create", options))])
+    tell(options, plan, job, Path(out) if is_local(out) else out)
     return 0
 
 
-def tell(options: Any, plan: "Plan", job: str, target: Path) -> None:
+def tell(options: Any, plan: "Plan", job: str, target: Path | str) -> None:
     """Say which job was submitted, for what, and where its log will be."""
     from pattlite_dist.slurm.submit import log_path
 
@@ -149,7 +147,9 @@ def tell(options: Any, plan: "Plan", job: str, target: Path) -> None:
         print(f"job {job}: {shown(target)}, log {shown(log_path(plan, job))}")
 
 
-def shown(path: Path) -> str:
-    """A path as a user would write it from here."""
+def shown(path: Path | str) -> str:
+    """A path as a user would write it from here; an address as it is."""
     here = Path.cwd()
+    if isinstance(path, str):
+        return path
     return str(path.relative_to(here) if path.is_relative_to(here) else path)

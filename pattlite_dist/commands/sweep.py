@@ -49,15 +49,9 @@ def work(options: Any) -> int:
             print(_sweep_plan(options, folder, profile).text(copy, array), end="")
         return 0
     if not options.skip_checks:
-        # One of those points between which nothing differs that is checked.
-        checked = {
-            (config.trainer.global_batch, config.data.shards, config.model.weights): config
-            for name, config in configs.items()
-            if name in names
-        }
-        for config in checked.values():
-            if not passes(config, profile, options, ()):
-                return PROBLEMS
+        plan = _sweep_plan(options, folder, profile)
+        if not passes([configs[name] for name in names], plan, options):
+            return PROBLEMS
     _submit_sweep(options, profile, folder, whole, {name: configs[name] for name in names})
     return 0
 
@@ -65,7 +59,7 @@ def work(options: Any) -> int:
 def _points(options: Any) -> "tuple[Sweep, dict[str, Config]]":
     """The sweep that words describe, and the resolved configuration of each of its points."""
     from pattlite_dist.cli import parse
-    from pattlite_dist.slurm import submit as jobs
+    from pattlite_dist.location import with_absolute_paths
     from pattlite_dist.slurm import sweep as sweeps
 
     axes = sweeps.read_axes(options.words)
@@ -80,7 +74,7 @@ def _points(options: Any) -> "tuple[Sweep, dict[str, Config]]":
             "name": name, "runs": str(Path(options.runs, options.name)),
             "wandb.group": options.name,
         }  # fmt: skip
-        configs[name] = jobs.resolve(sweeps.point_config(base, values, changes))
+        configs[name] = with_absolute_paths(sweeps.point_config(base, values, changes))
     listed = [
         sweeps.Point(name=name, values=values) for name, values in zip(configs, points, strict=True)
     ]

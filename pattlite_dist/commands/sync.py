@@ -19,18 +19,18 @@ def add_options(parser: "ArgumentParser") -> None:
 
 
 def work(options: Any) -> int:
-    """Upload, or print how; nothing is uploaded where one of the folders is not a run's.
+    """Upload, or print how; nothing is uploaded if any folder is not a run folder.
 
     Raises:
-        UserError: a folder is not a run's or has no segments, or wandb cannot upload them.
+        UserError: a folder is not a run folder or has no segments, or wandb cannot upload them.
     """
     plans = [(run, *prepare(run)) for run in options.runs]
     remark = "# " if options.dry_run else ""  # so that all of the output is shell
     for run, plan, command in plans:
         if plan.open is not None:
-            print(f"{remark}{run}: left out, as it goes on: {plan.open.path.parent.name}")
+            print(f"{remark}{run}: skipped, still running: {plan.open.path.parent.name}")
         if not plan.upload:
-            print(f"{remark}{run}: nothing to upload; {plan.uploaded} segment(s) are already")
+            print(f"{remark}{run}: nothing to upload; {plan.uploaded} segment(s) already uploaded")
         elif options.dry_run:
             print(shlex.join(command))
         else:

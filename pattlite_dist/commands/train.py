@@ -3,6 +3,7 @@
 from typing import Any
 
 from pattlite_dist.commands.options import config_options, given_config
+from pattlite_dist.runtime.imports import quick_imports
 
 add_options = config_options
 
@@ -11,8 +12,10 @@ def work(options: Any) -> int:
     """Train, or continue, a run."""
     config = given_config(options)
     from pattlite_dist.runtime.world import detect
-    from pattlite_dist.tracking.curves import draw_curves
-    from pattlite_dist.train.run import train as fit
+
+    with quick_imports():
+        from pattlite_dist.tracking.curves import draw_curves
+        from pattlite_dist.train.run import train as fit
 
     run = fit(config)
     if detect().main:

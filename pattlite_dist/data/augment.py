@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from pattlite_dist.config import AugmentConfig
 from pattlite_dist.data.plan import AUGMENT, raw_stream
+from pattlite_dist.data.settings import AugmentConfig
 
-_DRAWS = 12  # uniform numbers an image
+_DRAWS = 12  # uniform numbers per image
 _NEUTRAL = {"shift": 0.0, "contrast": 1.0, "brightness": 0.0, "box": 0.0}  # changes nothing
 
 
@@ -25,10 +25,10 @@ class Parameters:
 
     Attributes:
         affine: [n, 2, 2], from output to input directions, in pixels.
-        shift: [n, 2], of the output's centre in the input, fractions of width and height.
+        shift: [n, 2], of the output's centre in the input, as fractions of width and height.
         contrast: [n], factor about the image's own mean.
         brightness: [n], added to grey levels in 0-1.
-        box: [n, 4], erased x0, y0, x1, y1 as fractions of the image; all 0 where nothing is.
+        box: [n, 4], erased x0, y0, x1, y1 as fractions of the image; all 0 if nothing is erased.
     """
 
     affine: NDArray[np.float32]
@@ -71,7 +71,7 @@ def _boxes(config: AugmentConfig, *uniform: NDArray[np.float64]) -> NDArray[np.f
     smallest, largest = config.erasing_area
     wanted = smallest + (largest - smallest) * area
     ratio = np.exp(math.log(3.3) * _signed(aspect))
-    # A side that would leave the image stops there, and the other one makes up the area.
+    # A side is clipped to the image, and the other one makes up the area.
     height = np.clip(np.sqrt(wanted * ratio), wanted, 1)
     width = np.clip(np.sqrt(wanted / ratio), wanted, 1)
     x0, y0 = left * (1 - width), top * (1 - height)
@@ -80,7 +80,7 @@ def _boxes(config: AugmentConfig, *uniform: NDArray[np.float64]) -> NDArray[np.f
 
 
 class Preprocess:
-    """uint8 images to the model's normalised input.
+    """Converts uint8 images to the model's normalised input.
 
     Args:
         size: side of the output, pixels.
@@ -94,15 +94,15 @@ class Preprocess:
         self.offset = -torch.tensor(mean).view(1, -1, 1, 1) * self.scale
 
     def __call__(self, images: torch.Tensor, parameters: Parameters | None = None) -> torch.Tensor:
-        """Turn uint8 [n, C, H, W] into float32 [n, 3, size, size], augmented if told how.
+        """Turn uint8 [n, C, H, W] into float32 [n, 3, size, size], augmented by `parameters`.
 
-        Without parameters the image is resized only, by the same interpolation. A grey image
-        becomes three equal channels before the normalisation.
+        Without parameters, the image is only resized, by the same interpolation. A grey image
+        becomes three equal channels before normalisation.
         """
         x = images.float() / 255
         if parameters is None:
             return self._normalise(self._resize(x))
-        # A transform that is switched off is off for every rank, and costs nothing.
+        # A transform that is switched off is off on every rank, and costs nothing.
         used = {name: v for name, v in vars(parameters).items() if (v != _NEUTRAL.get(name)).any()}
         p = {name: torch.from_numpy(v).to(x.device) for name, v in used.items()}
         x = self._warp(x, p["affine"], p.get("shift"))
@@ -124,7 +124,7 @@ class Preprocess:
         self, x: torch.Tensor, affine: torch.Tensor, shift: torch.Tensor | None
     ) -> torch.Tensor:
         height, width = x.shape[-2:]
-        if max(height, width) > self.size:  # sampling a larger image bare would alias
+        if max(height, width) > self.size:  # sampling a larger image directly would alias
             x = self._resize(x)
         # grid_sample's coordinates run from -1 to 1 on either axis. Written out because
         # `affine_grid` takes three times as long as the sampling itself.
@@ -137,8 +137,8 @@ class Preprocess:
             planes.append(by_x[:, None, :] + by_y[:, :, None])
         grid = torch.stack(planes, -1)
         x = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
-        # Outside the image is black. `zeros` would also darken the edge of an image that is only
-        # enlarged, where the outermost samples lie within its outermost pixels' outer half.
+        # Outside the image is black. `zeros` would also darken the edges of an image that is only
+        # enlarged, because its outermost samples lie in the outer half of its outermost pixels.
         half = self.size / 2
         inside = [plane.abs_().mul_(-half).add_(half + 0.5).clamp_(0, 1) for plane in planes]
         return x.mul_((inside[0] * inside[1])[:, None])

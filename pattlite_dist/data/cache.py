@@ -1,9 +1,9 @@
-"""A node's cache of decoded shards: made once, mapped by every process, bounded, never half there.
+"""A node's cache of decoded shards: made once, mapped by every process, bounded, atomic.
 
-An entry `<key>.block` is a payload and a trailer (magic, version, length, CRC-32), written beside
-its name and renamed. Whoever makes one holds the lock of its bucket, which the kernel lets go when
-a process dies; the lock files are few and stay. Entries may vanish at any time, when another job
-needs the room: what is mapped stays readable, and what is not is made again.
+An entry `<key>.block` is a payload and a trailer (magic, version, length, CRC-32), written to a
+temporary file and renamed. Its maker holds the lock of its bucket, which the kernel releases when
+a process dies; the lock files are few and are kept. Entries may vanish at any time, when another
+job needs the space: what is mapped stays readable, and the rest is made again.
 """
 
 import contextlib
@@ -33,14 +33,14 @@ _TRAILER = struct.Struct("<8sQI4x")
 _MAGIC = b"pattblk1"
 _ATTEMPTS = 5
 _PIECE = 64 << 10  # bytes
-_REMEMBERED = 1 << 16  # entries not to be checked again by this process
+_REMEMBERED = 1 << 16  # entries that this process does not check again
 
 
 def default_cache() -> Path:
-    """The job's temporary folder: the scheduler's where it has one, else the system's.
+    """The cache in the job's temporary folder: the scheduler's if it has one, else the system's.
 
     Raises:
-        UserError: somebody else made it, who could put other pixels there.
+        UserError: it belongs to another user, who could put other pixels there.
     """
     base = os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir()
     path = Path(base) / f"pattlite-cache-{os.getuid()}"
@@ -50,11 +50,11 @@ def default_cache() -> Path:
 
 
 class Cache:
-    """Entries of known sizes in one folder, which many processes and jobs share.
+    """Entries of known sizes in one folder, shared by many processes and jobs.
 
     Args:
         folder: on a disk of this node.
-        limit: bytes that all entries may take; None: nine tenths of what the disk has free.
+        limit: bytes that all entries may take; None: nine tenths of the free disk space.
     """
 
     def __init__(self, folder: Path, limit: int | None = None) -> None:
@@ -67,12 +67,12 @@ class Cache:
         return {**self.__dict__, "_checked": set()}
 
     def open(self, key: str, size: int, make: Callable[[], Bytes]) -> mmap.mmap:
-        """Map an entry, its payload first, after making it if it is not there whole.
+        """Map an entry, its payload first; make it if it is missing or damaged.
 
         Args:
-            key: of hexadecimal digits, another for another content.
+            key: hexadecimal digits, different for different contents.
             size: of its payload, bytes.
-            make: gives the payload; called by one process of the node while the others wait.
+            make: returns the payload; called by one process of the node while the others wait.
 
         Raises:
             UserError: the folder cannot be used, or the disk or the limit is too small.
@@ -89,7 +89,7 @@ class Cache:
             if pages is not None:
                 return pages
         raise UserError(
-            f"entries of the cache {self.folder} vanish as fast as they are made; "
+            f"entries of the cache {self.folder} are deleted as fast as they are made; "
             "raise data.cache_gb or set data.cache to a larger disk"
         )
 
@@ -112,7 +112,7 @@ class Cache:
             lock.release()
 
     def _write(self, path: Path, payload: Bytes) -> None:
-        """Write an entry whose bucket's lock is held, where older ones make room for it."""
+        """Write an entry whose bucket's lock is held, deleting older entries if necessary."""
         self._sweep(path.name[:2])
         flat = payload.reshape(-1)
         trailer = _TRAILER.pack(_MAGIC, len(flat), zlib.crc32(flat.data))
@@ -121,8 +121,8 @@ class Cache:
         while True:
             try:
                 with atomic_write(path) as stream:
-                    # In pieces: what is written at once becomes one large folio of the page cache,
-                    # and recent kernels map all of it where a single byte is touched.
+                    # In pieces: a single write becomes one large folio of the page cache, and
+                    # recent kernels map all of it when one byte is touched.
                     for place in range(0, len(flat), _PIECE):
                         stream.write(flat[place : place + _PIECE].data)
                         stream.flush()
@@ -141,7 +141,7 @@ class Cache:
             limit = (taken + shutil.disk_usage(self.folder).free) * 9 // 10
         if need > limit:
             raise UserError(
-                f"a decoded shard takes {need:,} bytes and the cache {self.folder} may take "
+                f"a decoded shard takes {need:,} bytes but the cache {self.folder} is limited to "
                 f"{limit:,}; raise data.cache_gb or set data.cache to a larger disk"
             )
         if taken + need > limit:
@@ -150,12 +150,12 @@ class Cache:
     def _entries(self) -> list[tuple[Path, os.stat_result]]:
         found = []
         for path in self.folder.glob("*.block"):
-            with contextlib.suppress(FileNotFoundError):  # another process evicts, too
+            with contextlib.suppress(FileNotFoundError):  # another process may evict too
                 found.append((path, path.stat()))
         return found
 
     def _evict(self, wanted: int) -> int:
-        """Remove the entries that were opened longest ago; returns the bytes freed."""
+        """Remove the least recently opened entries; returns the bytes freed."""
         freed = 0
         for path, entry in sorted(self._entries(), key=lambda item: item[1].st_mtime_ns):
             if freed >= wanted:
@@ -163,8 +163,8 @@ class Cache:
             if entry.st_mtime > self._since and not self._warned:
                 self._warned = True
                 _log.warning(
-                    "the cache %s holds less than this run reads in one window: shards are "
-                    "decoded again and again; raise data.cache_gb or lower data.window",
+                    "the cache %s holds less than this run reads in one window, so shards are "
+                    "decoded repeatedly; raise data.cache_gb or lower data.window",
                     self.folder,
                 )
             path.unlink(missing_ok=True)
@@ -172,30 +172,30 @@ class Cache:
         return freed
 
     def _sweep(self, held: str) -> None:
-        """Remove what killed processes left half-written; once a process."""
+        """Remove what killed processes left half-written; once per process."""
         if self._swept:
             return
         self._swept = True
         for path in self.folder.glob(".*.block.*.tmp"):
             bucket = path.name[1:3]
             lock = contextlib.nullcontext() if bucket == held else self._lock(bucket, 0)
-            with contextlib.suppress(Timeout), lock:  # a lock taken: somebody writes there now
+            with contextlib.suppress(Timeout), lock:  # locked: another process is writing there
                 path.unlink(missing_ok=True)
 
     def _map(self, path: Path, size: int) -> mmap.mmap | None:
-        """An entry; None where it is missing, cut off or damaged."""
+        """An entry; None if it is missing, truncated or damaged."""
         try:
             with path.open("rb") as stream:
                 if os.fstat(stream.fileno()).st_size != size + _TRAILER.size:
                     return None
                 pages = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-                os.utime(stream.fileno())  # the last to be evicted
-        except OSError:  # missing, or the folder cannot be used, which making the entry will tell
+                os.utime(stream.fileno())  # now the last to be evicted
+        except OSError:  # missing, or the folder is unusable, which making the entry will report
             return None
         magic, length, checksum = _TRAILER.unpack_from(pages, size)
         if (magic, length) != (_MAGIC, size):
             return None
-        if path.name not in self._checked:  # a disk can lose what it said it wrote
+        if path.name not in self._checked:  # a disk can lose what it reported as written
             if zlib.crc32(memoryview(pages)[:size]) != checksum:
                 return None
             if len(self._checked) == _REMEMBERED:

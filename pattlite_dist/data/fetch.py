@@ -8,13 +8,10 @@ once.
 import base64
 import contextlib
 import http.client
-import logging
 import os
-import random
 import selectors
 import signal
 import subprocess
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -24,6 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pattlite_dist.errors import UserError
+from pattlite_dist.location import is_local
 from pattlite_dist.shards.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -32,11 +30,16 @@ from pattlite_dist.shards.manifest import (
     parse_manifest,
 )
 from pattlite_dist.shards.verify import read_shard_file, wrong_sizes
-from pattlite_dist.stores import Final, Transient, open_store, split_login, store_errors
+from pattlite_dist.stores import (
+    Final,
+    Transient,
+    open_store,
+    split_login,
+    store_errors,
+    tried_again,
+)
 
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
-_first_pause, _longest_pause = 0.5, 30.0  # seconds; doubled from try to try
 _CHUNK = 1 << 20
 
 
@@ -65,7 +68,7 @@ class Origin:
     @property
     def local(self) -> bool:
         """Whether it is a folder that this machine sees."""
-        return not self.pipe and "://" not in self.root
+        return is_local(self.root)
 
     def address(self, name: str) -> str:
         """Where one file is."""
@@ -95,22 +98,19 @@ class Origin:
                 f"data.shards is {self.root!r}, which would run a shell command; "
                 "set data.allow_pipe=true if that is what you want"
             )
-        pause = _first_pause
-        for tries in range(1, self.retries + 2):
-            try:
-                data = self._once(name, most)
-                return parse(data)
-            except Final as error:
-                raise UserError(f"cannot fetch {self.shown(name)}: {error}") from error
-            except Transient as error:
-                problem = f"cannot fetch {self.shown(name)}: {error}; check the address"
-            except UserError as error:
-                problem = str(error)
-            if tries <= self.retries:
-                _log.warning("%s; trying again", problem)
-                time.sleep(pause * random.uniform(0.5, 1))  # ranks that failed together part
-                pause = min(2 * pause, _longest_pause)
-        raise UserError(f"{problem} (tried {tries} times)")
+
+        def told(error: Exception) -> str:
+            if isinstance(error, UserError):  # of `parse`
+                return str(error)
+            return f"cannot fetch {self.shown(name)}: {error}; check the address"
+
+        passing = (Transient, UserError)
+        try:
+            return tried_again(lambda: parse(self._once(name, most)), self.retries, passing, told)
+        except Final as error:
+            raise UserError(f"cannot fetch {self.shown(name)}: {error}") from error
+        except passing as error:
+            raise UserError(f"{told(error)} (tried {self.retries + 1} times)") from error
 
     def _once(self, name: str, most: int) -> bytes:
         address = self.address(name)

@@ -6,13 +6,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from pattlite_dist.config import Config, DataConfig
+from pattlite_dist.config import Config
 from pattlite_dist.data.augment import Preprocess, draw
 from pattlite_dist.data.cache import Cache, default_cache
 from pattlite_dist.data.fetch import Origin
 from pattlite_dist.data.loader import Batch, BatchLoader, TrainLoader, eval_loader
 from pattlite_dist.data.plan import TrainPlan, rank_slice
 from pattlite_dist.data.reader import ShardReader
+from pattlite_dist.data.settings import DataConfig
 from pattlite_dist.runtime.world import World
 from pattlite_dist.shards.manifest import Manifest, SplitName
 
@@ -57,7 +58,7 @@ class FERData(pl.LightningDataModule):
             Path(data.cache) if data.cache else default_cache(),
             None if data.cache_gb is None else int(data.cache_gb * 1e9),
         )
-        # A score of some other set than the manifest's is no score: evaluation always stops.
+        # A score on samples other than the manifest's is meaningless: evaluation always stops.
         policy = data.bad_shards if split == "train" else "stop"
         return ShardReader(origin(data), self.manifest, split, cache, policy)
 

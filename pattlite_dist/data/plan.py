@@ -16,15 +16,15 @@ from pattlite_dist.errors import UserError
 
 Ids = NDArray[np.int64]
 
-# What a stream of random numbers is for; a part of its counter, so that no two overlap.
+# The purpose of a random stream is part of its counter, so no two streams overlap.
 SHARDS, SAMPLES, AUGMENT, DROPOUT = 0, 1, 2, 3
 
 
 def raw_stream(seed: int, part: int, purpose: int, stream: int, n: int) -> NDArray[np.uint64]:
     """`n` random uint64 of stream (seed, part, purpose, stream); `part` is an epoch or a rank.
 
-    Philox is counter-based (Salmon et al., SC 2011): any stream starts without the ones before it.
-    Only raw words are used, since NumPy guarantees those across versions and `permutation` not.
+    Philox is counter-based (Salmon et al., SC 2011): any stream can start without the ones before.
+    Only raw words are used: NumPy keeps them stable across versions, but not `permutation`.
     """
     bits = np.random.Philox(key=[seed, part], counter=[0, 0, stream, purpose])
     return bits.random_raw(n)
@@ -41,7 +41,7 @@ class EpochOrder:
         sizes: int64 [shards], samples per shard.
         seed: of the run.
         epoch: from 0.
-        window: samples; a window is as many whole shards as fit, and at least one.
+        window: samples; a window holds as many whole shards as fit, and at least one.
     """
 
     def __init__(self, sizes: Ids, seed: int, epoch: int, window: int) -> None:
@@ -98,9 +98,9 @@ class TrainPlan:
         sizes: int64 [shards], samples per shard, in the manifest's order.
         seed: of the run.
         window: samples shuffled together.
-        global_batch: samples a step over all ranks.
-        tail: what happens to an epoch's last, short global batch: it is dropped, or it is filled
-            from the beginning of the same epoch.
+        global_batch: samples per step over all ranks.
+        tail: whether an epoch's last, short global batch is dropped, or filled from the beginning
+            of the same epoch.
     """
 
     sizes: Ids | Sequence[int]
@@ -126,11 +126,11 @@ class TrainPlan:
         return whole + (1 if rest and self.tail == "wrap" else 0)
 
     def position(self, consumed: int) -> tuple[int, int]:
-        """The (epoch, step) that follows after so many samples since the start of the run."""
+        """The (epoch, step) that follows `consumed` samples since the start of the run."""
         return divmod(consumed // self.global_batch, self.steps)
 
     def consumed(self, epoch: int, step: int) -> int:
-        """Samples consumed before a step: the one number that is a run's place in its data."""
+        """Samples consumed before a step: the single number that locates a run in its data."""
         return (epoch * self.steps + step) * self.global_batch
 
     def batch(self, epoch: int, step: int, rank: int = 0, world: int = 1) -> Ids:
@@ -140,14 +140,14 @@ class TrainPlan:
         start, stop = first + part.start, first + part.stop
         order = _epoch_order(self, epoch)
         ids = order.take(min(start, self.samples), min(stop, self.samples))
-        while start + len(ids) < stop:  # wrap; more than once where the data are few
+        while start + len(ids) < stop:  # wrap; more than once if there are few samples
             place = (start + len(ids)) % self.samples
             more = min(stop - start - len(ids), self.samples - place)
             ids = np.concatenate([ids, order.take(place, place + more)])
         return ids
 
 
-@lru_cache(maxsize=2)  # of large manifests an order takes tens of megabytes
+@lru_cache(maxsize=2)  # the order of a large manifest takes tens of megabytes
 def _epoch_order(plan: TrainPlan, epoch: int) -> EpochOrder:
     return EpochOrder(np.asarray(plan.sizes), plan.seed, epoch, plan.window)
 
@@ -156,7 +156,7 @@ def rank_slice(global_batch: int, rank: int, world: int) -> slice:
     """The places of one rank in a global batch.
 
     Raises:
-        UserError: the ranks cannot share the batch evenly.
+        UserError: the batch cannot be split evenly over the ranks.
     """
     if global_batch % world:
         raise UserError(
@@ -169,7 +169,7 @@ def rank_slice(global_batch: int, rank: int, world: int) -> slice:
 
 @dataclass(frozen=True)
 class EvalPlan:
-    """Every sample once, in natural order, in batches of one size on every rank.
+    """Every sample once, in natural order, in batches of the same size on every rank.
 
     The last batches are padded with sample 0 at weight 0: all ranks take the same number of equal
     steps, and nothing is counted twice.

@@ -7,47 +7,57 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pattlite_dist.config import DataConfig
 from pattlite_dist.data.cache import Cache
 from pattlite_dist.data.fetch import Origin
+from pattlite_dist.data.settings import DataConfig
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.manifest import ImageInfo, Manifest, ShardInfo, SplitName
 from pattlite_dist.shards.tario import Block, decode_shard, has_targets
 
 _log = logging.getLogger(__name__)
-_META = 8  # bytes after a record's pixels: int64, the label and, 32 bits up, the flags
-_LAYOUT = 2  # of a record; another number where the same shard gives other records
+_META = 8  # bytes after a record's pixels: int64, the label in the low half, flags in the high half
+_LAYOUT = 2  # version of a record; increment when the same shard gives different records
 _MOST_OPEN = 512  # each costs a file descriptor
-_TOUCHED = 64 << 20  # bytes of mapped pages that a reader may hold in its memory
-_FAULT = 64 << 10  # the kernel maps so much around a page that is touched
+_TOUCHED = 64 << 20  # bytes of mapped pages that a reader may keep resident
+_FAULT = 64 << 10  # the kernel maps this much around a touched page
 
 BadShards = Literal["stop", "skip"]
 Ids = NDArray[np.int64]
 
 
 def check_targets(data: DataConfig, manifest: Manifest) -> None:
-    """See that the shards have what the run aims at.
+    """Check that the shards have the targets that the run trains on.
 
     Raises:
-        UserError: `targets` is `votes` and they have labels only.
+        UserError: `targets` is `votes` and the shards have labels only.
     """
     if data.targets == "votes" and not has_targets(manifest):
         raise UserError(
-            f"{data.shards} has labels only, and data.targets is votes; create it with "
+            f"{data.shards} has labels only, but data.targets is votes; create it with "
             "`--votes fer2013new.csv --target soft`, or set data.targets=labels"
         )
 
 
+def needed_shards(data: DataConfig, manifest: Manifest) -> list[ShardInfo]:
+    """The shards without which a run would stop."""
+    return [
+        shard
+        for split, shards in manifest.shards.items()
+        if split != "train" or data.bad_shards == "stop"
+        for shard in shards
+    ]
+
+
 class _BadShard(UserError):
-    """A shard that cannot be had, or is not what the manifest says."""
+    """A shard that cannot be read, or is not what the manifest says."""
 
 
 class Gathered(NamedTuple):
-    """Samples, and which of them are what was asked for.
+    """Samples, and which of them are the requested ones.
 
     Attributes:
         block: the samples.
-        good: bool [n]; False where another sample stands in for one of a shard left out.
+        good: bool [n]; False where another sample replaces one from a skipped shard.
     """
 
     block: Block
@@ -58,17 +68,17 @@ class ShardReader:
     """Gathers samples of one split by their ids, whichever shards they lie in.
 
     A shard is fetched, checked and decoded by the first process of the node that needs it, and
-    lies in the cache as records of pixels, label, flags and, where the set has them, targets; all
+    stored in the cache as records of pixels, label, flags and, if the set has them, targets; all
     processes map the same file.
-    Opened maps do not travel to other processes, so a reader can be pickled for any start method.
+    Open maps are not pickled, so a reader works with any start method.
 
     Args:
         origin: of the shards.
         manifest: describes them.
         split: which of them.
         cache: of this node.
-        bad_shards: what to do about a shard that stays bad: stop, or take samples of the next
-            good shard in its place, which do not count.
+        bad_shards: what to do about a shard that stays bad: stop, or take samples from the next
+            good shard instead, which do not count.
     """
 
     def __init__(
@@ -103,10 +113,10 @@ class ShardReader:
         """The samples with these ids, in this order.
 
         Raises:
-            UserError: a shard cannot be had or is not what the manifest says.
-            IndexError: an id is not one of the split's.
+            UserError: a shard cannot be read or is not what the manifest says.
+            IndexError: an id is not in the split.
         """
-        if len(ids) and ids.view(np.uint64).max() >= len(self):  # so negative ones are large
+        if len(ids) and ids.view(np.uint64).max() >= len(self):  # unsigned: negative ids are large
             raise IndexError(f"an id is not in 0 to {len(self) - 1}")
         shard_of = np.searchsorted(self._ends, ids, side="right")
         places = ids - self._starts[shard_of]
@@ -122,7 +132,7 @@ class ShardReader:
                     good[bad] = False
                     places[bad] %= self.shards[used].samples
             rows = self._rows(maps, shard_of, places)
-        # Joined, which was measured to take two thirds of np.concatenate's time for such rows.
+        # For rows of this size, join takes two thirds of the time of np.concatenate (measured).
         records = np.frombuffer(bytearray().join(rows), np.uint8).reshape(len(ids), self._size)
         self._let_go(len(ids))
         images = np.ascontiguousarray(records[:, : self._pixels])
@@ -141,11 +151,11 @@ class ShardReader:
         return Gathered(block, good)
 
     def key(self, shard: ShardInfo) -> str:
-        """A shard's name in the cache: another for other bytes, and for other records of them."""
+        """A shard's name in the cache; it changes with the shard's bytes and the record layout."""
         return f"{shard.sha256}{_LAYOUT:02x}{self._classes:04x}"
 
     def _usable(self, number: int) -> tuple[int, memoryview]:
-        """A shard's records; where it is bad and may be left out, the next good one's."""
+        """A shard's records, or those of the next good one if it is bad and may be skipped."""
         for candidate in (*range(number, len(self.shards)), *range(number)):
             if candidate in self._bad:
                 continue
@@ -155,17 +165,17 @@ class ShardReader:
                 if self.bad_shards == "stop":
                     raise
                 self._bad.add(candidate)
-                _log.warning("left out of this run: %s", error)
+                _log.warning("shard skipped for this run: %s", error)
         raise UserError(f"no shard of {self.origin.root} is good; create the shards again")
 
     def _records(self, number: int) -> memoryview:
-        """A shard's records, one after the other, in a map that stays open."""
+        """A shard's records, contiguous, in a map that stays open."""
         if number in self._open:
             return self._open[number]
         shard = self.shards[number]
         size = shard.samples * self._size
         pages = self.cache.open(self.key(shard), size, lambda: self._decode(shard))
-        if len(self._open) == _MOST_OPEN:  # the first opened goes: the epoch has moved on from it
+        if len(self._open) == _MOST_OPEN:  # close the oldest: the epoch has moved on from it
             first = next(iter(self._open))
             self._mapped -= len(self._open.pop(first))
             del self._pages[first]
@@ -202,7 +212,7 @@ class ShardReader:
         return records
 
     def _let_go(self, samples: int) -> None:
-        """Hand mapped pages back from time to time, so that memory is flat in the data's size.
+        """Release mapped pages from time to time, so memory does not grow with the data's size.
 
         They stay in the node's page cache, shared by all ranks; touching them again is cheap.
         """

@@ -1,1 +1,1 @@
-"""Predictions of a run, their scores, and how two runs are compared."""
+"""Predictions of a run, their scores, and the comparison of two runs."""

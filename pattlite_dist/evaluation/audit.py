@@ -1,4 +1,4 @@
-"""Audit a checkpoint: what its accuracy depends on beside the images and the weights."""
+"""Audit a checkpoint: what its accuracy depends on besides the images and the weights."""
 
 from collections.abc import Callable
 from functools import partial
@@ -27,7 +27,7 @@ from pattlite_dist.evaluation.findings import (
 from pattlite_dist.evaluation.independence import measure_split
 from pattlite_dist.evaluation.subject import Subject, read_subject
 from pattlite_dist.evaluation.views import predictor
-from pattlite_dist.model.build import PattLite, SeedNet
+from pattlite_dist.model.build import MobileNetV2ViT, PattLite
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.shards.manifest import SplitName
 from pattlite_dist.shards.tario import BLANK, LEAK
@@ -46,30 +46,33 @@ def audit(
 ) -> tuple[Path, Audit]:
     """Audit a run folder (its best checkpoint on val) or one of its checkpoint files.
 
-    Also networks whose predictions depend on their batch, which nothing else scores. Writes
-    `audit.json` into the run folder.
+    Networks whose predictions depend on their batch are audited too, although nothing else scores
+    them. Writes `audit.json` into the run folder.
 
     Args:
         target: run folder or checkpoint.
-        shards: to look at instead of the run's own.
-        split: to audit; None is test, or val where there is no test.
-        batch: samples a batch; 32 is what Keras' `evaluate` takes, and so the reference code.
+        shards: to use instead of the run's own.
+        split: to audit; None is test, or val if there is no test.
+        batch: samples per batch; 32 is the default of Keras' `evaluate`, and so of the reference
+            code.
         accelerator: auto, cpu or gpu.
-        progress: told of samples predicted.
+        progress: called with the number of samples predicted.
 
     Raises:
-        UserError: there is no checkpoint, or it does not fit its configuration or the shards, or
+        UserError: there is no checkpoint, or it does not match its configuration or the shards, or
             this is one of several processes.
     """
     quiet_libraries()
     world = worlds.detect()
     if world.size > 1:
-        raise UserError(f"`pattlite audit` is for one process, this is one of {world.size}")
+        raise UserError(
+            f"`pattlite audit` runs in one process, but this is one of {world.size}; start it alone"
+        )
     subject = read_subject(target, shards)
     manifest = subject.find_manifest()
     split = split or ("test" if manifest.samples("test") else "val")
     if not manifest.samples(split):
-        raise UserError(f"{subject.config.data.shards} has no {split} to audit; name another split")
+        raise UserError(f"{subject.config.data.shards} has no {split} to audit; use another split")
     device = worlds.device(world, accelerator)
     model = subject.build()
     data = subject.stream(model, manifest, world)
@@ -89,7 +92,7 @@ def audit(
     for order, ids in ordered.items():
         top1[order] = float(right(order.replace("_", " "), ids, batch).mean())
     selection = None
-    if split == "test":  # last, for it puts the weights of others into the network
+    if split == "test":  # last, because it loads other checkpoints into the network
         shuffled = partial(right, ids=ordered["shuffled"], size=batch)
         selection = _selection(subject, model, shuffled, top1["shuffled"])
     found = Audit(
@@ -118,17 +121,17 @@ def _marked(
 
 def _selection(
     subject: Subject,
-    model: PattLite | SeedNet,
+    model: PattLite | MobileNetV2ViT,
     right: Callable[[str], NDArray[np.bool_]],
     known: float,
 ) -> Selection | None:
-    """Scores every checkpoint of the run that was scored on val; leaves another one loaded.
+    """Score every checkpoint of the run that was scored on val; leaves another one loaded.
 
     Args:
-        subject: whose top-1 is `known`.
-        model: that `right` asks.
-        right: under a name for progress, which samples it gets right.
-        known: 0-1.
+        subject: the audited checkpoint.
+        model: the network that `right` uses.
+        right: given a name for the progress, which samples the network gets right.
+        known: the subject's top-1, 0-1.
     """
     kept = sorted(item for item in listed(subject.path.parent) if item.top1 >= 0)
     if len(kept) < 2:

@@ -20,7 +20,7 @@ class Rates(NamedTuple):
 
 
 def shares(part: Counts | Floats, whole: Counts) -> Floats:
-    """`part / whole`, NaN where there is nothing to be a share of."""
+    """`part / whole`, NaN where `whole` is 0."""
     empty: Floats = np.full(part.shape, np.nan)
     return np.divide(part, whole, out=empty, where=whole > 0)
 
@@ -28,9 +28,9 @@ def shares(part: Counts | Floats, whole: Counts) -> Floats:
 def rates(confusion: Counts) -> Rates:
     """Scores from counts [..., true class, predicted class].
 
-    In double precision, so that a score and its interval are the same function; torchmetrics'
-    own are float32. F1 is averaged over the classes that occur or are predicted (as torchmetrics
-    and scikit-learn do), recall over those that occur (as scikit-learn's balanced accuracy).
+    In double precision, so that a score and its interval are the same function; torchmetrics
+    uses float32. F1 is averaged over the classes that occur or are predicted (as in torchmetrics
+    and scikit-learn), recall over those that occur (as in scikit-learn's balanced accuracy).
     """
     right = np.diagonal(confusion, axis1=-2, axis2=-1)
     true, predicted = confusion.sum(-1), confusion.sum(-2)
@@ -44,11 +44,11 @@ def rates(confusion: Counts) -> Rates:
 def intervals(confusion: Counts) -> dict[str, tuple[float, float]]:
     """Bootstrap percentile intervals (Efron 1979) of the rates of a confusion matrix.
 
-    To draw n of n samples with replacement and to count them is one draw of a multinomial over the
-    matrix's cells, so all resamples are drawn at once.
+    Drawing n of n samples with replacement and counting them is one draw from a multinomial over
+    the matrix's cells, so all resamples are drawn at once.
 
     Args:
-        confusion: counts [true class, predicted class], one sample at least.
+        confusion: counts [true class, predicted class], at least one sample.
     """
     samples = int(confusion.sum())
     draw = np.random.default_rng(SEED)

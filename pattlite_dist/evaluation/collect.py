@@ -1,4 +1,4 @@
-"""Run a network over a split: each sample once over all ranks, the table the same on each."""
+"""Run a network over a split: each sample once over all ranks, the same table on every rank."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,8 +25,8 @@ def collect(
 ) -> Predictions:
     """Predict every sample of a split. Collective.
 
-    A batch holds the same samples whatever the number of ranks, so its probabilities are the same
-    numbers; and each rank fills in its own rows of a table of zeros, so that the sum over ranks
+    A batch holds the same samples whatever the number of ranks, so its probabilities are
+    identical; and each rank fills in its own rows of a table of zeros, so the sum over ranks
     changes none of them.
 
     Args:
@@ -34,10 +34,10 @@ def collect(
         data: the shards.
         split: which of them.
         device: to compute on.
-        views: the first of them is `one`.
+        views: to score; the first is `one`.
 
     Raises:
-        UserError: a sample's outputs are NaN or infinite; on all ranks.
+        UserError: a sample's outputs are NaN or infinite; raised on all ranks.
         RuntimeError: a sample was lost or counted twice.
     """
     samples, classes = data.manifest.samples(split), len(data.manifest.labels)

@@ -1,4 +1,4 @@
-"""Several evaluated runs beside each other: what they have in common is checked, then summed up."""
+"""Compare evaluated runs: check what they must have in common, then summarise them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from pattlite_dist.evaluation.schema import Evaluation, Part, View, read_evaluat
 from pattlite_dist.tracking.folder import load_config
 
 METRICS = ("top1", "macro_f1", "balanced_accuracy", "nll", "ece")
-# What makes another configuration of it.
+# The settings of these two sections that make it a different configuration.
 _OF_THE_DATA = ("image_size", "window", "tail", "targets")
 _OF_THE_TRAINER = ("epochs", "global_batch", "precision")
 _HEADS = ("top-1 %", "macro-F1 %", "balanced %", "nll", "ece %")
@@ -38,7 +38,7 @@ class Scored:
         return float(getattr(self.evaluation.of_views()[self.view][self.part], metric))
 
     def right(self) -> NDArray[np.bool_]:
-        """Whether each sample was predicted right, bool [n]."""
+        """Whether each prediction is right, bool [n]."""
         right: NDArray[np.bool_] = self.predictions.guesses(self.view) == self.predictions.labels
         return right
 
@@ -47,7 +47,7 @@ def read_scored(run: Path, part: Part, view: View) -> Scored:
     """Read what `pattlite evaluate` wrote into a run's folder.
 
     Raises:
-        UserError: it is missing or damaged, or has no such part or view.
+        UserError: it is missing or damaged, or lacks this part or view.
     """
     config, evaluation = load_config(run), read_evaluation(run)
     if view not in evaluation.views:
@@ -57,7 +57,7 @@ def read_scored(run: Path, part: Part, view: View) -> Scored:
         )
     if part not in evaluation.splits:
         known = ", ".join(evaluation.splits)
-        raise UserError(f"{run} has no scores of {part}, but of {known}; name one with --split")
+        raise UserError(f"{run} has scores of {known}, but not of {part}; choose one with --split")
     file = evaluation.predictions
     splits = load_predictions(run / file.name, file.sha256, evaluation.views)
     predictions = splits["test"].clean() if part == "test_clean" else splits[part]
@@ -65,7 +65,7 @@ def read_scored(run: Path, part: Part, view: View) -> Scored:
 
 
 def recipe(config: Config) -> dict[str, Any]:
-    """What a configuration says but for name, seed, and where and on what it runs."""
+    """A configuration without its name, its seed, and where and on what it runs."""
     tree = config.model_dump(mode="json")
     for section, key in (("data", _OF_THE_DATA), ("trainer", _OF_THE_TRAINER)):
         tree[section] = {name: value for name, value in tree[section].items() if name in key}
@@ -79,10 +79,10 @@ def recipe(config: Config) -> dict[str, Any]:
 
 
 def check_group(group: Sequence[Scored]) -> None:
-    """Make sure that runs are of one configuration, but for their seeds.
+    """Check that runs have the same configuration, apart from their seeds.
 
     Raises:
-        UserError: they are not; names the first difference.
+        UserError: they do not; names the first difference.
     """
     first = recipe(group[0].config)
     for other in group[1:]:
@@ -90,14 +90,14 @@ def check_group(group: Sequence[Scored]) -> None:
         for key, value in first.items():
             if value != second[key]:
                 raise UserError(
-                    f"{group[0].run} and {other.run} are not of one configuration "
-                    f"({key}: {value} and {second[key]}); put what they are compared with behind "
+                    f"{group[0].run} and {other.run} have different configurations "
+                    f"({key}: {value} and {second[key]}); put the runs to compare with after "
                     "--against"
                 )
 
 
 def check_different(runs: Sequence[Scored]) -> None:
-    """Make sure that no run is named twice.
+    """Check that no run is named twice.
 
     Raises:
         UserError: one is.
@@ -110,7 +110,7 @@ def check_different(runs: Sequence[Scored]) -> None:
 
 
 def check_same_samples(runs: Sequence[Scored]) -> None:
-    """Make sure that all runs were scored on the same samples.
+    """Check that all runs were scored on the same samples.
 
     Raises:
         UserError: they were not.
@@ -129,14 +129,15 @@ def check_same_samples(runs: Sequence[Scored]) -> None:
 
 
 def pairs(first: Sequence[Scored], second: Sequence[Scored]) -> list[tuple[Scored, Scored]]:
-    """Each run of the one side with one of the other: of the same seed, else in their order.
+    """Pair the runs of both sides: by seed if both have the same seeds, else in order.
 
     Raises:
-        UserError: the sides have not as many runs.
+        UserError: the sides have different numbers of runs.
     """
     if len(first) != len(second):
         raise UserError(
-            f"{len(first)} runs cannot be paired with {len(second)}; name as many behind --against"
+            f"{len(first)} runs cannot be paired with {len(second)}; "
+            "name the same number after --against"
         )
     by_seed = {scored.config.seed: scored for scored in second}
     seeds = [scored.config.seed for scored in first]
@@ -146,9 +147,9 @@ def pairs(first: Sequence[Scored], second: Sequence[Scored]) -> list[tuple[Score
 
 
 def table(first: Sequence[Scored], second: Sequence[Scored] = ()) -> list[list[str]]:
-    """One table: each run, the mean of each side, and where there are two the paired differences.
+    """One table: each run, the mean of each side and, if there are two, the paired differences.
 
-    A difference is the first's score less the second's; its p is McNemar's, about top-1.
+    A difference is the first's score minus the second's; its p is McNemar's, for top-1.
 
     Raises:
         UserError: the runs cannot be compared.

@@ -42,18 +42,18 @@ def evaluate(
 ) -> tuple[Path, Evaluation]:
     """Evaluate a run folder (its best checkpoint on val) or one of its checkpoint files.
 
-    Writes `evaluation.json`, `predictions.npz` and pictures into the run folder, once all of it is
-    known.
+    Writes `evaluation.json`, `predictions.npz` and pictures into the run folder, after everything
+    has been computed.
 
     Args:
         target: run folder or checkpoint.
-        shards: score on these shards instead of the run's own.
+        shards: to use instead of the run's own.
         accelerator: auto, cpu or gpu.
-        views: that are scored, each for itself; the first is `one`.
+        views: to score, each separately; the first is `one`.
         pictures: whether to draw them.
 
     Raises:
-        UserError: there is no checkpoint, or it does not fit its configuration or the shards.
+        UserError: there is no checkpoint, or it does not match its configuration or the shards.
     """
     quiet_libraries()
     subject = read_subject(target, shards)
@@ -83,7 +83,7 @@ def evaluate(
                     stream.write(packed)
                 if pictures:
                     _draw(run, evaluation, splits, found, data)
-                evaluation.save(run)  # last: what it names is there
+                evaluation.save(run)  # last, once the files it names exist
         finally:
             data.close()
         return run, evaluation
@@ -92,12 +92,12 @@ def evaluate(
 
 
 def parts(splits: Mapping[SplitName, Predictions], manifest: Manifest) -> dict[Part, Predictions]:
-    """What is scored: the splits, and of test the samples that have no copy in train.
+    """What is scored: the splits, and the samples of test without a copy in train.
 
-    The latter only where the set marks copies, and where any sample is left.
+    The latter only if the set marks copies and any samples are left.
 
     Raises:
-        UserError: the marks are not those that the manifest counts.
+        UserError: the marks do not match the manifest's count.
     """
     found: dict[Part, Predictions] = {
         split: predictions for split, predictions in splits.items() if split != "train"
@@ -107,7 +107,7 @@ def parts(splits: Mapping[SplitName, Predictions], manifest: Manifest) -> dict[P
         if len(splits["test"]) - len(clean) != leaks:
             raise UserError(
                 f"the manifest counts {leaks} samples of test with a copy in train, "
-                f"{len(splits['test']) - len(clean)} are marked so; create the shards again"
+                f"but {len(splits['test']) - len(clean)} are marked; create the shards again"
             )
         if len(clean):
             found["test_clean"] = clean
@@ -117,12 +117,12 @@ def parts(splits: Mapping[SplitName, Predictions], manifest: Manifest) -> dict[P
 def _independence(
     path: Path, model: torch.nn.Module, data: FERData, split: SplitName, device: torch.device
 ) -> Independence:
-    """Each rank asks for itself: it takes a second, and gives the same on all of them."""
+    """Measured by each rank itself: it takes a second and gives the same result on all of them."""
     found = measure_split(predictor(model, data.preprocess), data.reader(split), device)
     if not found.holds:
         raise UserError(
             f"{path}: a prediction depends on the other images of its batch (a probability moves "
-            f"by {found.largest:.2g}); it has no accuracy: see `pattlite audit`, mend the network"
+            f"by {found.largest:.2g}), so it has no accuracy; see `pattlite audit`, fix the network"
         )
     return found
 

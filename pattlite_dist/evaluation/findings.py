@@ -1,4 +1,4 @@
-"""What can be wrong with a score: its batches, its leaks, its blank images, its choice of epoch."""
+"""What can be wrong with a score: its batches, leaks, blank images, and choice of epoch."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pattlite_dist.config import Strict
 from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.evaluation.independence import Predict
 from pattlite_dist.evaluation.schema import Independence
 from pattlite_dist.files import write_text
+from pattlite_dist.settings import Strict
 from pattlite_dist.shards.manifest import Manifest, SplitName
 
 AUDIT_NAME = "audit.json"
@@ -22,19 +22,19 @@ Ids = NDArray[np.int64]
 
 
 class Group(Strict):
-    """Some samples of a split; `top1` is that of predictions one by one, None without samples."""
+    """Some samples of a split; `top1` is for predictions one by one, None without samples."""
 
     samples: int = Field(ge=0)
     top1: float | None = Field(ge=0, le=1)
 
 
 class Flaws(Strict):
-    """What is known of a split; None where the set does not mark it.
+    """Known flaws of a split; None if the set does not mark them.
 
     Attributes:
         samples: of the split.
-        leaks: those with an identical image in train.
-        blank: those without any contrast.
+        leaks: samples with an identical image in train.
+        blank: samples without any contrast.
     """
 
     samples: int = Field(gt=0)
@@ -43,14 +43,14 @@ class Flaws(Strict):
 
 
 class Marked(Strict):
-    """Samples with a mark beside those without."""
+    """Samples with a mark, and those without."""
 
     marked: Group
     others: Group
 
 
 class Scored(Strict):
-    """A checkpoint of the run: its top-1 on val, by its name, and on the audited split."""
+    """A checkpoint of the run: its top-1 on val, from its name, and on the audited split."""
 
     name: str
     epoch: int
@@ -65,7 +65,7 @@ class Selection(Strict):
         checkpoints: all that the run has kept, in the order of training.
         chosen: the best on val.
         best: the best on the audited split.
-        gain: of its top-1 over that of the chosen one.
+        gain: its top-1 minus that of the chosen one.
     """
 
     checkpoints: list[Scored]
@@ -78,15 +78,15 @@ class Audit(Strict):
     """`audit.json`.
 
     Attributes:
-        split: that was audited, with so many samples.
-        batch: samples a batch; the last one of a pass is short.
-        batch_dependent: whether the network is one whose predictions depend on their batch.
-        independence: whether they do.
-        top1: by the way in which the split was put into batches.
+        split: the audited split; `samples` is its size.
+        batch: samples per batch; the last batch of a pass is short.
+        batch_dependent: whether the network is of a kind whose predictions depend on their batch.
+        independence: whether they do, as measured.
+        top1: by the way the split was divided into batches.
         flaws: of every split.
         leaks: the audited split's samples with an identical image in train, and the others.
         blank: those without contrast, and the others.
-        selection: None where there is one checkpoint only, or val was audited.
+        selection: None if there is only one checkpoint, or val was audited.
     """
 
     format: Literal["pattlite-audit"] = "pattlite-audit"
@@ -112,15 +112,12 @@ class Audit(Strict):
 
 
 def flaws(manifest: Manifest, split: SplitName) -> Flaws:
-    """What the manifest knows of a split."""
+    """What the manifest records about a split."""
     found, marks = manifest.findings[split], manifest.options
     return Flaws(
         samples=manifest.samples(split),
         leaks=None if marks.leaks == "keep" else found.leaks,
-        # Those left out of train are in no batch.
-        blank=None
-        if marks.blanks == "keep"
-        else len(set(found.blank_rows) - set(found.dropped_rows)),
+        blank=None if marks.blanks == "keep" else found.in_the_set(found.blank_rows),
     )
 
 
@@ -133,7 +130,7 @@ def facts(reader: ShardReader) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
 
 
 def orders(labels: NDArray[np.int64], seed: int = 0) -> dict[Order, Ids]:
-    """The samples as the published test arrays hold them, class by class, and shuffled.
+    """The samples shuffled, and class by class as in the published test arrays.
 
     Args:
         labels: int64 [n].
@@ -153,7 +150,7 @@ def guesses(
     device: torch.device,
     progress: Callable[[int], None] = lambda done: None,
 ) -> NDArray[np.int64]:
-    """The predicted classes of a split's samples, put into batches in the order of `ids`.
+    """The predicted classes of a split's samples, batched in the order of `ids`.
 
     Returns:
         int64 [n], by id.
@@ -178,7 +175,7 @@ def _group(right: NDArray[np.bool_]) -> Group:
 
 
 def select(scored: Sequence[Scored]) -> Selection:
-    """Compare choosing on val with choosing on the audited split; of equals the earlier wins."""
+    """Compare choosing on val with choosing on the audited split; the earlier wins a tie."""
     ordered = sorted(scored, key=lambda item: item.epoch)
     chosen = max(ordered, key=lambda item: item.val)
     best = max(ordered, key=lambda item: item.top1)

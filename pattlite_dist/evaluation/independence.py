@@ -1,7 +1,7 @@
-"""Is a prediction a function of its image alone? Asked of the network itself, whatever it says.
+"""Is a prediction a function of its image alone? Measured, whatever the configuration says.
 
 A network in which images of a batch see each other, as in the reference code of PAtt-Lite, has
-no accuracy: it has one for each way of putting a test set into batches.
+no single accuracy: it has one for each way of dividing a test set into batches.
 """
 
 import contextlib
@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.evaluation.schema import Independence
 
-TOLERANCE = 1e-5  # of a probability: what the order of sums may change
+TOLERANCE = 1e-5  # of a probability: the order of summation may change it this much
 PROBES = 32
 
 Predict = Callable[[torch.Tensor], torch.Tensor]
 
 
 def choose_probes(samples: int, probes: int = PROBES) -> tuple[NDArray[np.int64], ...]:
-    """Samples to ask about, and others to keep them company: ids, int64, spread over a split.
+    """Samples to probe, and others as companions: ids, int64, spread over a split.
 
-    Both sets are alike and of one size; they share a sample only where there are too few.
+    Both sets have the same size; they share a sample only if there are too few.
     """
     count = min(probes, samples)
     ids = np.arange(count) * samples // count
@@ -35,15 +35,15 @@ def measure(predict: Predict, images: torch.Tensor, others: torch.Tensor) -> Ind
 
     Args:
         predict: uint8 images [n, C, H, W] to probabilities, float64 [n, classes].
-        images: to ask about.
-        others: as many that keep them company.
+        images: to probe.
+        others: the same number of companions.
     """
     n = len(images)
     with torch.inference_mode(), _plain_arithmetic():
         alone = torch.cat([predict(image[None]) for image in images])
         together = predict(images)
         reordered = predict(images.flip(0)).flip(0)
-        # The same companions for each half, so that each image changes all of its own.
+        # Both halves get the same companions, so every image gets entirely new ones.
         halves = [images[: n // 2], images[n // 2 :]]
         amid = [predict(torch.cat([half, others]))[: len(half)] for half in halves]
     return Independence(
@@ -56,7 +56,7 @@ def measure(predict: Predict, images: torch.Tensor, others: torch.Tensor) -> Ind
 
 
 def measure_split(predict: Predict, reader: ShardReader, device: torch.device) -> Independence:
-    """Measure with samples from all over a split."""
+    """Measure with samples spread over a split."""
     probes, others = (
         torch.from_numpy(reader.gather(ids).block.images).to(device)
         for ids in choose_probes(len(reader))
@@ -70,7 +70,7 @@ def _largest(found: torch.Tensor, alone: torch.Tensor) -> float:
 
 @contextlib.contextmanager
 def _plain_arithmetic() -> Iterator[None]:
-    # TF32 rounds to ten bits, so that another algorithm for another batch would be seen as more
-    # than the tolerance.
+    # TF32 rounds to ten bits, so a different algorithm for a different batch size would exceed the
+    # tolerance.
     with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
         yield

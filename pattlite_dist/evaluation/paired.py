@@ -1,4 +1,4 @@
-"""Several runs summed up, and two compared on the same samples: pure functions."""
+"""Summaries of several runs, and a paired test of two on the same samples: pure functions."""
 
 import statistics
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 
 class Spread(NamedTuple):
-    """Mean and standard deviation (of n - 1) of a score over runs; no deviation of one run."""
+    """Mean and standard deviation (n - 1) of a score over runs; no deviation for one run."""
 
     mean: float
     deviation: float | None
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Mean and standard deviation of one value or more."""
+    """Mean and standard deviation of one or more values."""
     deviation = statistics.stdev(values) if len(values) > 1 else None
     return Spread(statistics.fmean(values), deviation)
 
@@ -27,7 +27,7 @@ class Paired(NamedTuple):
     Attributes:
         only_first: samples that only the first got right.
         only_second: samples that only the second got right.
-        p: of so uneven a split of these, or a more uneven one, if neither were better; two-sided.
+        p: probability of a split at least this uneven if neither were better; two-sided.
     """
 
     only_first: int
@@ -36,21 +36,21 @@ class Paired(NamedTuple):
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Paired:
-    """McNemar's test (1947), exact: the samples that one alone got right are fair coins.
+    """McNemar's test (1947), exact: samples that only one got right are tosses of a fair coin.
 
     Args:
-        first: whether the one predictor was right, bool [n].
-        second: whether the other was, about the same samples.
+        first: whether the first predictor was right, bool [n].
+        second: whether the second was, on the same samples.
     """
     only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
     return Paired(only_first, only_second, two_sided(only_first, only_first + only_second))
 
 
 def two_sided(heads: int, tosses: int) -> float:
-    """Exact p of so many heads of a fair coin, or of a number as far from the half.
+    """Exact p of this many heads of a fair coin, or of any number at least as far from half.
 
-    In whole numbers up to the last division, so that it is neither approximate where counts are
-    small nor rounded to nothing where they are large.
+    Computed in integers up to the last division, so it is neither approximate for small counts
+    nor rounded to zero for large ones.
     """
     fewer = min(heads, tosses - heads)
     ways = tail = 1
@@ -63,5 +63,5 @@ def two_sided(heads: int, tosses: int) -> float:
 
 
 def in_words(p: float) -> str:
-    """A p to be read: three places, and no more than is meant."""
+    """A p for display: three decimals."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"

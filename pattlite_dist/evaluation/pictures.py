@@ -1,4 +1,4 @@
-"""Pictures of an evaluation, for a paper and for every reader's eyes."""
+"""Pictures of an evaluation, fit for a paper and legible with any colour vision."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +14,11 @@ from pattlite_dist.evaluation.schema import Part, PartScores
 from pattlite_dist.evaluation.scores import BINS, calibration, precision_recall
 from pattlite_dist.files import write_figure
 
-# Okabe and Ito's colours, all to be told apart with any colour vision, and by their dashes in grey.
+# Okabe and Ito's colours are distinct with any colour vision, and the dashes in greyscale.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _DASHES = ("-", "--", "-.", ":", (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 2)))
-_SIDE = 4.6  # inches of a panel
-_FEW = 10  # samples, of which a share says little
+_SIDE = 4.6  # of a panel, inches
+_FEW = 10  # samples; a share of fewer says little
 COLUMNS, MISTAKES = 8, 32  # of the sheet
 
 Found = Mapping[Part, Predictions]
@@ -26,7 +26,7 @@ Scores = Mapping[Part, PartScores]
 
 
 def draw_scores(run: Path, found: Found, scores: Scores, classes: Sequence[str]) -> None:
-    """Draw what the one view scored into a run's folder."""
+    """Draw the scores of the view `one` into a run's folder."""
     write_figure(confusion(scores, classes), run / "confusion.png")
     write_figure(reliability(found, scores), run / "reliability.png")
     write_figure(recall_by_class(found, scores, classes), run / "precision_recall.png")
@@ -43,7 +43,7 @@ def _name(part: Part) -> str:
 
 
 def confusion(scores: Scores, classes: Sequence[str]) -> Figure:
-    """One panel a part: the rate in colour and per cent, the count below it."""
+    """One panel per part: the rate as colour and percentage, the count below it."""
     figure, axes = _panels(scores, 5.2)
     image: Any = None
     for axis, (part, found) in zip(axes, scores.items(), strict=True):
@@ -71,7 +71,7 @@ def confusion(scores: Scores, classes: Sequence[str]) -> Figure:
 
 
 def reliability(found: Found, scores: Scores) -> Figure:
-    """One panel a part: accuracy over confidence, and how many samples each bin has."""
+    """One panel per part: accuracy over confidence, and how many samples each bin has."""
     figure = Figure(figsize=(_SIDE * len(scores), 5.0), layout="constrained")
     grid: Any = figure.subplots(
         2, len(scores), squeeze=False, sharex=True, height_ratios=(3.2, 1), sharey="row"
@@ -95,7 +95,7 @@ def reliability(found: Found, scores: Scores) -> Figure:
             color=COLOURS[1], markeredgecolor="white", clip_on=False,
             label="mean confidence, and its gap to accuracy",
         )  # fmt: skip
-        # The gap between the two is what the calibration error is the mean of.
+        # The calibration error is the mean of the gaps between the two.
         upper.vlines(
             confidence[there], accuracy[there], confidence[there], COLOURS[1], linewidth=1.6
         )
@@ -120,12 +120,12 @@ def reliability(found: Found, scores: Scores) -> Figure:
 
 
 def recall_by_class(found: Found, scores: Scores, classes: Sequence[str]) -> Figure:
-    """One panel a part: a precision-recall curve for each class, its average in the legend."""
+    """One panel per part: a precision-recall curve per class, with its average in the legend."""
     figure, axes = _panels(scores, 5.6)
     for axis, (part, one) in zip(axes, found.items(), strict=True):
         for number, name in enumerate(classes):
             average = scores[part].average_precision[name]
-            if average is None:  # no sample of the class, so that there is no recall
+            if average is None:  # no sample of the class, so there is no recall
                 continue
             precision, recall = precision_recall(one.probabilities["one"], one.labels, number)
             axis.step(
@@ -147,18 +147,18 @@ def recall_by_class(found: Found, scores: Scores, classes: Sequence[str]) -> Fig
 def draw_mistakes(
     run: Path, images: NDArray[np.uint8], worst: Predictions, classes: Sequence[str], title: str
 ) -> None:
-    """Draw a sheet of images, each with its true class, the one predicted, and the confidence.
+    """Draw a sheet of images, each with its true class, its predicted class and the confidence.
 
     Args:
         run: folder.
         images: uint8 [n, C, H, W].
-        worst: of these images.
+        worst: predictions for these images.
         classes: names.
         title: of the sheet.
     """
     rows, wide, tall = max(-(-len(images) // COLUMNS), 1), 1.08, 1.36  # in sides of an image
     figure = Figure(figsize=(1.15 * COLUMNS * wide, 1.15 * rows * tall + 0.5), layout="constrained")
-    axis = figure.subplots()  # one for all, as each costs as much time as thirty images
+    axis = figure.subplots()  # one for all, because each takes as long as thirty images
     axis.set_title(title, fontsize=10, pad=10)
     axis.axis("off")
     table, guesses = worst.probabilities["one"], worst.guesses()

@@ -20,14 +20,14 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # of every member, so that the same predictions a
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of one split, or a part of it.
+    """Predictions for one split, or a part of it.
 
     Attributes:
         ids: int64 [n], places in the split, in the order of its shards.
         labels: int64 [n].
         flags: uint8 [n], a sum of `BLANK` and `LEAK`.
         probabilities: by view, float64 [n, classes].
-        target: float64 [n, classes], shares of the votes, where the set has them.
+        target: float64 [n, classes], shares of the votes, if the set has them.
     """
 
     ids: NDArray[np.int64]
@@ -40,7 +40,7 @@ class Predictions:
         return len(self.ids)
 
     def where(self, kept: NDArray[np.bool_] | NDArray[np.intp]) -> "Predictions":
-        """Some of the samples: bool [n], or places in the order in which they are wanted."""
+        """Select samples by a mask, bool [n], or by places, in that order."""
         return Predictions(
             self.ids[kept],
             self.labels[kept],
@@ -54,7 +54,7 @@ class Predictions:
         return self.where((self.flags & LEAK) == 0)
 
     def guesses(self, view: View = "one") -> NDArray[np.int64]:
-        """The class of the highest probability, of equals the first; int64 [n]."""
+        """The class with the highest probability, the first of equals; int64 [n]."""
         guesses: NDArray[np.int64] = self.probabilities[view].argmax(1).astype(np.int64)
         return guesses
 
@@ -63,7 +63,7 @@ def pack_predictions(classes: Sequence[str], splits: Mapping[SplitName, Predicti
     """The bytes of an .npz file.
 
     It holds `classes`, and for each split `SPLIT.id`, `.label`, `.blank`, `.leak`, a table for
-    each view (`.one`, `.flip`, `.ten-crop`), and `.target` where there are votes.
+    each view (`.one`, `.flip`, `.ten-crop`), and `.target` if there are votes.
     """
     arrays: dict[str, NDArray[np.generic]] = {"classes": np.array(classes)}
     for split, found in splits.items():
@@ -91,11 +91,11 @@ def load_predictions(
 
     Args:
         path: of the file.
-        sha256: of the file that the evaluation was made from.
-        views: that it must hold.
+        sha256: of the file that the evaluation was computed from.
+        views: that it must contain.
 
     Raises:
-        UserError: it is missing, another file, or not whole.
+        UserError: it is missing, a different file, or damaged.
     """
     again = "evaluate the run again"
     try:
@@ -103,7 +103,7 @@ def load_predictions(
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; {again}") from error
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise UserError(f"{path} is not the file that evaluation.json was made from; {again}")
+        raise UserError(f"{path} is not the file that evaluation.json was computed from; {again}")
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

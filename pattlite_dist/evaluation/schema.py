@@ -1,14 +1,13 @@
-"""`evaluation.json`: what an evaluation found, and the only place that knows its schema."""
+"""`evaluation.json`: the results of an evaluation; the only place that knows its schema."""
 
-import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from pattlite_dist.config import Strict
-from pattlite_dist.errors import UserError, first_problem
-from pattlite_dist.files import write_text
+from pattlite_dist.errors import UserError
+from pattlite_dist.files import parse_json, write_text
+from pattlite_dist.settings import Strict
 
 EVALUATION_NAME = "evaluation.json"
 PREDICTIONS_NAME = "predictions.npz"
@@ -19,10 +18,10 @@ ByClass = dict[str, float | None]
 
 
 class Agreement(Strict):
-    """How the predictions agree with the votes of several people, where a set has them.
+    """How the predictions agree with the votes of several people, if the set has them.
 
     Attributes:
-        majority: share of samples whose prediction has the most votes, or as many as any other.
+        majority: share of samples whose prediction has the most votes, ties included.
         cross_entropy: mean over samples of -sum(share of votes * log probability), nats.
     """
 
@@ -31,10 +30,10 @@ class Agreement(Strict):
 
 
 class PartScores(Strict):
-    """Scores of one part of a set; None where a share has nothing to be a share of.
+    """Scores of one part of a set; None where a share would divide by zero.
 
     Attributes:
-        samples: how many there are.
+        samples: their number.
         top1: accuracy.
         macro_f1: mean of the F1 of the classes that occur or are predicted.
         balanced_accuracy: mean recall of the classes that occur.
@@ -74,7 +73,7 @@ class PartScores(Strict):
 
 
 class Bootstrap(Strict):
-    """How the intervals were made: percentiles over resampled samples."""
+    """How the intervals were computed: percentiles over resampled samples."""
 
     resamples: int = Field(gt=0)
     seed: int = Field(ge=0)
@@ -89,11 +88,11 @@ class PredictionsFile(Strict):
 
 
 class Independence(Strict):
-    """How far a prediction moves with its batch: by how much, at most, a probability differs.
+    """How far a prediction moves with its batch: the largest difference of a probability.
 
     Attributes:
-        samples: that were asked about; each was first predicted alone.
-        tolerance: that rounding may take.
+        samples: that were probed; each was first predicted alone.
+        tolerance: allowed for rounding.
         together: in one batch.
         reordered: in the same batch, in another order.
         companions: in a batch with other samples.
@@ -107,7 +106,7 @@ class Independence(Strict):
 
     @property
     def largest(self) -> float:
-        """Of the differences."""
+        """The largest of the differences."""
         return max(self.together, self.reordered, self.companions)
 
     @property
@@ -123,10 +122,10 @@ class Evaluation(Strict):
         checkpoint, epoch, step: what was scored.
         manifest: fingerprint of the shards.
         labels: class names, in the order of all matrices.
-        views: that were scored; `one` always.
+        views: that were scored, always including `one`.
         splits: scores from one view of each image.
-        more_views: the same from the further views, each for itself.
-        independence: that a prediction does not depend on its batch.
+        more_views: the same from the further views, separately.
+        independence: proof that a prediction does not depend on its batch.
     """
 
     format: Literal["pattlite-evaluation"] = "pattlite-evaluation"
@@ -147,7 +146,7 @@ class Evaluation(Strict):
     @model_validator(mode="after")
     def _fits_together(self) -> "Evaluation":
         if self.views != ["one", *self.more_views]:
-            raise ValueError(f"views {self.views} are not those that have scores")
+            raise ValueError(f"views {self.views} do not match the scores")
         if not self.independence.holds:
             raise ValueError("predictions depended on their batch")
         for scores in self.of_views().values():
@@ -162,7 +161,7 @@ class Evaluation(Strict):
         return self
 
     def of_views(self) -> dict[View, dict[Part, PartScores]]:
-        """The scores of every view, the one view first."""
+        """The scores of every view, `one` first."""
         return {"one": self.splits, **self.more_views}
 
     def save(self, run: Path) -> None:
@@ -179,15 +178,9 @@ def read_evaluation(run: Path) -> Evaluation:
     path = run / EVALUATION_NAME
     again = f"run `pattlite evaluate {run}`"
     try:
-        content: Any = json.loads(path.read_bytes())
+        data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{run} has no {EVALUATION_NAME}; {again}") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; check its permissions") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}); {again}") from error
-    try:
-        return Evaluation.model_validate(content)
-    except ValidationError as error:
-        where, first = first_problem(error)
-        raise UserError(f"{path}: {where or 'as a whole'}: {first['msg']}; {again}") from error
+    return parse_json(data, Evaluation, str(path), again)

@@ -18,11 +18,11 @@ from pattlite_dist.evaluation.predictions import Predictions
 from pattlite_dist.evaluation.schema import Agreement, ByClass, PartScores, View
 
 BINS = 15  # of confidence
-_LEAST = np.finfo(np.float64).tiny  # the log of 0 is no score
+_LEAST = np.finfo(np.float64).tiny  # avoids the log of 0
 
 
 def score(found: Predictions, classes: Sequence[str], view: View = "one") -> PartScores:
-    """All scores of some samples, at least one, from one view."""
+    """All scores of one or more samples, from one view."""
     table, labels = found.probabilities[view], found.labels
     confusion = confusion_matrix(found, view)
     right, true, predicted = np.diagonal(confusion), confusion.sum(1), confusion.sum(0)
@@ -78,7 +78,7 @@ def average_precisions(table: Floats, labels: NDArray[np.int64]) -> Floats:
 def precision_recall(
     table: Floats, labels: NDArray[np.int64], number: int
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Precision and recall at every threshold, of a class that occurs, against the rest."""
+    """Precision and recall at every threshold, for a class that occurs, against the rest."""
     precision, recall, _ = binary_precision_recall_curve(*_one_against_rest(table, labels, number))
     return precision.numpy(), recall.numpy()
 
@@ -91,10 +91,10 @@ def _one_against_rest(
 
 
 def calibration(table: Floats, labels: NDArray[np.int64]) -> tuple[Counts, Floats, Floats]:
-    """What a reliability diagram shows, for each bin of the highest probability.
+    """The data of a reliability diagram, for each bin of the highest probability.
 
     Returns:
-        Samples, mean confidence and accuracy; the latter two are NaN where there are no samples.
+        Samples, mean confidence and accuracy; the latter two are NaN in empty bins.
     """
     confidence, right = table.max(1), table.argmax(1) == labels
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
@@ -104,7 +104,7 @@ def calibration(table: Floats, labels: NDArray[np.int64]) -> tuple[Counts, Float
 
 
 def worst_mistakes(found: Predictions, most: int, view: View = "one") -> Predictions:
-    """The wrong predictions of the highest probability, the highest first."""
+    """The wrong predictions with the highest probability, the highest first."""
     wrong = found.where(found.guesses(view) != found.labels)
     order = np.argsort(-wrong.probabilities[view].max(1), kind="stable")[:most]
     return wrong.where(order)

@@ -1,4 +1,4 @@
-"""What is looked at: a checkpoint, the configuration that its network was trained with, shards."""
+"""What is examined: a checkpoint, the configuration its network was trained with, and shards."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from pattlite_dist.config import Config, parse_config
+from pattlite_dist.config import Config, parse_written
 from pattlite_dist.data.fetch import fetch_manifest
 from pattlite_dist.data.module import FERData, origin
 from pattlite_dist.errors import UserError
-from pattlite_dist.model.build import PattLite, SeedNet, build_model
+from pattlite_dist.model.build import MobileNetV2ViT, PattLite, build_model
 from pattlite_dist.runtime.world import World
 from pattlite_dist.shards.manifest import Manifest
 from pattlite_dist.tracking.folder import load_config
@@ -23,10 +23,10 @@ class Subject:
     """A checkpoint that has been read.
 
     Attributes:
-        run: folder that what is found is written into: the run, or where the checkpoint lies.
+        run: folder that results are written into: the run's, or the checkpoint's.
         path: of the checkpoint.
         content: of the checkpoint.
-        config: that the network was trained with; `data.shards` are those to look at now.
+        config: that the network was trained with; `data.shards` are those to use now.
     """
 
     run: Path
@@ -43,22 +43,24 @@ class Subject:
         """The manifest of the shards.
 
         Raises:
-            UserError: they cannot be had, or have other classes.
+            UserError: they cannot be read, or have other classes.
         """
         manifest = fetch_manifest(origin(self.config.data))
         if self.labels != manifest.labels:
             raise UserError(
-                f"{self.path} knows the classes {self.labels}, the shards have "
+                f"{self.path} has the classes {self.labels}, but the shards have "
                 f"{manifest.labels}; give shards with the same labels"
             )
         return manifest
 
-    def build(self) -> PattLite | SeedNet:
+    def build(self) -> PattLite | MobileNetV2ViT:
         """The network of the configuration, its weights not yet loaded."""
         config = self.config
         return build_model(config.model, config.data.image_size, len(self.labels), pretrained=False)
 
-    def load(self, model: PattLite | SeedNet, device: torch.device) -> PattLite | SeedNet:
+    def load(
+        self, model: PattLite | MobileNetV2ViT, device: torch.device
+    ) -> PattLite | MobileNetV2ViT:
         """The network with the checkpoint's weights, in evaluation mode, on a device.
 
         Raises:
@@ -67,17 +69,17 @@ class Subject:
         checkpoints.load_weights(model, self.content, self.path)
         return model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
-    def stream(self, model: PattLite | SeedNet, manifest: Manifest, world: World) -> FERData:
-        """The shards, and what turns their images into the network's input."""
+    def stream(self, model: PattLite | MobileNetV2ViT, manifest: Manifest, world: World) -> FERData:
+        """The shards, with the preprocessing that turns their images into the network's input."""
         return FERData(self.config, world, build_preprocess(self.config, model), manifest)
 
 
 def read_subject(target: Path, shards: str | None = None) -> Subject:
-    """Read a run's best checkpoint on val, or the checkpoint that is given.
+    """Read a run's best checkpoint on val, or the given checkpoint.
 
     Args:
         target: run folder or checkpoint.
-        shards: to look at instead of the run's own.
+        shards: to use instead of the run's own.
 
     Raises:
         UserError: there is no such folder or checkpoint, or it is not one of ours.
@@ -85,8 +87,8 @@ def read_subject(target: Path, shards: str | None = None) -> Subject:
     run = _run_of(target)
     path = target if target.is_file() else checkpoints.best(run / "checkpoints")
     content = checkpoints.load(path)
-    # A run's own file says where its shards are now; the checkpoint's what the network is.
-    config = parse_config(content["pattlite"]["config"], str(path))
+    # The run's own file says where its shards are now; the checkpoint's, what the network is.
+    config = parse_written(content["pattlite"]["config"], str(path))
     here = load_config(run).data if (run / "config.yaml").exists() else config.data
     # The size is part of what the network is.
     changes = {"image_size": config.data.image_size, **({"shards": shards} if shards else {})}

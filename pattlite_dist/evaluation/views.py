@@ -1,4 +1,4 @@
-"""The views of an image that are scored: one, with its mirror, or ten crops; never mixed."""
+"""The views of an image that are scored: itself, with its mirror, or ten crops; never mixed."""
 
 from collections.abc import Callable, Sequence
 from typing import get_args
@@ -16,7 +16,7 @@ Prepare = Callable[[torch.Tensor], torch.Tensor]
 
 
 def parse_views(text: str) -> list[View]:
-    """Read `one,flip,ten-crop`: one view comes first and is always there.
+    """Parse `one,flip,ten-crop`; the result always starts with `one`.
 
     Raises:
         UserError: a word is not a view.
@@ -24,7 +24,7 @@ def parse_views(text: str) -> list[View]:
     words = [word.strip() for word in text.split(",") if word.strip()]
     for word in words:
         if word not in VIEWS:
-            raise UserError(f"--views: {word!r} is not a view; known are {', '.join(VIEWS)}")
+            raise UserError(f"--views: {word!r} is not a view; choose from {', '.join(VIEWS)}")
     return [view for view in VIEWS if view == "one" or view in words]
 
 
@@ -35,12 +35,12 @@ def probabilities(
 
     Args:
         model: in evaluation mode.
-        prepare: uint8 images of any size to the model's input.
+        prepare: converts uint8 images of any size to the model's input.
         images: uint8 [n, C, H, W], on the model's device.
-        views: the first of them is `one`.
+        views: to predict from; the first is `one`.
 
     Returns:
-        A row is NaN where one of its logits is NaN or infinite.
+        A row is NaN if one of its logits is NaN or infinite.
     """
 
     def predict(part: torch.Tensor) -> torch.Tensor:
@@ -59,7 +59,7 @@ def probabilities(
 
 
 def predictor(model: torch.nn.Module, prepare: Prepare) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function from images to their probabilities from one view; see `probabilities`."""
+    """A function from images to their probabilities from the view `one`; see `probabilities`."""
     return lambda images: probabilities(model, prepare, images, ("one",))["one"]
 
 

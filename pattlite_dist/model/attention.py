@@ -1,7 +1,7 @@
 """Attention over the patches of one sample.
 
-The reference code of PAtt-Lite hands its attention a [batch, 32] tensor, so that a prediction
-depends on its companions. That variant is kept for study; all others never look beyond a sample.
+The reference code of PAtt-Lite passes a [batch, 32] tensor to its attention, so a prediction
+depends on the rest of the batch. That variant is kept for study; no other looks beyond a sample.
 """
 
 from typing import Literal
@@ -19,8 +19,8 @@ Attention = Literal["patches", "none", "batch"]
 class KerasBatchNorm1d(nn.BatchNorm1d):
     """BatchNorm of [n, c] as in Keras: epsilon 1e-3, momentum 0.99, and a biased running variance.
 
-    PyTorch keeps the unbiased one, which is n / (n - 1) times as large: a seventh more at the
-    published batch of 8. (Of images, Keras too keeps the unbiased one.)
+    PyTorch keeps the unbiased variance, which is n / (n - 1) times as large: a seventh more at the
+    published batch of 8. (For images, Keras keeps the unbiased one too.)
     """
 
     def __init__(self, channels: int) -> None:
@@ -36,8 +36,8 @@ class KerasBatchNorm1d(nn.BatchNorm1d):
             return super().forward(x)
         if len(x) == 1:
             raise UserError(
-                "one image a rank gives the classifier's BatchNorm nothing to normalise by; "
-                "raise trainer.global_batch, train on fewer ranks, or with model.attention=patches"
+                "the classifier's BatchNorm cannot normalise one image per rank; "
+                "raise trainer.global_batch, train on fewer ranks, or use model.attention=patches"
             )
         with torch.no_grad():
             var, mean = torch.var_mean(x.to(self.running_var.dtype), 0, correction=0)
@@ -50,17 +50,17 @@ class AttentionClassifier(nn.Module):
     """PAtt-Lite's classifier (arXiv:2306.09626, section III-C).
 
     A dense layer of width 32 with ReLU and BatchNorm; dot-product attention with one learned scale
-    and no projections, as Keras' `Attention(use_scale=True)`; a linear layer.
+    and no projections, like Keras' `Attention(use_scale=True)`; a linear layer.
 
     Args:
         inputs: channels of a patch.
         classes: logits.
         width: of the dense layer.
         dropout: before the dense layer.
-        attention: what attends to what. patches: a sample's patches to each other, their mean goes
-            to the linear layer. none: nothing, the patches' mean is classified. batch: as in the
-            reference code, where the patches' means of all samples in the batch attend to each
-            other; a sample alone gets what `none` gives.
+        attention: what attends to what. patches: a sample's patches attend to each other, and
+            their mean goes to the linear layer. none: the patches' mean is classified. batch: as
+            in the reference code, the means of all samples in the batch attend to each other; a
+            sample alone gets the same result as with `none`.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class AttentionClassifier(nn.Module):
         self.norm = KerasBatchNorm1d(width)
         if attention != "none":
             self.scale = nn.Parameter(torch.ones(()))
-        self.head_dropout = nn.Dropout(0.0)  # of fine-tuning only
+        self.head_dropout = nn.Dropout(0.0)  # for fine-tuning only
         self.head = nn.Linear(width, classes)
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from pattlite_dist.files import load_tensors
 
 
 def same_padding(x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
-    """Pad as TensorFlow's SAME: to ceil(side / stride) outputs, the odd pixel right and below."""
+    """Pad like TensorFlow's SAME: to ceil(side / stride) outputs, the odd pixel right and below."""
     pads: list[int] = []
     for side in (x.shape[-1], x.shape[-2]):
         total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
@@ -79,8 +79,8 @@ class MobileNetV2(nn.Module):
     """torchvision's MobileNetV2 1.0 (Sandler et al., arXiv:1801.04381), `features[:cut]`.
 
     Args:
-        cut: blocks kept. 14: 96 channels at stride 16, 0.54 M parameters. 19: the last
-            convolution too, 1,280 channels at stride 32.
+        cut: blocks kept. 14: 96 channels at stride 16, 0.54 M parameters. 19: up to and including
+            the last convolution, 1,280 channels at stride 32.
     """
 
     mean: ClassVar = (0.485, 0.456, 0.406)
@@ -107,21 +107,22 @@ def probe(backbone: nn.Module, image_size: int) -> tuple[int, int]:
 
 
 def load_weights(backbone: nn.Module, weights: str) -> None:
-    """Load pretrained weights: every parameter of the backbone, or an error.
+    """Load pretrained weights: every parameter of the backbone, or raise.
 
     Args:
         backbone: a `MobileNetV1` or `MobileNetV2`.
-        weights: a file that `torch.load` reads (a state dict; keys beyond the cut are left out),
+        weights: a file that `torch.load` reads (a state dict; keys beyond the cut are ignored),
             or `imagenet` for torchvision's own download.
 
     Raises:
-        UserError: the file is missing, is not a state dict, or lacks a weight of this shape.
+        UserError: the file is missing, is not a state dict, or a weight is missing or has another
+            shape.
     """
     state = _download(backbone) if weights == "imagenet" else _read(Path(weights))
     for key, wanted in backbone.state_dict().items():
         if key not in state:
             raise UserError(
-                f"{weights} has no {key}, so it is not for this {type(backbone).__name__}; "
+                f"{weights} has no {key}, so it does not match this {type(backbone).__name__}; "
                 "give the matching file, or leave model.weights out"
             )
         if state[key].shape != wanted.shape:

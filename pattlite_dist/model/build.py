@@ -6,11 +6,11 @@ import torch
 from einops import reduce
 from torch import nn
 
-from pattlite_dist.config import ModelConfig
 from pattlite_dist.errors import UserError
 from pattlite_dist.model.attention import Attention, AttentionClassifier, ViTBlock
 from pattlite_dist.model.backbones import MobileNetV1, MobileNetV2, load_weights, probe
 from pattlite_dist.model.patches import PatchEmbedding, PatchExtraction
+from pattlite_dist.model.settings import ModelConfig
 from pattlite_dist.runtime.world import detect
 
 log = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ class PattLite(nn.Module):
     """The paper's network: MobileNetV1, patch extraction, attention classifier.
 
     Attributes:
-        batch_dependent: a prediction depends on the other samples of its batch.
+        batch_dependent: whether a prediction depends on the other samples of its batch.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class PattLite(nn.Module):
         return self.classifier(self.patches(self.backbone(images)))  # type: ignore[no-any-return]
 
 
-class SeedNet(nn.Module):
-    """The seed's network: MobileNetV2, patch embedding, one ViT block, a linear classifier."""
+class MobileNetV2ViT(nn.Module):
+    """This package's own: MobileNetV2, patch embedding, one ViT block, a linear classifier."""
 
     batch_dependent = False
 
@@ -57,19 +57,19 @@ class SeedNet(nn.Module):
         return self.head(self.dropout(reduce(tokens, "n p c -> n c", "mean")))  # type: ignore[no-any-return]
 
 
-def network(config: ModelConfig, image_size: int, classes: int) -> PattLite | SeedNet:
-    """The network with weights drawn at random."""
+def network(config: ModelConfig, image_size: int, classes: int) -> PattLite | MobileNetV2ViT:
+    """The network with randomly initialised weights."""
     if config.name == "pattlite":
         return PattLite(image_size, classes, config.dropout, config.attention)
-    return SeedNet(config, image_size, classes)
+    return MobileNetV2ViT(config, image_size, classes)
 
 
 def build_model(
     config: ModelConfig, image_size: int, classes: int, pretrained: bool = True
-) -> PattLite | SeedNet:
+) -> PattLite | MobileNetV2ViT:
     """Build the network and, unless a checkpoint will follow, load the backbone's weights.
 
-    Warns, once a job, where predictions will depend on the batch.
+    Warns, once per job, if predictions will depend on the batch.
 
     Raises:
         UserError: the weights do not fit.
@@ -78,7 +78,7 @@ def build_model(
     if model.batch_dependent and detect().main:
         log.warning(
             "model.attention=batch is the published error, for study only: every prediction "
-            "depends on the other images of its batch; it cannot be exported or predict"
+            "depends on the other images of its batch; it cannot be exported or used to predict"
         )
     if pretrained and config.weights is not None:
         load_weights(model.backbone, config.weights)
@@ -86,11 +86,11 @@ def build_model(
 
 
 def refuse_batch_dependent(model: nn.Module, purpose: str) -> None:
-    """Stop what needs a prediction to be a function of its image alone.
+    """Refuse what requires a prediction to be a function of its image alone.
 
     Args:
         model: any network; only those with a true `batch_dependent` are refused.
-        purpose: what was to be done, after "refusing to".
+        purpose: what was requested; follows "refusing to".
 
     Raises:
         UserError: the model's predictions depend on the batch.

@@ -1,6 +1,6 @@
 """How large a network is: parameters and multiply-adds, by stage and by layer.
 
-Networks are made on PyTorch's meta device, where nothing is computed, only counted.
+Networks are built on PyTorch's meta device, where nothing is computed, only counted.
 """
 
 from collections import Counter
@@ -11,21 +11,21 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pattlite_dist.config import ModelConfig
 from pattlite_dist.model.build import network
+from pattlite_dist.model.settings import ModelConfig
 
-BATCH = 8  # the published one; what `attention: batch` costs an image depends on it
+BATCH = 8  # the published one; the cost per image of `attention: batch` depends on it
 
 
 class Size(NamedTuple):
-    """What a part of a network takes.
+    """The size of a part of a network.
 
     Attributes:
         name: a child of the network, or `total`.
-        parameters: all numbers that a checkpoint needs, BatchNorm's statistics included.
-        trainable: those that gradients may move.
-        macs: multiply-adds an image in convolutions and matrix products, attention's included, for
-            each image size that was asked for.
+        parameters: all numbers that a checkpoint needs, including BatchNorm's statistics.
+        trainable: those that gradients may change.
+        macs: multiply-adds per image in convolutions and matrix products, including attention's,
+            for each requested image size.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Size(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """A layer, the shape of what it gives for one image, and what it takes without its parts."""
+    """A layer, the shape of its output for one image, and its size without its parts."""
 
     kind: str
     shape: tuple[int, ...]
@@ -43,7 +43,7 @@ class Layer(NamedTuple):
 
 
 def variants(config: ModelConfig) -> dict[str, ModelConfig]:
-    """The configuration with each kind of attention that its network has, by name."""
+    """The configuration with each kind of attention that its network supports, by name."""
     if config.name != "pattlite":
         return {config.attention: config}
     return {
@@ -54,12 +54,12 @@ def variants(config: ModelConfig) -> dict[str, ModelConfig]:
 def count_stages(
     config: ModelConfig, image_sizes: Sequence[int], image_size: int, classes: int
 ) -> list[Size]:
-    """Sizes of the network's stages in order, and of all of it.
+    """Sizes of the network's stages in order, and their total.
 
     Args:
         config: which network.
         image_sizes: sides of images, pixels, for which multiply-adds are counted.
-        image_size: the side for which parameters are counted; only the seed's differ.
+        image_size: the side for which parameters are counted; only mobilenetv2-vit's differ.
         classes: logits.
     """
     runs = [_run(config, side, classes)[1] for side in image_sizes]
@@ -79,12 +79,12 @@ def count_stages(
 
 
 def count_layers(config: ModelConfig, image_size: int, classes: int) -> list[Layer]:
-    """Every layer that has weights or multiplies, in the order in which they end for an image."""
+    """Every layer that has weights or multiplies, in the order in which the layers finish."""
     ran, macs = _run(config, image_size, classes)
     own = Counter({name: macs[name] for name, _, _ in ran})
-    for name in list(own)[:-1]:  # the last to end is the network itself
+    for name in list(own)[:-1]:  # the last to finish is the network itself
         above = name.rpartition(".")[0]
-        while above not in own:  # a list of modules does not run
+        while above not in own:  # a ModuleList is never called
             above = above.rpartition(".")[0]
         own[above] -= macs[name]
     layers = []
@@ -103,7 +103,7 @@ def _meta(config: ModelConfig, image_size: int, classes: int) -> nn.Module:
 def _run(
     config: ModelConfig, image_size: int, classes: int
 ) -> tuple[list[tuple[str, nn.Module, tuple[int, ...]]], Counter[str]]:
-    """Modules as (name, module, output's shape), and each one's multiply-adds an image.
+    """Modules as (name, module, output shape), and the multiply-adds of each per image.
 
     The name of the network itself is empty.
     """
@@ -133,7 +133,7 @@ def _parameters(modules: Iterable[nn.Module]) -> tuple[int, int]:
     for module in modules:
         weights = list(module.parameters(recurse=False))
         trainable += sum(p.numel() for p in weights if p.requires_grad)
-        # BatchNorm's counter of batches is the one buffer that is no number of the network.
+        # BatchNorm's counter of batches is the one buffer that the network does not compute with.
         held = [*weights, *(b for b in module.buffers(recurse=False) if b.is_floating_point())]
         every += sum(value.numel() for value in held)
     return every, trainable

@@ -13,8 +13,8 @@ _LARGEST_GRID = 8
 def published_strides(side: int) -> tuple[int, int]:
     """Strides of the two separable convolutions for a feature map of this side.
 
-    Each is the largest one, not above the published 4 and 2, that leaves at least two places a
-    side. A map of 14 (224 px) gets (4, 2) as published and 2 x 2 patches, and so does every
+    Each is the largest one, up to the published 4 and 2, that leaves at least two places per
+    side. A map of 14 (224 px) gets the published (4, 2). It has 2 x 2 patches, as does every
     smaller map: 6 (96 px) gets (4, 1), 4 (64 px) gets (3, 1), 3 (48 px) gets (2, 1).
     """
     first = max(stride for stride in (1, 2, 3, 4) if -(-side // stride) >= 2 or stride == 1)
@@ -39,9 +39,9 @@ class PatchExtraction(nn.Module):
     """PAtt-Lite's patch extraction (arXiv:2306.09626, section III-B).
 
     Separable convolution k4 s4, separable convolution k2 s2, 1 x 1 convolution, each with 256
-    channels and a ReLU. The kernels are the published ones at every input size, and so are the
-    weights' shapes; the strides derive from the map (`published_strides`), because on maps
-    smaller than 14 x 14 the published ones would leave a single patch and nothing to attend over.
+    channels and a ReLU. Kernels and weight shapes are the published ones at every input size; the
+    strides depend on the map (`published_strides`), because on maps smaller than 14 x 14 the
+    published ones would leave a single patch and nothing to attend over.
     """
 
     def __init__(self, inputs: int, side: int, width: int = 256) -> None:
@@ -54,7 +54,7 @@ class PatchExtraction(nn.Module):
                 nn.Conv2d(width, width, 1),
             ]
         )
-        self.dropout = nn.Dropout2d(0.0)  # Keras' SpatialDropout2D: of fine-tuning only
+        self.dropout = nn.Dropout2d(0.0)  # Keras' SpatialDropout2D: for fine-tuning only
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Map features [n, C, side, side] to patches [n, 4 or more, width]."""
@@ -64,9 +64,9 @@ class PatchExtraction(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """Reduce the channels, split the map into square patches, and say where each one is.
+    """Reduce the channels, split the map into square patches, and add their positions.
 
-    A patch has the smallest side that leaves at most 8 x 8 of them: one place of the map up to
+    Patches have the smallest side that leaves at most 8 x 8 of them: one place of the map up to
     128 px at stride 16, 2 x 2 places (7 x 7 patches) at 224 px.
     """
 

@@ -1,1 +1,1 @@
-"""What a process is: its rank, its device, and how it is told to stop."""
+"""The process at run time: its rank, its device, and the signals that stop it."""

@@ -1,7 +1,7 @@
-"""torchrun, with what it leaves out: a user's mistake is told once and not tried again.
+"""torchrun, with what it lacks: a user's mistake is reported once and not retried.
 
-`python -m pattlite_dist.runtime.elastic` takes torchrun's own arguments and runs its agent; the
-other functions are for the workers, which share a folder that the agent has made for them.
+`python -m pattlite_dist.runtime.elastic` takes torchrun's arguments and runs its agent; the other
+functions are for the workers, which share a folder that the agent created for them.
 """
 
 import hashlib
@@ -11,24 +11,24 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-MISTAKE = 2  # the exit status that says: trying again is no use
+MISTAKE = 2  # the exit status for failures that a retry cannot fix
 
 
 def _folder(env: Mapping[str, str]) -> Path | None:
-    """Of this agent's workers, over all attempts: above `attempt_<n>/<local rank>/error.json`."""
+    """The folder of this agent's workers: above `attempt_<n>/<local rank>/error.json`."""
     file = env.get("TORCHELASTIC_ERROR_FILE")
     folder = Path(file).parents[2] if file and len(Path(file).parts) > 3 else None
     return folder if folder is not None and folder.is_dir() else None
 
 
 def told_before(env: Mapping[str, str] = os.environ) -> bool:
-    """Whether a worker of this machine has told of a mistake, in this attempt or a former one."""
+    """Whether a worker on this machine has reported a mistake, in this attempt or before."""
     folder = _folder(env)
     return folder is not None and any(folder.glob("mistake-*"))
 
 
 def first_to_tell(message: str, env: Mapping[str, str] = os.environ) -> bool:
-    """Whether no other worker of this machine has told this mistake; then the caller shall."""
+    """Whether no other worker on this machine has reported this mistake, so the caller should."""
     folder = _folder(env)
     if folder is None:
         return True
@@ -37,13 +37,13 @@ def first_to_tell(message: str, env: Mapping[str, str] = os.environ) -> bool:
         (folder / f"mistake-{name}").touch(exist_ok=False)
     except FileExistsError:
         return False
-    except OSError:  # a full disk: rather twice than never
+    except OSError:  # a full disk: better twice than never
         return True
     return True
 
 
 def status(exit_codes: Iterable[int]) -> int:
-    """The agent's exit status, from those of the workers that failed first on this machine."""
+    """The agent's exit status, given those of the workers that failed first on this machine."""
     return MISTAKE if MISTAKE in set(exit_codes) else 1
 
 
@@ -53,14 +53,14 @@ def _worth_telling(record: logging.LogRecord) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run an agent to its end; returns the exit status: 2 for the user's mistake."""
+    """Run an agent until it ends; returns the exit status: 2 for a user's mistake."""
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous.api import RendezvousError
 
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").addFilter(_worth_telling)
-    # Else all attempts share one store, where a restarted worker finds the addresses of dead ones.
+    # Otherwise all attempts share one store, where restarted workers find addresses of dead ones.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     try:
         run.main(list(sys.argv[1:] if arguments is None else arguments))
@@ -76,13 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return result
     except RendezvousError as error:
         print(
-            f"pattlite: error: the machines did not meet ({error}); check RDZV, the port, and that "
-            "all were started",
+            f"pattlite: error: the machines could not connect ({error}); check RDZV, the port, and "
+            "that all were started",
             file=sys.stderr,
         )
         return MISTAKE
     except SignalException as error:
-        print(f"pattlite: ended by {error.sigval.name}", file=sys.stderr)
+        print(f"pattlite: stopped by {error.sigval.name}", file=sys.stderr)
         return 128 + error.sigval
     return 0
 

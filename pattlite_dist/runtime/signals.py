@@ -1,8 +1,8 @@
 """The one owner of the signals that ask a run to stop.
 
-submitit's and Lightning's own handlers act at once, each rank for itself: with several ranks that
-is a lost step or a deadlock inside a collective. Here a handler only takes a note; the ranks agree
-at the end of a step, save once, and leave together.
+The handlers of submitit and Lightning act at once, on each rank by itself: with several ranks, that
+loses a step or deadlocks inside a collective. Here, a handler only records the signal; the ranks
+agree at the end of a step, save once, and leave together.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 STOPPING = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
-_PATIENCE = 2.0  # seconds; launchers pass a terminal's ^C on, so that it can arrive twice at once
+_PATIENCE = 2.0  # seconds; launchers forward a terminal's ^C, so it can arrive twice at once
 
 
 class Stopped(Exception):
@@ -25,8 +25,8 @@ class Stopped(Exception):
     Attributes:
         signum: the signal.
         step: optimiser steps taken.
-        saved: the checkpoint that holds them; None where it could not be written.
-        noted: when the signal came, seconds since 1970.
+        saved: the checkpoint that holds them; None if it could not be written.
+        noted: when the signal arrived, seconds since 1970.
     """
 
     def __init__(self, signum: int, step: int, saved: Path | None, noted: float) -> None:
@@ -40,12 +40,12 @@ class Stopped(Exception):
 
 
 class Signals:
-    """Takes notes of the stopping signals while it is entered.
+    """Context manager that records the stopping signals.
 
     Attributes:
-        got: the first signal noted, 0 if none.
-        noted: when, seconds since 1970.
-        previous: the handlers that were there before.
+        got: the first signal recorded, 0 if none.
+        noted: when it arrived, seconds since 1970.
+        previous: the handlers to restore.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Signals:
             return
         now = time.time()
         if signum == signal.SIGINT and self.got and now - self.noted > _PATIENCE:
-            raise KeyboardInterrupt  # asked a second time, in person
+            raise KeyboardInterrupt  # the user pressed ^C a second time
         if not self.got:
             self.got, self.noted = signum, now
 
@@ -80,10 +80,10 @@ class Signals:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Block the stopping signals: processes that are started meanwhile inherit that.
+    """Block the stopping signals; processes started in the meantime inherit that.
 
-    What comes in between is noted at the end, or by another thread of this process that does not
-    block it.
+    A signal that arrives in between is recorded at the end, or by another thread of this process
+    that does not block it.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
@@ -93,9 +93,9 @@ def held_back() -> Iterator[None]:
 
 
 def ignore_in_loader(worker: int = 0) -> None:
-    """Make a loader process deaf to stopping signals; its own rank ends it.
+    """Make a loader process ignore stopping signals; its own rank ends it.
 
-    SLURM signals every process of a step, and a batch is lost where a loader process dies.
+    SLURM signals every process of a step, and a loader process that dies loses a batch.
     """
     for signum in STOPPING:
         signal.signal(signum, signal.SIG_IGN)

@@ -12,7 +12,7 @@ Launcher = Literal["slurm", "torchrun", "none"]
 
 @dataclass(frozen=True)
 class World:
-    """Who this process is among those that train together."""
+    """The place of this process among those that train together."""
 
     launcher: Launcher = "none"
     rank: int = 0
@@ -22,28 +22,28 @@ class World:
 
     def __post_init__(self) -> None:
         if not (0 <= self.rank < self.size and 0 <= self.local_rank < self.local_size):
-            raise UserError(f"rank and world size do not fit together: {self}; check the launcher")
+            raise UserError(f"rank and world size do not match: {self}; check the launcher")
         if self.size % self.local_size:
             raise UserError(
                 f"{self.size} processes over nodes of {self.local_size}: every node must start the "
-                "same number; mend the launch command"
+                "same number; fix the launch command"
             )
 
     @property
     def nodes(self) -> int:
-        """Machines that take part."""
+        """Number of machines."""
         return self.size // self.local_size
 
     @property
     def main(self) -> bool:
-        """Whether this rank writes what is written once."""
+        """Whether this is the rank that writes what is written once."""
         return self.rank == 0
 
 
 def detect(env: Mapping[str, str] = os.environ) -> World:
     """Read the launcher's variables: torchrun's, else SLURM's (a task of srun), else neither.
 
-    torchrun comes first, because it can itself be started by SLURM.
+    torchrun comes first, because SLURM can start it.
 
     Raises:
         UserError: a launcher's variable is missing or not a number.
@@ -51,8 +51,8 @@ def detect(env: Mapping[str, str] = os.environ) -> World:
     if "TORCHELASTIC_RUN_ID" in env:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         return World("torchrun", *(_number(env, name) for name in names))
-    # SLURM_PROCID is set in a batch script and in interactive shells as well, where only one
-    # process runs; a task that srun started has a step id that is a number.
+    # SLURM_PROCID is also set in batch scripts and interactive shells, where only one process
+    # runs; in a task that srun started, the step id is a number.
     if env.get("SLURM_STEP_ID", "").isdigit() and env.get("SLURM_JOB_NAME") not in _INTERACTIVE:
         nodes = _number(
             env, "SLURM_STEP_NUM_NODES" if "SLURM_STEP_NUM_NODES" in env else "SLURM_NNODES"
@@ -61,10 +61,10 @@ def detect(env: Mapping[str, str] = os.environ) -> World:
             env, "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in env else "SLURM_NTASKS"
         )
         rank, local_rank = _number(env, "SLURM_PROCID"), _number(env, "SLURM_LOCALID")
-        if nodes < 1 or size % nodes:  # all tasks must see it, or some would wait for the others
+        if nodes < 1 or size % nodes:  # all tasks must see this, or some would wait for the others
             raise UserError(
                 f"{size} tasks over {nodes} nodes: every node must start the same number; "
-                "mend the srun command"
+                "fix the srun command"
             )
         return World("slurm", rank, size, local_rank, size // nodes)
     return World()
@@ -78,7 +78,7 @@ def _number(env: Mapping[str, str], name: str) -> int:
         return int(env[name])
     except (KeyError, ValueError):
         raise UserError(
-            f"the launcher set {name}={env.get(name)!r} where a number is needed; "
+            f"the launcher set {name}={env.get(name)!r}, which is not a number; "
             "start with torchrun, srun, or neither"
         ) from None
 
@@ -87,7 +87,7 @@ def use_gpu(accelerator: str) -> bool:
     """Whether to compute on GPUs.
 
     Raises:
-        UserError: `gpu` was asked for and there is none.
+        UserError: `gpu` was requested and there is none.
     """
     import torch
 
@@ -100,28 +100,28 @@ def use_gpu(accelerator: str) -> bool:
 
 
 def device(world: World, accelerator: str) -> Any:
-    """The `torch.device` of this process: one GPU a local rank, or the CPU.
+    """The `torch.device` of this process: one GPU per local rank, or the CPU.
 
     Raises:
-        UserError: more processes than GPUs on this node.
+        UserError: there are more processes than GPUs on this node.
     """
     import torch
 
     if not use_gpu(accelerator):
         return torch.device("cpu")
-    # SLURM's --gpus-per-task shows each task its own GPU only, as number 0.
+    # With SLURM's --gpus-per-task, each task sees only its own GPU, as number 0.
     visible = torch.cuda.device_count()
     index = 0 if visible == 1 and world.launcher == "slurm" else world.local_rank
     if index >= visible:
         raise UserError(
             f"local rank {world.local_rank} has no GPU: torch sees {visible}; "
-            "start one process a GPU"
+            "start one process per GPU"
         )
     return torch.device("cuda", index)
 
 
 def cluster_environment(world: World) -> Any:
-    """Lightning's plugin for the launcher that `detect` found, so that it cannot find another."""
+    """Lightning's plugin for the launcher that `detect` found, so it cannot detect another."""
     from pytorch_lightning.plugins.environments import (
         LightningEnvironment,
         SLURMEnvironment,
@@ -131,7 +131,7 @@ def cluster_environment(world: World) -> Any:
     if world.launcher == "slurm":
         try:
             return SLURMEnvironment(auto_requeue=False)
-        except RuntimeError as error:  # Lightning wants --ntasks-per-node
+        except RuntimeError as error:  # Lightning requires --ntasks-per-node
             raise UserError(" ".join(str(error).split())) from error
     if world.launcher == "torchrun":
         return TorchElasticEnvironment()
@@ -141,7 +141,7 @@ def cluster_environment(world: World) -> Any:
 def connect(world: World, accelerator: str, timeout_minutes: float) -> None:
     """Join the process group, if there is more than one process.
 
-    Done before Lightning would, so that the ranks can agree on a checkpoint first.
+    This happens before Lightning would, so that the ranks can agree on a checkpoint first.
     """
     import datetime
 
@@ -183,9 +183,9 @@ def from_main(world: World, value: Any) -> Any:
 
 
 class Agreement:
-    """Lets the ranks of a run agree on small numbers, on the CPU whatever the run computes on.
+    """Lets the ranks of a run agree on small numbers, always on the CPU.
 
-    Made on all ranks at once, after `world.connect`.
+    Created on all ranks at once, after `world.connect`.
 
     Args:
         world: which rank this is.
@@ -199,7 +199,7 @@ class Agreement:
 
             import torch.distributed as dist
 
-            # A group of its own: with NCCL's, asking would wait for the GPU at every step.
+            # A separate group: with NCCL's, every step would wait for the GPU.
             self._group = dist.new_group(
                 backend="gloo", timeout=datetime.timedelta(minutes=timeout_minutes)
             )

@@ -3,12 +3,12 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from pattlite_dist.errors import UserError, first_problem
-from pattlite_dist.files import write_text
+from pattlite_dist.errors import UserError
+from pattlite_dist.files import parse_json, write_text
 
 MANIFEST_NAME = "manifest.json"
 SplitName = Literal["train", "val", "test"]
@@ -96,6 +96,10 @@ class Findings(_Model):
     copies: int = 0
     conflicts: int = 0
     converted: int = 0
+
+    def in_the_set(self, rows: list[int]) -> int:
+        """How many of these rows have not been left out."""
+        return len(set(rows).difference(self.dropped_rows))
 
 
 class Identical(_Model):
@@ -186,15 +190,7 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
     Raises:
         UserError: they are not JSON, of another version, or contradict themselves.
     """
-    try:
-        content: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}); create the shards again") from error
-    try:
-        manifest = Manifest.model_validate(content)
-    except ValidationError as error:
-        where, first = first_problem(error)
-        raise UserError(f"{path}: {where}: {first['msg']}; create the shards again") from error
+    manifest = parse_json(text, Manifest, path, "create the shards again")
     _check_counts(manifest, path)
     return manifest
 

@@ -34,8 +34,8 @@ def set_table(manifest: Manifest) -> list[list[str]]:
 
 
 _FOUND: dict[str, Callable[[Findings], int]] = {
-    "blank": lambda findings: len(findings.blank_rows),
-    "near blank": lambda findings: len(findings.near_blank_rows),
+    "blank": lambda findings: findings.in_the_set(findings.blank_rows),
+    "near blank": lambda findings: findings.in_the_set(findings.near_blank_rows),
     "left out": lambda findings: len(findings.dropped_rows),
     "leaks": lambda findings: findings.leaks,
     "copies": lambda findings: findings.copies,
@@ -83,10 +83,12 @@ def remarks(manifest: Manifest) -> list[str]:
 
 def _about_split(manifest: Manifest, split: SplitName) -> list[str]:
     findings, lines = _found(manifest, split), []
-    dropped = set(findings.dropped_rows)
+    dropped = findings.dropped_rows
     if dropped:
-        blank = len(dropped.intersection(findings.blank_rows))
-        near_blank = len(dropped.intersection(findings.near_blank_rows))
+        blank, near_blank = (
+            len(rows) - findings.in_the_set(rows)
+            for rows in (findings.blank_rows, findings.near_blank_rows)
+        )
         reasons = {
             "blank": blank,
             "near blank": near_blank,

@@ -38,6 +38,28 @@ def shorten(lines: Sequence[str], what: str) -> list[str]:
     return [*lines[:_SHOWN], *([f"… and {more} more {what}"] if more > 0 else [])]
 
 
+def merged(reports: Mapping[str, Report]) -> Report:
+    """The reports of several runs as one: each line once, before it the runs that it is true of.
+
+    What is true of all of them stands without their names.
+
+    Args:
+        reports: by the names of the runs.
+    """
+
+    def lines(kind: str) -> list[str]:
+        names: dict[str, list[str]] = {}
+        for name, report in reports.items():
+            for line in dict.fromkeys(getattr(report, kind)):
+                names.setdefault(line, []).append(name)
+        return [
+            line if len(having) == len(reports) else f"{', '.join(shorten(having, 'runs'))}: {line}"
+            for line, having in names.items()
+        ]
+
+    return Report(lines("problems"), lines("notes"))
+
+
 def splits(where: str, samples: Mapping[str, int], global_batch: int, tail: str) -> list[str]:
     """Whether a shard set can be trained on: `samples` of each split, and what is done with them.
 

@@ -1,33 +1,37 @@
 """`pattlite doctor`: everything that can be known to be wrong with a job before it is submitted."""
 
 import contextlib
+import functools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from pattlite_dist.config import Config, DataConfig
+from pattlite_dist.config import Config
 from pattlite_dist.data.fetch import Origin, fetch_manifest
-from pattlite_dist.data.reader import check_targets
+from pattlite_dist.data.reader import check_targets, needed_shards
+from pattlite_dist.data.settings import DataConfig
 from pattlite_dist.errors import UserError
-from pattlite_dist.shards.manifest import Manifest, ShardInfo
+from pattlite_dist.shards.manifest import Manifest
 from pattlite_dist.shards.verify import wrong_sizes
-from pattlite_dist.slurm import admission, checks, extras, node, script
+from pattlite_dist.slurm import admission, checks, extras, node
 from pattlite_dist.slurm.checks import Report
 from pattlite_dist.slurm.profile import Profile
+from pattlite_dist.slurm.submit import Plan
 from pattlite_dist.tracking import history
 from pattlite_dist.tracking.folder import check_same_run
 from pattlite_dist.tracking.wandb_run import has_login, wandb_mode
 from pattlite_dist.train import names
 
+Fetch = Callable[[Origin], Manifest | UserError]
 _PATIENCE = 10.0  # seconds of a silent server; the job itself waits longer
 
 
 def check(
-    config: Config,
-    profile: Profile,
-    run: Path,
+    runs: Mapping[Path, Config],
+    plan: Plan,
     *,
     shards_pending: bool = False,
     immediate: int = 5,
@@ -36,18 +40,48 @@ def check(
 ) -> Report:
     """Look for everything that would make a job fail, wait for ever or lose work.
 
-    Nothing is left behind: a temporary file is written and removed, and a step of seconds runs on
-    a node if one is free.
+    Each run is checked, and the cluster is asked once for all. Nothing is left behind: temporary
+    files are written and removed, and a step of seconds runs on a node if one is free.
 
     Args:
-        config: of the run.
-        profile: of the cluster.
-        run: folder; need not exist.
-        shards_pending: another job, which this one waits for, makes the shards.
+        runs: configurations by the folders of their runs, which need not exist.
+        plan: of their jobs, which are of one kind.
+        shards_pending: another job, which these wait for, makes the shards.
         immediate: seconds to wait for a free node.
-        live: ids of the run's jobs that are queued or running.
-        snapshot: the job will use a copy of this package instead of what is installed.
+        live: ids of the jobs of these runs that are queued or running.
+        snapshot: the jobs will use a copy of this package instead of what is installed.
     """
+    # A hundred runs read the same shards: what was found of some is kept.
+    shards = functools.cache(functools.partial(_shards, functools.cache(_fetched)))
+    reports = {
+        run: _check_run(config, plan.profile, run, live, None if shards_pending else shards)
+        for run, config in runs.items()
+    }
+    folders = {run: _nearest(run) for run in runs}
+    with contextlib.ExitStack() as stack:
+        marks = {name: stack.enter_context(_mark(name)) for name in dict.fromkeys(folders.values())}
+        for run, folder in folders.items():
+            reports[run].problems += marks[folder][0]
+        report = checks.merged({run.name: found for run, found in reports.items()})
+        answers, said = admission.ask(plan.profile, replace(plan, after=None).text())
+        report.add(said)
+        if not answers:
+            return report
+        paths = [seen for _, seen in marks.values()] + [Path.cwd()]
+        paths += [path for config in runs.values() for path in _inputs(config, shards_pending)]
+        code = Path(__file__).parents[2] if snapshot else None
+        report.add(node.look(plan.profile, dict.fromkeys(paths), immediate, code))
+    return report
+
+
+def _check_run(
+    config: Config,
+    profile: Profile,
+    run: Path,
+    live: Sequence[str],
+    shards: Callable[[DataConfig, int], list[str]] | None,
+) -> Report:
+    """All about one run that this machine can tell, but for whether its folder can be written."""
     settings = config.trainer
     report = Report()
     report.problems += checks.jobs(run, live)
@@ -59,24 +93,12 @@ def check(
     every = settings.checkpoint_every_minutes
     report.add(checks.times(profile.minutes, profile.signal_seconds, every, _save_seconds(run)))
     report.problems += _wandb(config, profile)
-    if shards_pending:
+    if shards is None:
         report.notes.append(f"shards in {config.data.shards}: not checked, another job makes them")
     else:
-        report.problems += _shards(config)
+        report.problems += shards(config.data, settings.global_batch)
     report.problems += _weights(config, run)
-    folder = _nearest(run)
-    report.problems += _disk(config, run, folder)
-    with _mark(folder) as (problems, seen):
-        report.problems += problems
-        given = script.parameters(profile, f"pattlite-{config.name}", Path.cwd())
-        text = script.script_text(given, script.interpreter(profile), run / "slurm")
-        answers, said = admission.ask(profile, text)
-        report.add(said)
-        if not answers:
-            return report
-        paths = [seen, Path.cwd(), *_inputs(config, shards_pending)]
-        code = Path(__file__).parents[2] if snapshot else None
-        report.add(node.look(profile, paths, immediate, code))
+    report.problems += _disk(config, run, _nearest(run))
     return report
 
 
@@ -107,29 +129,29 @@ def _origin(data: DataConfig) -> Origin:
     return Origin(data.shards, data.allow_pipe, min(data.retries, 1), timeout)
 
 
-def _shards(config: Config) -> list[str]:
-    origin, settings = _origin(config.data), config.trainer
+def _fetched(origin: Origin) -> Manifest | UserError:
+    """The manifest there, or why there is none."""
     try:
-        manifest = fetch_manifest(origin)
-        check_targets(config.data, manifest)
+        return fetch_manifest(origin)
+    except UserError as error:
+        return error
+
+
+def _shards(fetch: Fetch, data: DataConfig, global_batch: int) -> list[str]:
+    origin = _origin(data)
+    manifest = fetch(origin)
+    if isinstance(manifest, UserError):
+        return [str(manifest)]
+    try:
+        check_targets(data, manifest)
     except UserError as error:
         return [str(error)]
     samples = {str(name): manifest.samples(name) for name in manifest.shards}
-    lines = checks.splits(config.data.shards, samples, settings.global_batch, config.data.tail)
+    lines = checks.splits(data.shards, samples, global_batch, data.tail)
     if origin.local:  # an address is asked when a shard is read
-        wrong = wrong_sizes(Path(origin.root), _needed(config, manifest))
+        wrong = wrong_sizes(Path(origin.root), needed_shards(data, manifest))
         lines += checks.shorten(wrong, "shards")
     return lines
-
-
-def _needed(config: Config, manifest: Manifest) -> list[ShardInfo]:
-    """The shards without which the run would stop."""
-    return [
-        shard
-        for split, shards in manifest.shards.items()
-        if split != "train" or config.data.bad_shards == "stop"
-        for shard in shards
-    ]
 
 
 def _weights_file(config: Config) -> Path | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from submitit.helpers import Checkpointable
 
 from pattlite_dist.errors import UserError
+from pattlite_dist.runtime.imports import quick_imports
 from pattlite_dist.runtime.signals import Signals, Stopped
 from pattlite_dist.tracking import history
 from pattlite_dist.tracking.lock import Busy
@@ -40,7 +41,9 @@ class TrainJob(Checkpointable):
             try:
                 from pattlite_dist.slurm.pin import warn_if_changed
                 from pattlite_dist.tracking.folder import load_config
-                from pattlite_dist.train.run import train
+
+                with quick_imports():
+                    from pattlite_dist.train.run import train
 
                 warn_if_changed(self.run)
                 train(load_config(self.run), signals)

@@ -1,12 +1,17 @@
 """From a profile to the text of a job script: parameters in, text out, nothing touched."""
 
 import math
+import re
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
+from pattlite_dist.errors import UserError
 from pattlite_dist.slurm.profile import Profile
+
+# What would end a line of the script, or cannot be written into it.
+_NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def parameters(
@@ -26,6 +31,9 @@ def parameters(
         code: folder of a copy of the package, used instead of what is installed.
         after: job id that must end well first.
         tasks: 1 for work that has no ranks, and then no GPU; default: the profile's ranks.
+
+    Raises:
+        UserError: a value would break the line that it stands in.
     """
     alone = tasks == 1
     nodes = 1 if alone else profile.nodes
@@ -35,7 +43,7 @@ def parameters(
         # Where the other job fails this one goes as well, or it would wait for ever.
         extra = {"kill-on-invalid-dep": "yes", **extra}
     given: dict[str, Any] = {
-        "job_name": name,
+        "job_name": job_name(name),
         "partition": profile.partition,
         "account": profile.account,
         "qos": profile.qos,
@@ -62,7 +70,24 @@ def parameters(
             *profile.srun,
         ],
     }
+    for key, value in {**given, **extra}.items():
+        check_line(key.replace("_", "-"), value)
     return {key: value for key, value in given.items() if value is not None or key == "wckey"}
+
+
+def job_name(text: str) -> str:
+    """A job's name, whatever the file is called that it is made of."""
+    return _NO_TEXT.sub("-", text)
+
+
+def check_line(what: str, value: Any) -> None:
+    """Refuse a value that cannot stand in a line of the script.
+
+    Raises:
+        UserError: it has a line break; names `what` it is for.
+    """
+    if isinstance(value, str) and re.search(r"[\n\r\0]", value):
+        raise UserError(f"{what} {value!r} has a line break, which sbatch cannot read; remove it")
 
 
 def setup_lines(profile: Profile, code: Path | None = None) -> list[str]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,33 +40,13 @@ class Plan:
         """What submitit is told; `code` is the folder of a copy of the package."""
         # Python puts the folder that it starts in before PYTHONPATH: a copy has to be that folder.
         folder = code or Path.cwd()
+        script.check_line("folder of logs", str(self.folder))
         return script.parameters(self.profile, self.name, folder, code, self.after, self.tasks)
 
     def text(self, code: Path | None = None, array: int | None = None) -> str:
         """The text that sbatch is given."""
         python = script.interpreter(self.profile)
         return script.script_text(self.parameters(code), python, self.folder, array)
-
-
-def absolute(text: str | None) -> str | None:
-    """A local path made absolute; an address or a `pipe:` command stays."""
-    if text is None or "://" in text or text.startswith("pipe:"):
-        return text
-    return os.path.abspath(text)  # noqa: PTH100  a link's own place
-
-
-def resolve(config: Config) -> Config:
-    """The configuration with absolute paths, so that a job may start in any folder."""
-    weights = config.model.weights
-    data = {"shards": absolute(config.data.shards), "cache": absolute(config.data.cache)}
-    model = {"weights": weights if weights == "imagenet" else absolute(weights)}
-    return config.model_copy(
-        update={
-            "runs": absolute(config.runs),
-            "data": config.data.model_copy(update=data),
-            "model": config.model.model_copy(update=model),
-        }
-    )
 
 
 def train_plan(config: Config, profile: Profile, after: str | None = None) -> Plan:

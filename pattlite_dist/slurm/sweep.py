@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pattlite_dist.config import Config, parse_config
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import write_text
+from pattlite_dist.renamed import rename, tell
 from pattlite_dist.slurm.profile import read_yaml
 
 SWEEP_NAME = "sweep.json"
@@ -157,6 +158,8 @@ def point_config(base: Config, values: Mapping[str, str], changes: Mapping[str, 
     for key, text in changes.items():
         _set(tree, key, text)
     words = " ".join(f"{key}={value}" for key, value in values.items())
+    tree, sentences = rename(tree)
+    tell(sentences)
     return parse_config(tree, words or "sweep")
 
 

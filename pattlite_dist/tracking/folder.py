@@ -1,10 +1,10 @@
-"""A run's folder: where it is, what it was made with, and whether it is ours to continue."""
+"""A run's folder: where it is, its configuration, and whether this run may continue it."""
 
 from pathlib import Path
 
 import yaml
 
-from pattlite_dist.config import Config, conflicts, parse_config, to_yaml
+from pattlite_dist.config import Config, conflicts, parse_written, to_yaml
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import write_text
 from pattlite_dist.tracking.record import RECORD_NAME, rewind_metrics
@@ -18,7 +18,7 @@ def run_folder(config: Config) -> Path:
 
 
 def load_config(run: Path) -> Config:
-    """The configuration that a run folder was made with.
+    """The configuration that a run folder was created with.
 
     Raises:
         UserError: it is not a run folder.
@@ -31,26 +31,26 @@ def load_config(run: Path) -> Config:
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"cannot read {path}: {reason}; restore it") from error
-    return parse_config(content, str(path))
+    return parse_written(content, str(path))
 
 
 def check_same_run(config: Config, run: Path) -> None:
-    """Make sure that a folder, if it holds a run, holds this one.
+    """Check that a folder, if it holds a run, holds this one.
 
     Raises:
-        UserError: the folder holds a run with another configuration.
+        UserError: the folder holds a run with a different configuration.
     """
     if (run / CONFIG_NAME).exists():
         changed = conflicts(load_config(run), config)
         if changed:
             raise UserError(
-                f"{run} holds a run with another configuration ({'; '.join(changed)}); "
+                f"{run} holds a run with a different configuration ({'; '.join(changed)}); "
                 "set name to start a new one, or restore these values to continue it"
             )
 
 
 def prepare_folder(config: Config, run: Path, step: int | None) -> None:
-    """Write `config.yaml`, and forget metrics of steps from `step` on: they are taken again."""
+    """Write `config.yaml`, and remove metrics from `step` on: those steps are repeated."""
     write_text(run / CONFIG_NAME, to_yaml(config))
     if step is not None:
         rewind_metrics(run / RECORD_NAME, step)

@@ -1,7 +1,7 @@
 """What happened to a run: `history.jsonl`, a line for each submission, start, stop and end.
 
-SLURM forgets a job minutes after its end, and knows nothing of steps; this file is what is left to
-tell how often a run was restarted, where it stands and why it stopped.
+SLURM forgets a job minutes after its end, and knows nothing of steps; this file records how often
+a run was restarted, where it stands and why it stopped.
 """
 
 import json
@@ -22,9 +22,9 @@ Event = Literal[
 
 
 def job_id(env: Mapping[str, str] = os.environ) -> str | None:
-    """The SLURM job that this process belongs to, as SLURM writes it: `12`, or `12_3` in an array.
+    """The SLURM job of this process, as SLURM writes it: `12`, or `12_3` in an array.
 
-    None outside of a job.
+    None outside a job.
     """
     if "SLURM_ARRAY_JOB_ID" in env:
         return f"{env['SLURM_ARRAY_JOB_ID']}_{env.get('SLURM_ARRAY_TASK_ID', '')}"
@@ -32,7 +32,7 @@ def job_id(env: Mapping[str, str] = os.environ) -> str | None:
 
 
 def append(run: Path, event: Event, **facts: Any) -> None:
-    """Add an event to a run's history, with the time, and the job and host where it happened.
+    """Add an event to a run's history, with its time, job and host.
 
     Args:
         run: folder.
@@ -54,15 +54,15 @@ def append(run: Path, event: Event, **facts: Any) -> None:
         with (run / HISTORY_NAME).open("a+b") as stream:
             if stream.tell():
                 stream.seek(-1, os.SEEK_END)
-                if stream.read(1) != b"\n":  # a crash has cut the last line off
+                if stream.read(1) != b"\n":  # a crash cut the last line off
                     stream.write(b"\n")
             stream.write((json.dumps(line) + "\n").encode())
-    except OSError as error:  # a full disk ends no run
-        print(f"not written into {run / HISTORY_NAME}: {event} ({error})", file=sys.stderr)
+    except OSError as error:  # a full disk must not end the run
+        print(f"cannot write {event} to {run / HISTORY_NAME}: {error}", file=sys.stderr)
 
 
 def read(run: Path) -> list[dict[str, Any]]:
-    """The events of a run, oldest first; a line cut off by a crash is left out."""
+    """The events of a run, oldest first; a line cut off by a crash is skipped."""
     try:
         lines = read_json_lines(run / HISTORY_NAME)
     except OSError:
@@ -71,17 +71,17 @@ def read(run: Path) -> list[dict[str, Any]]:
 
 
 class Standing(NamedTuple):
-    """What a history says of a run's training; evaluations do not count.
+    """The state of a run's training according to its history; evaluations do not count.
 
     Attributes:
-        job: the newest job that trained, or was to train, it; None outside of SLURM.
-        submitted: whether `job` was submitted for this run, and is no interactive session.
+        job: the newest job that trained it, or was submitted to; None outside SLURM.
+        submitted: whether `job` was submitted for this run, and is not an interactive session.
         last: the newest event's name, or `none`.
         starts: how often it was started.
-        step: steps taken when it last stopped or ended; a start's first step until then.
+        step: steps taken when it last stopped or ended; until then, the first step of the start.
         reason: why it stopped or failed.
-        epochs: of the whole run, where it was ever started.
-        steps_per_epoch: where it was ever started.
+        epochs: of the whole run, if it was ever started.
+        steps_per_epoch: likewise.
         begin: the time of the newest start, seconds since 1970.
         end: the time of the newest event.
     """
@@ -99,7 +99,7 @@ class Standing(NamedTuple):
 
 
 def submissions(events: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The jobs that were ever submitted for a run, oldest first, and what each does: its kind."""
+    """The jobs ever submitted for a run, oldest first, each with its kind."""
     return {
         str(event["job"]): str(event.get("kind", "train"))
         for event in events
@@ -108,7 +108,7 @@ def submissions(events: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def standing(events: Sequence[Mapping[str, Any]]) -> Standing:
-    """Sum a history up."""
+    """Summarise a history."""
     submitted = submissions(events)
     now = Standing()
     for event in events:
@@ -116,7 +116,7 @@ def standing(events: Sequence[Mapping[str, Any]]) -> Standing:
         if event.get("kind", "train") != "train":
             continue
         now = now._replace(job=job or None, submitted=job in submitted)
-        # A job that is cancelled still saves and says `stopped`, or was just about to finish.
+        # A cancelled job still saves and records `stopped`, or was just about to finish.
         if not (
             (now.last == "finished" and name == "cancelled")
             or (now.last == "cancelled" and name in ("stopped", "failed"))

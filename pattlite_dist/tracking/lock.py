@@ -1,4 +1,4 @@
-"""One process at a time trains in a run folder; the second is refused, and told about the first."""
+"""One process at a time trains in a run folder; a second is refused with the name of the first."""
 
 import contextlib
 import errno
@@ -14,20 +14,20 @@ from pattlite_dist.errors import UserError
 from pattlite_dist.tracking.history import job_id
 
 LOCK_NAME = "run.lock"
-_OWN_JOB_SECONDS = 60.0  # what is left of a job's former start may still be ending on another node
-_ANY_SECONDS = 3.0  # and so may a process that was killed a moment ago
+_OWN_JOB_SECONDS = 60.0  # the job's previous start may still be ending on another node
+_ANY_SECONDS = 3.0  # a process that was just killed may still be ending
 
 
 class Busy(UserError):
-    """Another process trains in the folder: what it holds is that process's."""
+    """Another process trains in the folder and owns its contents."""
 
 
 class RunLock:
-    """Holds a run folder from `acquire` to `release`, or to the process's end, however it ends.
+    """Holds a run folder from `acquire` to `release`, or until the process ends for any reason.
 
-    A POSIX record lock: forked loader processes do not inherit it, as they would flock's, so that
-    it goes with its process; and it holds across the nodes of NFS and Lustre. Where a file system
-    has no locks, the holder that the file names is all there is to go by, and it is not refused.
+    A POSIX record lock: unlike with flock, forked loader processes do not inherit it, so it ends
+    with its process; and it works across the nodes of NFS and Lustre. On a file system without
+    locks, the file merely names the last holder, and nobody is refused.
 
     Args:
         run: folder.
@@ -41,8 +41,8 @@ class RunLock:
         """Take the folder.
 
         Raises:
-            Busy: another process has it; says which job, host and process.
-            UserError: the folder cannot be written.
+            Busy: another process holds it; the message names its job, host and process.
+            UserError: the folder is not writable.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,27 +69,27 @@ class RunLock:
             "pid": os.getpid(),
             "since": round(time.time()),
         }
-        with contextlib.suppress(OSError):  # a full disk: who has it stays unsaid
+        with contextlib.suppress(OSError):  # a full disk: the holder stays unnamed
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, json.dumps(me).encode(), 0)
 
     @property
     def held(self) -> bool:
-        """Whether this process has the folder."""
+        """Whether this process holds the folder."""
         return self._descriptor is not None
 
     def release(self) -> None:
-        """Give the folder back."""
+        """Release the folder."""
         if self._descriptor is not None:
             os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
             self._descriptor = None
 
     def holder(self) -> dict[str, Any]:
-        """What the file says of the last holder; empty if nothing."""
+        """What the file says about the last holder; empty if nothing."""
         if self._descriptor is None:
             return {}
-        # Not opened again: closing a file ends all of the process's locks on it.
+        # Not opened again: closing a file releases all of the process's locks on it.
         with contextlib.suppress(OSError, ValueError):
             content = json.loads(os.pread(self._descriptor, 4096, 0))
             if isinstance(content, dict):
@@ -102,9 +102,9 @@ class RunLock:
 
 
 def taken(run: Path) -> bool | None:
-    """Whether a process trains in a folder; None where there are no locks, or never was one.
+    """Whether a process trains in a folder; None if locks are unsupported, or there never was one.
 
-    What another user keeps to himself counts as taken.
+    A lock file that belongs to another user and cannot be opened counts as taken.
     """
     try:
         with (run / LOCK_NAME).open("r+b") as stream:
@@ -117,7 +117,7 @@ def taken(run: Path) -> bool | None:
 
 
 def _lock(descriptor: int) -> bool | None:
-    """Take a lock if it is free; None where the file system has none."""
+    """Take a lock if it is free; None if the file system has no locks."""
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

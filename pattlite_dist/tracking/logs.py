@@ -1,4 +1,4 @@
-"""What a run leaves to read: `metrics.jsonl`, and plain progress lines."""
+"""What a run logs: `metrics.jsonl`, and plain progress lines."""
 
 import contextlib
 import errno
@@ -22,7 +22,7 @@ from pattlite_dist.errors import UserError
 class JsonlLogger(Logger):
     """Appends each set of metrics as one line of JSON: the run's own record, network or not.
 
-    Lines that a full disk refuses wait for the next one; `flush` tells whether any still do.
+    Lines that a full disk refuses are written with the next one; `flush` raises if any are left.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,12 +38,12 @@ class JsonlLogger(Logger):
 
     @property
     def version(self) -> str:
-        """There is one record a run."""
+        """Empty: there is one record per run."""
         return ""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append one line, unless it says what the last one said."""
+        """Append one line, unless it repeats the last one."""
         epoch = metrics.get("epoch")
         line = {
             "step": step,
@@ -59,18 +59,18 @@ class JsonlLogger(Logger):
             self.flush()
 
     def flush(self) -> None:
-        """Write the lines that wait.
+        """Write the pending lines.
 
         Raises:
-            UserError: the disk does not take them.
+            UserError: they cannot be written.
         """
         if not self._waiting:
             return
         data = "".join(self._waiting).encode()
         whole: int | None = None
         try:
-            # Unbuffered, so that an error is raised here and not at closing, by which time a part
-            # of the lines may be on the disk.
+            # Unbuffered, so that an error is raised here and not on close, when some of the lines
+            # may already be on the disk.
             with self.path.open("ab", buffering=0) as stream:
                 whole = stream.tell()
                 if stream.write(data) != len(data):
@@ -86,22 +86,22 @@ class JsonlLogger(Logger):
     def log_hyperparams(
         self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
     ) -> None:
-        """Nothing: `config.yaml` holds them."""
+        """Do nothing: `config.yaml` holds them."""
 
 
 def log_before_saving(
     trainer: "pl.Trainer", names: Sequence[str], step: int, leaving: bool = False
 ) -> None:
-    """Write a line of what has just been logged, before a checkpoint that has it behind it.
+    """Write what has just been logged, before a checkpoint that includes its step.
 
-    Lightning tells its loggers only after the hooks in which one can save: a kill, or a stop, in
+    Lightning calls its loggers only after the hooks in which one can save: a kill or a stop in
     between would leave a checkpoint whose last step is not in the record.
 
     Args:
         trainer: whose metrics and loggers.
-        names: of the metrics that belong into the line.
-        step: that Lightning would write beside them.
-        leaving: Lightning will not come to tell the other loggers.
+        names: of the metrics that belong in the line.
+        step: that Lightning would write with them.
+        leaving: log to the other loggers too, because Lightning will not get to it.
     """
     values = trainer.callback_metrics
     metrics = {str(name): float(values[name]) for name in names if name in values}
@@ -114,14 +114,14 @@ def log_before_saving(
 
 
 class PlainProgress(Callback):
-    """One line an epoch, and one a minute inside it: for log files."""
+    """One line per epoch, and one per minute within it: for log files."""
 
     def __init__(self) -> None:
         self._begin = self._last = 0.0
         self._first_step = 0
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Start the clock: a run resumed inside an epoch begins with no new epoch."""
+        """Start the clock: a run resumed inside an epoch does not start a new one."""
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
@@ -137,14 +137,14 @@ class PlainProgress(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Say where an epoch stands, once a minute."""
+        """Print the progress of the epoch, once a minute."""
         now = time.monotonic()
         if now - self._last >= 60:
             self._last = now
             self._say(trainer, f"batch {batch_idx + 1}/{trainer.num_training_batches}")
 
     def on_train_epoch_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Say how an epoch ended."""
+        """Print the result of the epoch."""
         metrics = trainer.callback_metrics
         self._say(
             trainer,
@@ -157,7 +157,7 @@ class PlainProgress(Callback):
             seconds = time.monotonic() - self._begin
             steps = trainer.global_step - self._first_step
             size = trainer.datamodule.config.trainer.global_batch  # type: ignore[attr-defined]
-            # A run that was stopped inside a validation has taken no step yet.
+            # A run resumed inside a validation has taken no step yet.
             loss = trainer.callback_metrics.get("train/loss")
             print(
                 f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, "

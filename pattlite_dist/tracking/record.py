@@ -1,4 +1,4 @@
-"""The run's own record, `metrics.jsonl`: read, and rewound where steps are taken again."""
+"""The run's own record, `metrics.jsonl`: read, and rewound when steps are repeated."""
 
 import json
 from pathlib import Path
@@ -10,12 +10,12 @@ RECORD_NAME = "metrics.jsonl"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`; a last line cut off by a crash is left out."""
+    """The lines of a `metrics.jsonl`; a last line cut off by a crash is skipped."""
     return read_json_lines(path) if path.exists() else []
 
 
 def rewind_metrics(path: Path, step: int) -> None:
-    """Forget the lines of steps that a resumed run will take again."""
+    """Remove the lines of steps that a resumed run will repeat."""
     if path.exists():
         kept = [line for line in read_metrics(path) if line["step"] < step]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

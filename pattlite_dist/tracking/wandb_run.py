@@ -1,4 +1,4 @@
-"""One Weights & Biases run for all starts of a run, all of its files inside the run folder."""
+"""One Weights & Biases run for all starts of a run, with all of its files in the run folder."""
 
 import contextlib
 import netrc
@@ -11,24 +11,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pattlite_dist.config import Config, WandbConfig
+from pattlite_dist.config import Config
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import write_text
 from pattlite_dist.runtime.signals import held_back
 from pattlite_dist.tracking.record import RECORD_NAME, read_metrics
+from pattlite_dist.tracking.settings import WandbConfig
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import WandbLogger
 
 WANDB_FOLDER = "wandb"
 STEP = "trainer/global_step"  # Lightning's name for the step metric
-# wandb writes its file four times a minute, so that a kill loses up to so many seconds of it.
+# wandb writes its file four times a minute, so a kill loses the last seconds; these are ample.
 _UNSURE = 60.0
 _LOST = "lost-since.txt"
 
 
 def wandb_mode(wanted: str) -> str:
-    """online, offline or disabled: `auto` is online where there is a login, else offline."""
+    """online, offline or disabled: `auto` is online if there is a login, else offline."""
     if wanted != "auto":
         return wanted
     if os.environ.get("WANDB_MODE") in ("online", "offline", "disabled"):
@@ -48,14 +49,14 @@ def has_login() -> bool:
 
 
 def wandb_folders(run: Path) -> dict[str, str]:
-    """Environment variables that keep wandb's files in the run folder, out of the home quota."""
+    """Environment variables that keep wandb's files in the run folder, off the home quota."""
     folder = run / WANDB_FOLDER
     names = ("CACHE", "DATA", "ARTIFACT")
     return {"WANDB_DIR": str(run), **{f"WANDB_{n}_DIR": str(folder / n.lower()) for n in names}}
 
 
 def run_id(folder: Path) -> str | None:
-    """The id that a run has had since its first start; None before that."""
+    """The id of a run, fixed since its first start; None before that."""
     try:
         return (folder / "run-id.txt").read_text(encoding="utf-8").strip()
     except FileNotFoundError:
@@ -65,11 +66,11 @@ def run_id(folder: Path) -> str | None:
 def missing(
     lines: Sequence[dict[str, Any]], first: bool, lost: float | None = None
 ) -> list[dict[str, Any]]:
-    """Lines of the run's record that W&B may lack and will not be told by training.
+    """Lines of the run's record that W&B may lack and that training will not log again.
 
-    All of them on the first start with W&B; later those of the last minute before the former start
-    ended, or lost its W&B at the time `lost`: it may have had them in memory only. What W&B has
-    already comes a second time with the same step and values.
+    All of them on the first start with W&B; later, those since a minute before the previous start
+    ended, or lost W&B at the time `lost`: it may have held them in memory only. What W&B already
+    has is sent a second time with the same step and values.
     """
     if first or not lines:
         return list(lines)
@@ -79,12 +80,12 @@ def missing(
 
 
 def wandb_logger(config: Config, run: Path, main: bool) -> "WandbLogger | None":
-    """Lightning's Weights & Biases logger; the run's record has been rewound before.
+    """Lightning's Weights & Biases logger; the run's record must already be rewound.
 
-    Returns None where it is disabled, and on all ranks but the first.
+    Returns None if it is disabled, and on all ranks but the first.
 
     Raises:
-        UserError: online was asked for without a login.
+        UserError: online was requested without a login.
     """
     settings: WandbConfig = config.wandb
     mode = wandb_mode(settings.mode)
@@ -100,7 +101,7 @@ def wandb_logger(config: Config, run: Path, main: bool) -> "WandbLogger | None":
         write_text(folder / "run-id.txt", secrets.token_hex(4) + "\n")
     from pattlite_dist.tracking.wandb_logger import LenientWandbLogger
 
-    with held_back():  # no thread of wandb's is to take the signals that are meant for this one
+    with held_back():  # no thread of wandb may take the signals that are meant for this one
         import wandb
 
         experiment = wandb.init(
@@ -111,14 +112,14 @@ def wandb_logger(config: Config, run: Path, main: bool) -> "WandbLogger | None":
             group=settings.group,
             dir=str(run),
             mode="offline" if mode == "offline" else "online",
-            # Offline too: it is written into the segment, and `wandb sync` then appends the
-            # segment to what the run has, instead of replacing that.
+            # Offline too: it is written into the segment, so that `wandb sync` appends the segment
+            # to the run instead of replacing it.
             resume="allow",
             settings=wandb.Settings(silent=True, console="off"),
             config=config.model_dump(mode="json"),
         )
-    # Lightning does this only where it makes the run itself. wandb's own step just counts calls,
-    # so that a step taken again after a kill is never refused as older than the last.
+    # Lightning does this only if it creates the run itself. wandb's own step just counts calls, so
+    # a step repeated after a kill is never refused as older than the last.
     experiment.define_metric(STEP)
     experiment.define_metric("*", step_metric=STEP, step_sync=True)
     lines = read_metrics(run / RECORD_NAME)
@@ -129,7 +130,7 @@ def wandb_logger(config: Config, run: Path, main: bool) -> "WandbLogger | None":
 
 
 def end() -> None:
-    """Let wandb write what it has, also where its process has been ended by a signal."""
+    """Let wandb write what it has, even if a signal has ended its process."""
     if "wandb" in sys.modules:
         import wandb
 

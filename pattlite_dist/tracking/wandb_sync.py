@@ -8,22 +8,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pattlite_dist.config import WandbConfig
 from pattlite_dist.errors import UserError
 from pattlite_dist.tracking.lock import taken
+from pattlite_dist.tracking.settings import WandbConfig
 from pattlite_dist.tracking.wandb_segments import Segment, read_segment
 
-_QUIET = 60.0  # seconds; wandb writes the file of a run that goes on four times a minute
+_QUIET = 60.0  # seconds; wandb writes the file of a running run four times a minute
 
 
 class Plan(NamedTuple):
-    """What is to be uploaded of a run.
+    """What to upload from a run.
 
     Attributes:
         upload: segments in the order of their starts.
         torn: those of them that end in a record cut off by a kill.
         uploaded: how many wandb has marked as uploaded.
-        open: the segment of a start that is still going on, left out.
+        open: the segment of a start that is still running, skipped.
     """
 
     upload: list[Segment]
@@ -33,13 +33,13 @@ class Plan(NamedTuple):
 
 
 def make_plan(segments: Sequence[Segment], going_on: bool) -> Plan:
-    """Choose and order.
+    """Select and order the segments to upload.
 
-    Segments without a single record are left out: wandb would refuse all the others with them.
+    Segments without a single record are skipped: wandb would refuse all the others with them.
 
     Args:
         segments: all of a run's, in any order.
-        going_on: the newest belongs to a start that may still write.
+        going_on: whether the newest belongs to a start that may still write.
     """
     begun = sorted((s for s in segments if s.started is not None), key=lambda s: s.started or 0.0)
     last = begun[-1] if begun else None
@@ -56,7 +56,7 @@ def make_command(run: Path, run_id: str, settings: WandbConfig, upload: list[Seg
     """
     from pattlite_dist.tracking.wandb_run import wandb_folders
 
-    # A server that does not answer is asked again for half an hour otherwise.
+    # By default, wandb retries an unresponsive server for half an hour.
     variables = {**wandb_folders(run), "WANDB__GRAPHQL_RETRY_MAX": "3", "WANDB_SILENT": "false"}
     entity = ["--entity", settings.entity] if settings.entity else []
     return [
@@ -67,10 +67,10 @@ def make_command(run: Path, run_id: str, settings: WandbConfig, upload: list[Seg
 
 
 def prepare(run: Path) -> tuple[Plan, list[str]]:
-    """What is to be uploaded of a run, and the command that does it.
+    """What to upload from a run, and the command that does it.
 
     Raises:
-        UserError: the folder is not a run's or has no segments.
+        UserError: it is not a run folder or has no segments.
     """
     from pattlite_dist.tracking.folder import load_config
     from pattlite_dist.tracking.wandb_run import WANDB_FOLDER, run_id
@@ -81,8 +81,8 @@ def prepare(run: Path) -> tuple[Plan, list[str]]:
     known = run_id(folder)
     if not files or known is None:
         raise UserError(
-            f"{folder} holds no offline segments; nothing is left to upload of a run trained with "
-            "wandb.mode online, and nothing was kept with disabled"
+            f"{folder} holds no offline segments; wandb.mode=online leaves nothing to upload, and "
+            "wandb.mode=disabled keeps nothing"
         )
     segments = [read_segment(path) for path in files]
     plan = make_plan(segments, _going_on(run, files))
@@ -94,7 +94,7 @@ def _going_on(run: Path, files: Sequence[Path]) -> bool:
     held = taken(run)
     if held is not None:
         return held
-    # No locks here: what has not been written for so long is not written any more.
+    # No locks here: a file unchanged for this long is no longer being written.
     return time.time() - max(path.stat().st_mtime for path in files) < _QUIET
 
 
@@ -102,27 +102,27 @@ def upload(run: Path, plan: Plan, command: list[str]) -> None:
     """Run the command.
 
     Raises:
-        UserError: wandb could not upload all segments; says why.
+        UserError: wandb could not upload all segments; the message says why.
     """
-    for segment in plan.torn:  # or wandb would upload it, and stop there
+    for segment in plan.torn:  # otherwise wandb would stop there
         os.truncate(segment.path, segment.whole)
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, check=False,
     )  # fmt: skip
     left = [segment for segment in plan.upload if not segment.synced]
-    if done.returncode or left:  # wandb's own status is 0 even where it could not upload
+    if done.returncode or left:  # wandb exits with 0 even if it could not upload
         raise UserError(
-            f"{run}: {len(left)} of {len(plan.upload)} segments are not uploaded: "
-            f"{reason(done.stdout)}; mend that (`wandb login` if there is no login) and repeat"
+            f"{run}: {len(left)} of {len(plan.upload)} segments were not uploaded: "
+            f"{reason(done.stdout)}; fix that (`wandb login` if there is no login) and repeat"
         )
 
 
 def reason(output: str) -> str:
-    """What wandb says went wrong, on one line and without the key."""
+    """The error that wandb reports, on one line and without the key."""
     lines = [line.removeprefix("wandb: ").strip() for line in output.splitlines() if line.strip()]
     wrong = [line for line in lines if line.startswith(("Error", "ERROR"))]
-    # wandb names its own log first; of the rest the first line is the cause.
+    # wandb names its own log first; the first of the other lines is the cause.
     wrong = [line for line in wrong if "error logs at" not in line and "retrying" not in line]
     text = (wrong or lines[-1:] or ["wandb says nothing"])[0]
     text = text.removeprefix("Error: ").removeprefix("ERROR ").rstrip(".")

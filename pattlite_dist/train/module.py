@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pattlite_dist.config import Config
+from pattlite_dist.config import Config, to_tree
 from pattlite_dist.data.plan import DROPOUT, raw_stream
 from pattlite_dist.train.checkpoint import check_fit, unwrapped
 from pattlite_dist.train.metrics import Census, Scores
@@ -66,7 +66,7 @@ class FERModule(pl.LightningModule):
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Seed dropout from the step: a resumed run draws what an uninterrupted one would."""
         stream = raw_stream(self.config.seed, self.global_rank, DROPOUT, self.global_step, 1)
-        seed = int(stream[0] >> 1)
+        seed = int(stream[0]) >> 1
         # Not `torch.manual_seed`: without CUDA it formats and keeps a stack trace at every call.
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
@@ -147,7 +147,7 @@ class FERModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say in plain data what the weights are, so that the file can stand alone."""
         checkpoint["pattlite"] = {
-            "config": self.config.model_dump(mode="json"),
+            "config": to_tree(self.config),
             "labels": list(self.labels),
             "counted": list(self._counted()),
         }

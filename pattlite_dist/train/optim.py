@@ -8,7 +8,8 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from pattlite_dist.config import Config, OptimConfig, Schedule
+from pattlite_dist.config import Config
+from pattlite_dist.train.settings import OptimConfig, Schedule
 
 
 def lr_factor(

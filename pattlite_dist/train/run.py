@@ -11,9 +11,9 @@ from pattlite_dist.config import Config
 from pattlite_dist.data.fetch import check_sizes, fetch_manifest
 from pattlite_dist.data.module import FERData, origin
 from pattlite_dist.data.plan import rank_slice
-from pattlite_dist.data.reader import check_targets
+from pattlite_dist.data.reader import check_targets, needed_shards
 from pattlite_dist.errors import UserError
-from pattlite_dist.model.build import PattLite, SeedNet, build_model
+from pattlite_dist.model.build import MobileNetV2ViT, PattLite, build_model
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.runtime.signals import Signals, Stopped
 from pattlite_dist.runtime.world import World
@@ -113,12 +113,7 @@ def check_data(config: Config, world: World) -> Manifest:
     check_targets(config.data, manifest)
     if not manifest.samples("val"):
         raise UserError(f"{config.data.shards} has no val split to choose on; add one")
-    needed = [
-        shard
-        for split, shards in manifest.shards.items()
-        if split != "train" or config.data.bad_shards == "stop"
-        for shard in shards
-    ]
+    needed = needed_shards(config.data, manifest)
     on_main(world, lambda: check_sizes(origin(config.data), needed))
     return manifest
 
@@ -127,7 +122,7 @@ def fit(
     config: Config,
     world: World,
     signals: Signals,
-    model: PattLite | SeedNet,
+    model: PattLite | MobileNetV2ViT,
     data: FERData,
     found: Path | None,
 ) -> None:

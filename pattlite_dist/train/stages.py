@@ -14,9 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parallel import DistributedDataParallel
 
-from pattlite_dist.config import FinetuneConfig
 from pattlite_dist.model.backbones import MobileNetV1, MobileNetV2
-from pattlite_dist.model.build import PattLite, SeedNet
+from pattlite_dist.model.build import MobileNetV2ViT, PattLite
+from pattlite_dist.train.settings import FinetuneConfig
 
 
 def blocks(backbone: MobileNetV1 | MobileNetV2) -> list[nn.Module]:
@@ -54,7 +54,7 @@ class Stages(Callback):
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """Freeze the backbone before DDP takes the parameters that require a gradient."""
         network = pl_module.model
-        assert isinstance(network, PattLite | SeedNet)
+        assert isinstance(network, PattLite | MobileNetV2ViT)
         self.network = network
         network.backbone.requires_grad_(False)
 

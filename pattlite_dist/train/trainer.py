@@ -15,7 +15,7 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from pattlite_dist.config import Config
 from pattlite_dist.data.augment import Preprocess
-from pattlite_dist.model.build import PattLite, SeedNet
+from pattlite_dist.model.build import MobileNetV2ViT, PattLite
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.runtime.world import World
 from pattlite_dist.tracking.logs import JsonlLogger, progress_callback
@@ -27,7 +27,7 @@ from pattlite_dist.train.saving import Saver
 from pattlite_dist.train.stages import Stages
 
 
-def build_preprocess(config: Config, model: PattLite | SeedNet) -> Preprocess:
+def build_preprocess(config: Config, model: PattLite | MobileNetV2ViT) -> Preprocess:
     """Resizing and normalisation; mean and deviation are the backbone's unless configured."""
     augment = config.augment
     return Preprocess(

@@ -1,4 +1,4 @@
-"""A small shard set whose every sample is known, so that nothing but the reader can be wrong."""
+"""A small shard set with known samples, so that only the reader can be wrong."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from pattlite_dist.shards.sources.fer2013 import FER2013_LABELS
 from pattlite_dist.shards.tario import BLANK, COPY, LEAK, Block, decode_shard
 from tests.sources import ArraySource
 
-# A shared, busy machine can take any time over an example; pytest-timeout stops what hangs.
+# A busy, shared machine may need any time for an example; pytest-timeout stops what hangs.
 settings.register_profile(
     "busy", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60
 )
@@ -31,7 +31,7 @@ SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 
 class MemorySource(ArraySource):
-    """Random images; one val image is blank and one test image is in train as well."""
+    """Random images; one val image is blank and one test image is also in train."""
 
     def __init__(self, shape: tuple[int, int, int], samples: dict[SplitName, int]) -> None:
         random = np.random.default_rng(7)
@@ -74,7 +74,7 @@ class ShardSet:
 
 @pytest.fixture(scope="session")
 def shard_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
-    """100 train, 37 val and 41 test samples, 48 x 48 grey, 16 a shard."""
+    """100 train, 37 val and 41 test samples, 48 x 48 grey, 16 per shard."""
     source = MemorySource((1, 48, 48), SAMPLES)
     folder = tmp_path_factory.mktemp("shards") / "grey"
     return ShardSet(folder, create_shards(source, folder, samples_per_shard=16), source.blocks)
@@ -82,7 +82,7 @@ def shard_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 
 @pytest.fixture(scope="session")
 def colour_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
-    """11 train samples, 3 x 5 x 7: the pixels of a shard do not end at a multiple of 8 bytes."""
+    """11 train samples, 3 x 5 x 7, so a shard's pixels do not end at a multiple of 8 bytes."""
     source = MemorySource((3, 5, 7), {"train": 11})
     folder = tmp_path_factory.mktemp("shards") / "colour"
     return ShardSet(folder, create_shards(source, folder, samples_per_shard=4), source.blocks)
@@ -90,12 +90,12 @@ def colour_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of decoded shards for the tests that do not look into it."""
+    """A cache of decoded shards for tests that do not inspect it."""
     return tmp_path_factory.mktemp("decoded")
 
 
 def assert_is(gathered: Gathered, truth: Block, ids: NDArray[np.int64]) -> None:
-    """What was gathered are the source's samples `ids`, in that order."""
+    """Check that the gathered samples are the source's samples `ids`, in that order."""
     got, good = gathered
     assert good.all()
     np.testing.assert_array_equal(got.images, truth.images[ids])
@@ -105,7 +105,7 @@ def assert_is(gathered: Gathered, truth: Block, ids: NDArray[np.int64]) -> None:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the shards that this process decodes, as it decodes them."""
+    """The names of the shards that this process decodes, in order."""
     names: list[str] = []
 
     def spy(data: bytes, shard: ShardInfo, image: ImageInfo, where: str, soft: bool) -> Block:
@@ -127,7 +127,7 @@ def copied(shard_set: ShardSet, tmp_path: Path) -> Path:
 
 
 def read_all(root: str, cache: Path, **settings: Any) -> Gathered:
-    """All of train, by an address."""
+    """All of train, from an address."""
     origin = Origin(root, **settings)
     reader = ShardReader(origin, fetch_manifest(origin), "train", Cache(cache))
     return reader.gather(np.arange(SAMPLES["train"]))

@@ -1,4 +1,4 @@
-"""A shard set with soft targets, made from one without."""
+"""A shard set with soft targets, derived from one without."""
 
 import hashlib
 import io
@@ -16,7 +16,7 @@ Targets = dict[SplitName, NDArray[np.float32]]
 
 
 def with_targets(shards: ShardSet, folder: Path, seed: int = 0) -> tuple[ShardSet, Targets]:
-    """Write the set once more into `folder`, each sample with random shares of the classes."""
+    """Copy the set into `folder`, giving each sample random shares of the classes."""
     folder.mkdir(parents=True)
     rng, classes = np.random.default_rng(seed), len(shards.manifest.labels)
     targets: Targets = {}

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from pattlite_dist.config import AugmentConfig, Config
+from pattlite_dist.config import Config
 from pattlite_dist.data.augment import Parameters, Preprocess, draw
 from pattlite_dist.data.module import FERData
+from pattlite_dist.data.settings import AugmentConfig
 from pattlite_dist.runtime.world import World
 from tests.data.conftest import ShardSet
 
@@ -46,7 +47,7 @@ def plain(size: int) -> Preprocess:
 
 
 def still(n: int = 1, **changes: Any) -> Parameters:
-    """Parameters that change nothing, but for those given."""
+    """Parameters that change nothing, except those given."""
     nothing = Parameters(
         affine=np.tile(np.eye(2, dtype=np.float32), (n, 1, 1)),
         shift=np.zeros((n, 2), np.float32),
@@ -126,14 +127,14 @@ def test_a_quarter_turn_turns_the_image() -> None:
 
 def test_a_turn_moves_a_bright_corner_the_right_way() -> None:
     x = torch.zeros(1, 1, 64, 64, dtype=torch.uint8)
-    x[..., 12:16, 12:16] = 255  # 18 above and left of the middle
+    x[..., 12:16, 12:16] = 255  # 18 above and to the left of the centre
     out = plain(64)(x, still(affine=turn(30)))[0, 0]
     places = torch.arange(64) + 0.5 - 32
     weight = out / out.sum()
     place = torch.tensor([(weight.sum(0) * places).sum(), (weight.sum(1) * places).sum()])
     cos, sin = math.cos(math.radians(30)), math.sin(math.radians(30))
-    # `affine` leads from the output to the input, so the corner goes the other way: rows grow
-    # downwards, so it goes anticlockwise, down the left side.
+    # `affine` maps from output to input, so the corner moves the other way; and rows grow
+    # downwards, so that is anticlockwise, down the left side.
     expected = torch.tensor([-18 * cos + -18 * sin, 18 * sin - 18 * cos])
     torch.testing.assert_close(place, expected, atol=0.1, rtol=0)
 
@@ -141,7 +142,7 @@ def test_a_turn_moves_a_bright_corner_the_right_way() -> None:
 @pytest.mark.parametrize("shape", [(48, 48), (40, 80), (72, 30), (100, 200), (220, 90), (60, 150)])
 @pytest.mark.parametrize("degrees", [33.0, 90.0, 180.0])
 def test_a_turn_keeps_the_aspect(shape: tuple[int, int], degrees: float) -> None:
-    """A round spot in the middle of the image looks the same however the image is turned."""
+    """A round spot in the centre of the image looks the same at any rotation."""
     height, width = shape
     y, x = (torch.arange(n) + 0.5 - n / 2 for n in shape)
     spot = torch.exp(-(y[:, None] ** 2 + x[None] ** 2) / (2 * (min(height, width) / 8) ** 2))
@@ -257,7 +258,7 @@ def test_a_certain_erasing_blanks_a_rectangle_to_the_normalised_mean() -> None:
         rows, columns = gone[0].any(1), gone[0].any(0)
         assert torch.equal(gone[0], rows[:, None] & columns[None])
         height, width = int(rows.sum()), int(columns.sum())
-        # The edges fall between pixels: up to one row and one column more or less.
+        # The edges fall between pixels, so there may be one row and one column more or less.
         assert (height + 1) * (width + 1) > low * size**2
         assert (height - 1) * (width - 1) < high * size**2
         assert (image[~gone] > 1).all()  # the edge of the image too
@@ -273,9 +274,9 @@ def test_erasing_at_zero_erases_nothing_and_at_a_half_about_half() -> None:
 @pytest.mark.parametrize("shape", [(192, 192), (192, 16), (16, 192)])
 @pytest.mark.parametrize("augmented", [False, True])
 def test_a_larger_image_is_shrunk_without_aliasing(shape: tuple[int, int], augmented: bool) -> None:
-    """Stripes finer than the output's pixels become grey, along either side."""
+    """Stripes finer than the output's pixels become grey, in either direction."""
     height, width = shape
-    # Bare samples would all fall inside stripes of one kind: at 3.5, 11.5, and so on.
+    # Plain sampling would hit only one kind of stripe: at 3.5, 11.5, and so on.
     stripes = ((torch.arange(max(shape)) + 2) % 8 < 4).to(torch.uint8) * 255
     image = stripes.expand(height, width) if width == 192 else stripes[:, None].expand(shape)
     out = plain(24)(image[None, None].contiguous(), still() if augmented else None)
@@ -309,7 +310,7 @@ def test_every_image_of_a_batch_and_every_step_epoch_and_seed_draws_anew() -> No
 
 
 def test_golden_draw() -> None:
-    """Another release must continue a run of this one with the same pixels."""
+    """A later release must continue a run of this one with the same pixels."""
     p = draw(config(**EVERYTHING), 42, 7, 1234, 4, slice(1, 2))
     got = [*p.affine.ravel(), *p.shift.ravel(), *p.contrast, *p.brightness, *p.box.ravel()]
     np.testing.assert_allclose(got, GOLDEN, atol=1e-6)
@@ -333,7 +334,7 @@ def rank_data(shards: ShardSet, cache: Path, rank: int = 0, world: int = 1) -> F
 
 
 def epoch_pixels(shards: ShardSet, cache: Path, world: int, epoch: int = 0) -> torch.Tensor:
-    """[steps, global batch, 3, 64, 64], put together from all ranks' own loaders."""
+    """[steps, global batch, 3, 64, 64], assembled from the loaders of all ranks."""
     ranks = []
     for rank in range(world):
         data = rank_data(shards, cache, rank, world)

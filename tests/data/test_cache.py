@@ -46,7 +46,7 @@ def entries(folder: Path) -> list[int]:
 def fill(cache: Cache, *numbers: int) -> None:
     for number in numbers:
         assert content(cache.open(key(number), SIZE, lambda n=number: payload(n))) == {number}  # type: ignore[misc]
-        time.sleep(0.02)  # a file's time may be as coarse as the kernel's tick
+        time.sleep(0.02)  # file times may be as coarse as the kernel's tick
 
 
 def test_an_entry_is_made_once_and_found_again(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def half(data: bytes) -> bytes:
     return data[: len(data) // 2]
 
 
-def zeroed(data: bytes) -> bytes:  # what a file system can leave of a file it lost
+def zeroed(data: bytes) -> bytes:  # what a file system can leave of a lost file
     return bytes(len(data))
 
 
@@ -114,7 +114,7 @@ def test_a_cache_smaller_than_a_window_is_told_once(
     fill(Cache(tmp_path, limit=2 * ENTRY), 1, 2)
     cache = Cache(tmp_path, limit=2 * ENTRY)
     with caplog.at_level(logging.WARNING):
-        fill(cache, 3, 4)  # an earlier run's entries go without a word
+        fill(cache, 3, 4)  # an earlier run's entries are deleted without a warning
         assert not caplog.records
         fill(cache, 5, 6)
     (record,) = caplog.records
@@ -126,7 +126,7 @@ def test_an_entry_above_the_limit_is_the_users_error(tmp_path: Path) -> None:
         fill(Cache(tmp_path, limit=1000), 1)
 
 
-# A disk of its own, of 64 KiB, which the child fills with foreign bytes and entries.
+# A separate disk of 64 KiB, which the child fills with foreign bytes and entries.
 _FULL = """
 import contextlib, pathlib, sys
 import numpy as np
@@ -147,7 +147,7 @@ def there():
 for number in range(3):
     fill(number, limit=10**9)
 fill_disk("foreign")
-fill(7, limit=10**9)  # the limit says there is room, the disk says no: the oldest goes
+fill(7, limit=10**9)  # within the limit, but the disk is full: the oldest is deleted
 print("evicted", there())
 for path in (folder / "cache").glob("*.block"):
     path.unlink()
@@ -190,7 +190,7 @@ def test_a_cache_that_cannot_be_used_is_the_users_error(
     shard_set: ShardSet, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    # Root may write anywhere; a folder in the lock's place stands for one that is not writable.
+    # Root can write anywhere, so a folder in place of the lock file simulates an unwritable one.
     bucket = shard_set.manifest.shards["train"][0].sha256[:2]
     (tmp_path / "locks" / f"{bucket}.lock").mkdir(parents=True)
     for cache in (tmp_path / "file", tmp_path / "file" / "below", tmp_path):
@@ -220,7 +220,7 @@ def test_a_default_cache_that_somebody_else_made_is_refused(
         default_cache()
 
 
-# Runs as a process of its own. Decoding is slowed down, so that the processes meet at the lock.
+# Runs as a separate process. Decoding is slowed down, so that the processes meet at the lock.
 _CHILD = """
 import pathlib, sys, time
 import numpy as np
@@ -271,7 +271,7 @@ def test_processes_that_want_the_same_shard_decode_it_once_and_all_get_it_right(
     assert sorted(log.read_text().split()) == ["train-000000.tar", "train-000001.tar"]
 
 
-# Stops for ever in the middle of writing an entry, as a job does that is killed there.
+# Stops forever in the middle of writing an entry, like a job that is killed there.
 _STUCK = """
 import contextlib, pathlib, sys, time
 import numpy as np
@@ -314,8 +314,8 @@ def test_what_a_killed_job_left_is_removed_and_a_living_ones_is_not(tmp_path: Pa
 def test_the_lock_files_are_few(shard_set: ShardSet, tmp_path: Path) -> None:
     fill(Cache(tmp_path), *range(16))  # all in bucket 00
     assert [path.name for path in (tmp_path / "locks").iterdir()] == ["00.lock"]
-    with FileLock(tmp_path / "locks" / "00.lock"):  # held by a process that makes another entry
-        assert content(Cache(tmp_path).open(key(3), SIZE, never)) == {3}  # reading wants none
+    with FileLock(tmp_path / "locks" / "00.lock"):  # held by a process that is making another entry
+        assert content(Cache(tmp_path).open(key(3), SIZE, never)) == {3}  # reading needs no lock
 
 
 def test_a_cache_that_is_removed_under_a_run_is_made_again(

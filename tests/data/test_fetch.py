@@ -12,7 +12,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from pattlite_dist.data import fetch as fetch_module
+from pattlite_dist import stores
 from pattlite_dist.data.cache import Cache
 from pattlite_dist.data.fetch import Origin, fetch_manifest
 from pattlite_dist.data.reader import ShardReader
@@ -23,7 +23,7 @@ from tests.train.harness import until
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch_module, "_first_pause", 0.01)
+    monkeypatch.setattr(stores, "_first_pause", 0.01)
 
 
 def test_a_pipe_is_refused_unless_allowed(shard_set: ShardSet, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ EPOCHS = st.integers(0, 1000)
 
 @st.composite
 def plans(draw: st.DrawFn, tail: Tail | None = None) -> tuple[TrainPlan, int]:
-    """A plan and a number of ranks that can share its batches."""
+    """A plan, and a number of ranks that can share its batches."""
     sizes, world = draw(SIZES), draw(WORLDS)
     kind: Tail = tail or draw(st.sampled_from(["drop", "wrap"]))
     batch = world * draw(st.integers(1, 40))
@@ -76,7 +76,7 @@ def test_wrap_visits_every_sample_and_repeats_only_in_the_last_batch(
     assert sorted(once) == list(range(plan.samples))
     repeats = ids[plan.samples :]
     assert len(repeats) == plan.steps * plan.global_batch - plan.samples < plan.global_batch
-    # What fills the last batch is the beginning of the same epoch, over and over if need be.
+    # The last batch is filled from the beginning of the same epoch, repeatedly if necessary.
     assert repeats == list(itertools.islice(itertools.cycle(once), len(repeats)))
 
 
@@ -106,7 +106,7 @@ def test_the_same_seed_and_epoch_give_the_same_order(
 
 @given(SEEDS, EPOCHS, st.integers(1, 700))
 def test_another_epoch_or_seed_gives_another_order(seed: int, epoch: int, window: int) -> None:
-    # 30 shards of 20: that two orders agree by chance is out of the question (30! x 20!^30).
+    # 30 shards of 20: two orders cannot plausibly agree by chance (30! x 20!^30).
     sizes = np.full(30, 20)
     orders = [
         tuple(EpochOrder(sizes, s, e, window).take(0, 600))
@@ -121,7 +121,7 @@ def test_samples_mix_only_within_a_window_of_whole_shards(
 ) -> None:
     order = EpochOrder(np.array(sizes), seed, epoch, window).take(0, sum(sizes))
     shard_of = np.repeat(np.arange(len(sizes)), sizes)[order]
-    # Recover the windows from the order alone: cut wherever every shard seen so far is complete.
+    # Recover the windows from the order alone: cut where every shard seen so far is complete.
     place = 0
     while place < len(order):
         seen: dict[int, int] = {}
@@ -165,7 +165,7 @@ def test_take_agrees_with_itself_for_any_cut(
     order = EpochOrder(np.array(sizes), seed, 0, window)
     whole = EpochOrder(np.array(sizes), seed, 0, window).take(0, samples)
     spans = list(itertools.pairwise([0, *cuts, samples]))
-    # Backwards, so that the one window in memory is never the one that comes next.
+    # Backwards, so that the one window in memory is never the next one.
     parts = [order.take(*span) for span in reversed(spans)][::-1]
     assert [len(part) for part in parts] == [b - a for a, b in spans]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
@@ -245,7 +245,7 @@ def test_a_longer_draw_begins_with_the_shorter_one() -> None:
 
 
 def test_golden_numbers() -> None:
-    """Another release must continue a run of this one: these may never change."""
+    """A later release must continue a run of this one, so these must never change."""
     assert raw_stream(0, 0, SHARDS, 0, 3).tolist() == GOLDEN_WORDS_ZERO
     assert raw_stream(42, 7, AUGMENT, 1234, 3).tolist() == GOLDEN_WORDS
     order = EpochOrder(np.array([4, 3, 5, 2]), seed=42, epoch=7, window=8).take(0, 14)
@@ -255,7 +255,7 @@ def test_golden_numbers() -> None:
     assert plan.batch(7, 1, rank=1, world=2).tolist() == GOLDEN_ORDER[6:8]
 
 
-# Measured in a process of its own: the memory is that of the whole interpreter.
+# Measured in a separate process, because the memory is that of the whole interpreter.
 _BILLION = """
 import sys, time
 import numpy as np
@@ -268,7 +268,7 @@ assert plan.position(plan.consumed(epoch, step)) == (epoch, step)
 ids = plan.batch(epoch, step, rank=4095, world=4096)
 seconds = time.perf_counter() - begin
 assert len(np.unique(ids)) == 32 and ids.min() >= 0 and ids.max() < 10**9
-# Not `ru_maxrss`, which a process inherits from the one that started it.
+# Not `ru_maxrss`, which a process inherits from its parent.
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(seconds, int(peak.split()[1]) / 1024)
 """
@@ -282,8 +282,8 @@ def test_a_billion_samples_are_planned_at_once_in_little_memory(epoch: int, step
     )  # fmt: skip
     seconds, mebibytes = map(float, done.stdout.split())
     assert mebibytes < 300
-    # A bound of what the plan may do, not a timing: it takes 0.2 s, and a walk over a billion
-    # samples or an order for each rank takes minutes.
+    # A bound on the work, not a timing: the plan takes 0.2 s, but walking over a billion samples,
+    # or an order per rank, takes minutes.
     assert seconds < 20
 
 
@@ -304,7 +304,7 @@ def test_the_global_batches_are_the_same_for_every_world_that_divides_them(
     worlds = [world for world in range(1, 9) if plan.global_batch % world == 0]
     world = data.draw(st.sampled_from(worlds))
     for step in range(plan.steps):
-        if data.draw(st.booleans()):  # stopped here: a fresh plan, perhaps on other ranks
+        if data.draw(st.booleans()):  # stopped here: a fresh plan, maybe other ranks
             world = data.draw(st.sampled_from(worlds))
             plan = TrainPlan(plan.sizes, plan.seed, plan.window, plan.global_batch, plan.tail)
             assert plan.position(plan.consumed(epoch, step)) == (epoch, step)
@@ -314,7 +314,7 @@ def test_the_global_batches_are_the_same_for_every_world_that_divides_them(
 
 
 def test_ids_of_a_huge_set_do_not_overflow() -> None:
-    """More samples than 32 bits count; the last place of the last shard is reached."""
+    """More samples than 32 bits can count; the last place of the last shard is reached."""
     sizes = np.full(50_000, 100_000)
     order = EpochOrder(sizes, 0, 0, window=1)
     last = order.take(5_000_000_000 - 100_000, 5_000_000_000)

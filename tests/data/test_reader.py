@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pattlite_dist.config import DataConfig
 from pattlite_dist.data import reader as reader_module
 from pattlite_dist.data.cache import Cache
 from pattlite_dist.data.fetch import Origin
 from pattlite_dist.data.reader import ShardReader, check_targets
+from pattlite_dist.data.settings import DataConfig
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.tario import BLANK, LEAK
 from tests.conftest import ROOT
@@ -38,7 +38,7 @@ def test_gather_returns_the_sources_samples_in_the_order_asked_for(
 ) -> None:
     name = next(s for s in SPLITS if s == split)
     places = st.integers(0, SAMPLES[name] - 1)
-    ids = np.array(data.draw(st.lists(places, max_size=60)), np.int64)  # repeats and all
+    ids = np.array(data.draw(st.lists(places, max_size=60)), np.int64)  # including repeats
     assert_is(shard_set.reader(name, cache).gather(ids), shard_set.truth[name], ids)
 
 
@@ -89,7 +89,7 @@ def test_only_the_shards_that_are_needed_are_decoded_and_each_only_once(
     reader.gather(np.array([0, 1, 99, 0]))
     assert decoded == ["train-000000.tar", "train-000006.tar"]
     reader.gather(np.arange(16))
-    # A second reader, as of another rank or a later run, finds them in the cache.
+    # A second reader, like that of another rank or a later run, finds them in the cache.
     other = shard_set.reader("train", tmp_path).gather(np.array([2, 98]))
     assert_is(other, shard_set.truth["train"], np.array([2, 98]))
     assert len(decoded) == 2
@@ -108,7 +108,7 @@ def test_a_changed_shard_is_another_cache_entry(
 
 @pytest.fixture(scope="module")
 def soft(shard_set: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSet, Targets]:
-    """The grey set, with a target of every sample."""
+    """The grey set, with a target for every sample."""
     return with_targets(shard_set, tmp_path_factory.mktemp("soft") / "set")
 
 
@@ -162,7 +162,7 @@ def test_a_targets_stand_in_for_a_shard_left_out_is_that_of_the_sample(
 def test_the_same_shard_has_another_entry_for_other_records(
     soft: tuple[ShardSet, Targets], tmp_path: Path, decoded: list[str]
 ) -> None:
-    """The cache may hold what was read without targets, or by a version with fewer flags."""
+    """The cache may hold records read without targets, or by a version with fewer flags."""
     shards, targets = soft
     options = shards.manifest.options.model_copy(update={"reading": {}})
     plain = shards.manifest.model_copy(update={"options": options})
@@ -172,7 +172,7 @@ def test_the_same_shard_has_another_entry_for_other_records(
     keys = {shard.sha256, hard.key(shard), reader.key(shard)}
     assert len(keys) == 3
     assert all(set(key) <= set("0123456789abcdef") for key in keys)
-    # An entry of the older layout, which has the very size of today's without targets.
+    # An entry of the older layout, which has the same size as a current one without targets.
     size = 16 * (48 * 48 + 8)
     Cache(tmp_path).open(shard.sha256, size, lambda: np.zeros(size, np.uint8))
     for _ in range(2):
@@ -232,7 +232,7 @@ def test_few_maps_stay_open_and_pages_go_back_without_changing_a_pixel(
     shard_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reader_module, "_MOST_OPEN", 2)
-    monkeypatch.setattr(reader_module, "_TOUCHED", 1)  # let go after every batch
+    monkeypatch.setattr(reader_module, "_TOUCHED", 1)  # release pages after every batch
     reader, truth = shard_set.reader("train", tmp_path), shard_set.truth["train"]
     chance = np.random.default_rng(0)
     for _ in range(20):
@@ -257,7 +257,7 @@ def test_a_bad_shard_is_left_out_where_asked_for_counted_and_named_once(
             assert np.flatnonzero(~good).tolist() == bad.tolist()
             truth = shard_set.truth["train"]
             np.testing.assert_array_equal(block.images[good], truth.images[good])
-            # The next good shard's samples stand in; after the last shard comes the first.
+            # The next good shard's samples replace them; after the last shard comes the first.
             np.testing.assert_array_equal(block.images[32:48], truth.images[48:64])
             np.testing.assert_array_equal(block.labels[96:], truth.labels[:4])
     lines = [record.getMessage() for record in caplog.records]
@@ -285,7 +285,7 @@ def test_a_cache_that_cannot_be_used_is_never_skipped(shard_set: ShardSet, tmp_p
         reader.gather(np.array([0]))
 
 
-# 120,000 samples or four times as many, in blocks that the cache already holds.
+# 120,000 samples, or four times as many, in blocks that are already cached.
 _MEMORY = """
 import pathlib, sys
 import numpy as np

@@ -1,4 +1,4 @@
-"""Made-up predictions, for tests that need some."""
+"""Synthetic predictions for tests."""
 
 import numpy as np
 import torch

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from pattlite_dist.cli import main
-from pattlite_dist.config import ModelConfig
 from pattlite_dist.errors import UserError
 from pattlite_dist.evaluation.audit import audit
 from pattlite_dist.evaluation.evaluate import evaluate
 from pattlite_dist.evaluation.findings import Audit
 from pattlite_dist.model.build import network
+from pattlite_dist.model.settings import ModelConfig
 from pattlite_dist.train import checkpoint as checkpoints
 from tests.conftest import tiny
 from tests.evaluation.samples import settle
@@ -26,7 +26,7 @@ def run(face_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def published(face_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the published network, its statistics as after many steps."""
+    """A run of the published network, with statistics as after many steps."""
     runs = tmp_path_factory.mktemp("runs")
     options = {"model__name": "pattlite", "model__attention": "batch", "trainer__epochs": 1}
     assert main(tiny(face_shards, runs, **options)) == 0

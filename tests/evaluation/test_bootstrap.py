@@ -11,7 +11,7 @@ counts = st.lists(st.integers(0, 6), min_size=9, max_size=9).filter(any)
 
 
 def by_hand(confusion: np.ndarray) -> tuple[float, float, float]:
-    """Top-1, macro-F1 and balanced accuracy by their definitions, in loops."""
+    """Top-1, macro-F1 and balanced accuracy from their definitions, in loops."""
     f1s, recalls = [], []
     for k in range(len(confusion)):
         true, predicted = confusion[k].sum(), confusion[:, k].sum()

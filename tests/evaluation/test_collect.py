@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 class Data:
-    """A stream of made-up images that say which sample they are, as FERData streams shards."""
+    """A stream like FERData's, of synthetic images that show which sample they are."""
 
     def __init__(self, soft: bool = False, lost: int | None = None) -> None:
         self.manifest, self.soft, self.lost = self, soft, lost

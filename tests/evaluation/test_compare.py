@@ -21,7 +21,7 @@ N = 80
 def make_run(
     folder: Path, draw: int, seed: int = 0, manifest: str = "f" * 64, **config: Any
 ) -> Path:
-    """An evaluated run on the same labels as all others, with predictions of its own."""
+    """An evaluated run on the same labels as all others, with its own predictions."""
     folder.mkdir(parents=True)
     tree = {"name": folder.name, "seed": seed, "runs": str(folder.parent), **config}
     (folder / "config.yaml").write_text(to_yaml(parse_config(tree, "test")))
@@ -108,7 +108,7 @@ def test_part_and_view_are_those_asked_for(tmp_path: Path) -> None:
     assert one.right().mean() == one.value("top1")
     with pytest.raises(UserError, match=r"not scored with the view ten-crop; run `pattlite"):
         scored(run, view="ten-crop")
-    with pytest.raises(UserError, match="has no scores of val, but of test, test_clean"):
+    with pytest.raises(UserError, match="has scores of test, test_clean, but not of val"):
         scored(run, part="val")
 
 
@@ -120,14 +120,14 @@ def test_what_cannot_be_compared_is_one_line(tmp_path: Path) -> None:
         make_run(tmp_path / "epochs", 4, trainer={"epochs": 3}),
     )
     for runs, told in (
-        (([a, other],), r"a and \S*other are not of one configuration \(optim.lr: 0.001 and 0.1\)"),
+        (([a, other],), r"and \S*other have different configurations \(optim.lr: 0.001 and 0.1\)"),
         (([a, epochs],), r"trainer.epochs: 15 and 3"),
         (([a, shards],), r"different shards"),
         (([a], [shards]), r"different shards"),
         (([a, a],), r"named twice"),
         (([a], [a]), r"named twice"),
         (([a], [other, other]), r"named twice"),
-        (([a, epochs], [other]), r"not of one configuration"),
+        (([a, epochs], [other]), r"have different configurations"),
     ):
         with pytest.raises(UserError, match=told):
             table(*runs)

@@ -195,7 +195,7 @@ def test_the_clean_test_is_scored_only_where_copies_are_marked(run: Path) -> Non
 
     assert scored(4, "flag") == ["val", "test", "test_clean"]
     assert scored(4, "keep") == ["val", "test"]
-    with pytest.raises(UserError, match="counts 3 samples of test with a copy in train, 4 are"):
+    with pytest.raises(UserError, match="counts 3 samples of test with a copy in train, but 4 are"):
         scored(3, "flag")
     splits["test"] = splits["test"].where(splits["test"].flags & LEAK > 0)
     assert scored(4, "flag") == ["val", "test"]
@@ -212,7 +212,7 @@ def test_shards_that_do_not_match_their_manifest_are_refused(
             data[700] ^= 1
         (bad / path.name).write_bytes(data)
     options = [f"--data.cache={tmp_path / 'cache'}", f"--runs={tmp_path}"]
-    assert main([*tiny(bad, tmp_path, trainer__epochs=1), *options]) == 0  # train and val are whole
+    assert main([*tiny(bad, tmp_path, trainer__epochs=1), *options]) == 0  # both are intact
     assert main(["evaluate", str(tmp_path / "tiny")]) == 2
     error = capsys.readouterr().err
     assert "test-000000.tar differs from its manifest" in error

@@ -12,7 +12,7 @@ from pattlite_dist.evaluation.findings import Scored, facts, guesses, marked, or
 
 
 class Reader:
-    """Ten thousand made-up samples whose only pixel, label and flags follow from their ids."""
+    """Ten thousand synthetic samples whose only pixel, label and flags follow from their ids."""
 
     def __len__(self) -> int:
         return 10_000
@@ -78,6 +78,6 @@ def epoch(number: int, val: float, top1: float) -> Scored:
 def test_the_gain_of_choosing_on_test_is_that_over_the_best_on_val() -> None:
     found = select([epoch(3, 0.7, 0.66), epoch(1, 0.6, 0.69), epoch(2, 0.7, 0.68)])
     assert [item.epoch for item in found.checkpoints] == [1, 2, 3]
-    assert (found.chosen, found.best) == ("epoch=2", "epoch=1")  # of equals the earlier
+    assert (found.chosen, found.best) == ("epoch=2", "epoch=1")  # the earlier of equals
     assert found.gain == pytest.approx(0.01)
     assert select([epoch(1, 0.5, 0.4)]).gain == 0

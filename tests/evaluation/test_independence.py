@@ -6,11 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pattlite_dist.config import ModelConfig
 from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.evaluation.independence import choose_probes, measure, measure_split
 from pattlite_dist.evaluation.views import predictor
 from pattlite_dist.model.build import network
+from pattlite_dist.model.settings import ModelConfig
 from tests.evaluation.samples import settle
 
 
@@ -34,7 +34,7 @@ def test_only_attention_over_the_batch_is_found_out(attention: Any) -> None:
     assert found.holds is (attention != "batch")
     assert (found.largest > 1e-3) is (attention == "batch")
     if attention == "batch":
-        # Attention knows no order, so that only other companions give another prediction.
+        # Attention ignores order, so only other companions change a prediction.
         assert found.reordered == pytest.approx(found.together, abs=1e-5)
 
 
@@ -52,12 +52,12 @@ def test_each_way_of_depending_on_a_batch_is_seen() -> None:
     assert moved(lambda x: level(x) * len(x) / 20) == (True, True, True)
     assert moved(lambda x: level(x) - level(x).mean() + 0.5) == (True, True, True)
 
-    def by_place(x: torch.Tensor) -> torch.Tensor:  # the middle of a batch of six stays
+    def by_place(x: torch.Tensor) -> torch.Tensor:  # the middle of a batch of six stays in place
         return level(x) + torch.arange(len(x))[:, None] * 1e-3
 
     assert moved(by_place) == (True, True, True)
 
-    def only_order(x: torch.Tensor) -> torch.Tensor:  # another figure where the first is darker
+    def only_order(x: torch.Tensor) -> torch.Tensor:  # a different figure if the first is darker
         return level(x) + 0.01 * float(len(x) > 1 and x[0].sum() != images(6)[0].sum())
 
     assert moved(only_order) == (False, True, True)

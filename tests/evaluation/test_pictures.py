@@ -19,7 +19,7 @@ def test_the_scores_pictures_are_drawn_whatever_classes_occur(tmp_path: Path) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     for name in names:
         with Image.open(tmp_path / name) as image:
-            assert image.width > 2000  # three panels, for print
+            assert image.width > 2000  # three panels, at print resolution
 
 
 def test_the_confusion_matrix_says_counts_and_rates() -> None:

@@ -35,7 +35,7 @@ def test_what_is_saved_is_read_again(tmp_path: Path) -> None:
     assert read_evaluation(tmp_path) == evaluation()
     text = json.loads((tmp_path / "evaluation.json").read_text())
     assert (text["format"], text["version"]) == ("pattlite-evaluation", 2)
-    # What version 1 had is where it was.
+    # Everything in version 1 has kept its place.
     test = text["splits"]["test"]
     assert {"samples", "top1", "macro_f1", "nll", "recall", "confusion"} <= test.keys()
 

@@ -72,7 +72,7 @@ def test_scores_equal_torchmetrics_where_all_classes_occur() -> None:
 
 def test_the_bins_of_the_diagram_are_those_of_the_calibration_error() -> None:
     found = predictions(500, 4)
-    table = np.round(found.probabilities["one"] * BINS * 4) / (BINS * 4)  # many on the edges
+    table = np.round(found.probabilities["one"] * BINS * 4) / (BINS * 4)  # many on bin edges
     found = Predictions(found.ids, found.labels, found.flags, {"one": table})
     count, confidence, accuracy = calibration(table, found.labels)
     assert count.sum() == 500

@@ -6,7 +6,7 @@ from pattlite_dist.evaluation.views import crop_size, parse_views, probabilities
 
 
 class Net(torch.nn.Module):
-    """Logits from the grey levels of the left and the right half; keeps what it was shown."""
+    """Logits from the grey levels of the left and right halves; records its inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ def test_words_become_views_and_one_is_always_first() -> None:
     assert parse_views("one") == ["one"]
     assert parse_views("ten-crop, flip") == ["one", "flip", "ten-crop"]
     assert parse_views("") == ["one"]
-    with pytest.raises(UserError, match="'two' is not a view; known are one, flip, ten-crop"):
+    with pytest.raises(UserError, match="'two' is not a view; choose from one, flip, ten-crop"):
         parse_views("one,two")
 
 

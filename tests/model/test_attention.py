@@ -128,7 +128,7 @@ def test_the_norm_normalises_as_pytorchs_and_keeps_a_biased_variance() -> None:
 @pytest.mark.parametrize("attention", ["none", "batch"])
 def test_one_image_a_rank_is_too_few_to_train_with(attention: Any) -> None:
     net, patches = AttentionClassifier(8, 3, attention=attention), torch.randn(1, 4, 8)
-    with pytest.raises(UserError, match=r"one image a rank .*; raise trainer\.global_batch"):
+    with pytest.raises(UserError, match=r"one image per rank; raise trainer\.global_batch"):
         net.train()(patches)
     net.eval()(patches)
     AttentionClassifier(8, 3).train()(patches)

@@ -18,8 +18,8 @@ from pattlite_dist.model.backbones import (
 )
 
 # Sums of 3 neighbours at stride 2 over 1, 2, 3, ... as TensorFlow's SAME computes them: for an
-# even side all the padding is behind (the windows start on the first pixel), for an odd one it is
-# the same before and behind.
+# even side all padding comes after (the windows start on the first pixel), for an odd one it is
+# the same before and after.
 SUMS = {
     1: [1],
     2: [1 + 2],
@@ -37,7 +37,7 @@ def test_same_padding_at_stride_2_is_tensorflows(side: int) -> None:
     nn.init.ones_(convolution.weight)
     ramp = torch.arange(1.0, side + 1)
     sums = torch.tensor(SUMS[side], dtype=torch.float32)
-    # A product of ramps: sums over both axes at once, so that both are checked.
+    # A product of ramps sums over both axes at once, so both are checked.
     out = convolution((ramp[:, None] * ramp)[None, None])
     assert torch.equal(out[0, 0], sums[:, None] * sums)
 
@@ -110,7 +110,7 @@ def test_probing_leaves_no_trace(training: bool) -> None:
 
 
 def test_v1_is_kerass_blocks_in_keras_order() -> None:
-    """A reference written out layer by layer, with the norms' epsilon of Keras."""
+    """A reference written out layer by layer, with Keras' epsilon for the norms."""
     torch.manual_seed(0)
     net = MobileNetV1().eval()
     for name, value in net.state_dict().items():
@@ -145,7 +145,7 @@ def test_v1_is_kerass_blocks_in_keras_order() -> None:
 
 @pytest.fixture(scope="module")
 def full_v2() -> dict[str, torch.Tensor]:
-    """A state dict of the whole torchvision network, of random but proper values."""
+    """A state dict of the whole torchvision network, with random but plausible values."""
     from torchvision.models import mobilenet_v2
 
     torch.manual_seed(5)
@@ -184,12 +184,12 @@ def changed(state: dict[str, torch.Tensor], key: str, value: torch.Tensor) -> di
 
 @lru_cache
 def v2() -> MobileNetV2:
-    """One for all refusals, which must not change it."""
+    """One backbone for all refusals, which must not change it."""
     return MobileNetV2(14)
 
 
 def assert_refused(weights: str, message: str) -> None:
-    """A `UserError` that names the file, and the backbone as it was."""
+    """Check for a `UserError` that names the file, and an unchanged backbone."""
     backbone = v2()
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     with pytest.raises(UserError, match=message) as caught:
@@ -201,12 +201,12 @@ def assert_refused(weights: str, message: str) -> None:
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     assert_refused(str(tmp_path / "none.pth"), "does not exist")
-    assert_refused(str(tmp_path), "does not exist")  # a folder is no file
+    assert_refused(str(tmp_path), "does not exist")  # a folder is not a file
 
 
 def test_a_file_for_another_network_is_refused(tmp_path: Path) -> None:
     weights = save(tmp_path / "v1.pth", MobileNetV1().state_dict())
-    assert_refused(weights, r"has no features\.0\.0\.weight, so it is not for this MobileNetV2")
+    assert_refused(weights, r"has no features\.0\.0\.weight, so it does not match this MobileNetV2")
 
 
 def test_a_missing_weight_is_refused(full_v2: dict[str, torch.Tensor], tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_a_cut_off_file_is_refused(
      b"\x89PNG\r\n\x1a\n", b"j\xf1ua", b"\xff" * 64],
 )  # fmt: skip
 def test_a_file_of_something_else_is_refused(content: bytes, tmp_path: Path) -> None:
-    """Some of these are the opcodes of a pickle that pops what is not there."""
+    """Some of these are the opcodes of a pickle that pops from an empty stack."""
     (tmp_path / "w.pth").write_bytes(content)
     assert_refused(str(tmp_path / "w.pth"), "not a safe file of tensors")
 
@@ -281,7 +281,7 @@ def test_code_in_a_file_of_weights_is_refused_and_not_run(
         torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
     assert_refused(str(path), "not a safe file of tensors")
     assert not mark.exists()
-    # The file is what it is meant to be: an unsafe load would have run it.
+    # The file works as intended: an unsafe load would have run it.
     if kind == "bare":
         pickle.loads(path.read_bytes())
     else:

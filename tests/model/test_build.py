@@ -7,26 +7,26 @@ import pytest
 import torch
 from torch import nn
 
-from pattlite_dist.config import ModelConfig
 from pattlite_dist.errors import UserError
-from pattlite_dist.model.build import PattLite, SeedNet, build_model, refuse_batch_dependent
+from pattlite_dist.model.build import MobileNetV2ViT, PattLite, build_model, refuse_batch_dependent
+from pattlite_dist.model.settings import ModelConfig
 
-SEED_14: dict[str, Any] = {"name": "seed", "cut": 14, "width": 32, "heads": 4}
-SEED_19: dict[str, Any] = {"name": "seed", "cut": 19, "width": 32, "heads": 4}
+VIT_14: dict[str, Any] = {"name": "mobilenetv2-vit", "cut": 14, "width": 32, "heads": 4}
+VIT_19: dict[str, Any] = {"name": "mobilenetv2-vit", "cut": 19, "width": 32, "heads": 4}
 PATTLITE: dict[str, Any] = {"name": "pattlite"}
 MODELS = pytest.mark.parametrize(
-    "model", [SEED_14, SEED_19, PATTLITE], ids=["seed-14", "seed-19", "pattlite"]
+    "model", [VIT_14, VIT_19, PATTLITE], ids=["vit-14", "vit-19", "pattlite"]
 )
 
 
-def build(model: dict[str, Any], size: int = 48, classes: int = 7) -> PattLite | SeedNet:
+def build(model: dict[str, Any], size: int = 48, classes: int = 7) -> PattLite | MobileNetV2ViT:
     torch.manual_seed(0)
     return build_model(ModelConfig.model_validate(model), size, classes)
 
 
 def images(n: int, size: int = 48, seed: int = 1) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    # Each of another brightness, so that random weights tell them apart.
+    # Each has a different brightness, so random weights distinguish them.
     level = torch.linspace(-1, 1, n).view(n, 1, 1, 1)
     return torch.randn(n, 3, size, size, generator=generator) + level
 
@@ -35,7 +35,7 @@ def images(n: int, size: int = 48, seed: int = 1) -> torch.Tensor:
 def settled(name: str, cut: int, size: int) -> nn.Module:
     """In eval mode and double precision.
 
-    The norms have statistics of a real pass: with those of birth the signals would die away.
+    The norms have the statistics of a real pass: with the initial ones, the signals would vanish.
     """
     model: dict[str, Any] = {"name": name, "cut": cut, "width": 32, "heads": 4}
     net = build(model, size).double()
@@ -60,15 +60,15 @@ def test_images_of_every_size_become_one_logit_a_class(model: dict[str, Any], si
 
 CASES = pytest.mark.parametrize(
     ("name", "cut", "size"),
-    [("seed", 14, 48), ("seed", 14, 144), ("seed", 19, 64), ("pattlite", 14, 48),
-     ("pattlite", 14, 96)],
+    [("mobilenetv2-vit", 14, 48), ("mobilenetv2-vit", 14, 144), ("mobilenetv2-vit", 19, 64),
+     ("pattlite", 14, 48), ("pattlite", 14, 96)],
 )  # fmt: skip
 
 
 @CASES
 @torch.no_grad()
 def test_a_prediction_does_not_depend_on_its_companions(name: str, cut: int, size: int) -> None:
-    # In double precision, so that what is left of a dependence is no rounding.
+    # In double precision, so that a remaining dependence is not due to rounding.
     net, x = settled(name, cut, size), images(6, size).double()
     together = net(x)
     assert (together - together.mean(0)).abs().max() > 1e-2  # the samples do differ
@@ -100,7 +100,7 @@ def test_a_gradient_reaches_every_parameter(model: dict[str, Any]) -> None:
 
 
 def test_the_name_chooses_the_network() -> None:
-    assert isinstance(build(SEED_14), SeedNet)
+    assert isinstance(build(VIT_14), MobileNetV2ViT)
     assert isinstance(build(PATTLITE), PattLite)
 
 
@@ -150,7 +150,7 @@ VARIANTS = pytest.mark.parametrize("attention", ["patches", "none", "batch"])
 def test_attention_over_the_batch_warns_in_one_line_and_the_others_do_not(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for model in (SEED_14, PATTLITE, {"name": "pattlite", "attention": "none"}):
+    for model in (VIT_14, PATTLITE, {"name": "pattlite", "attention": "none"}):
         build(model)
     assert caplog.records == []
     build({"name": "pattlite", "attention": "batch"})
@@ -162,7 +162,7 @@ def test_attention_over_the_batch_warns_in_one_line_and_the_others_do_not(
         monkeypatch.setenv(name, "2" if "SIZE" in name else "1")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
     build({"name": "pattlite", "attention": "batch"})
-    assert len(caplog.records) == 1  # the first rank has said it
+    assert len(caplog.records) == 1  # the first rank warns
 
 
 @VARIANTS
@@ -175,7 +175,7 @@ def test_only_a_network_whose_predictions_depend_on_the_batch_is_refused(attenti
     else:
         assert not net.batch_dependent
         refuse_batch_dependent(net, "export")
-    refuse_batch_dependent(build(SEED_14), "export")
+    refuse_batch_dependent(build(VIT_14), "export")
     refuse_batch_dependent(nn.Linear(1, 1), "export")
 
 
@@ -209,5 +209,7 @@ def test_variants_share_their_weights_but_for_the_scale() -> None:
 
 
 def test_attention_over_the_batch_is_no_variant_of_the_seed() -> None:
-    with pytest.raises(ValueError, match="attention batch is for name pattlite, not seed"):
-        ModelConfig(name="seed", attention="batch")
+    with pytest.raises(
+        ValueError, match="attention batch is for name pattlite, not mobilenetv2-vit"
+    ):
+        ModelConfig(name="mobilenetv2-vit", attention="batch")

@@ -5,7 +5,7 @@ import yaml
 
 from pattlite_dist.cli import main
 from pattlite_dist.commands.model import layer_rows, variant_rows
-from pattlite_dist.config import ModelConfig
+from pattlite_dist.model.settings import ModelConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,7 +30,7 @@ def test_the_command_prints_each_variant_and_on_request_each_layer(
     assert long.endswith(short)
     assert "backbone.stem.conv" in long
     assert "classifier.norm" in long
-    assert caplog.records == []  # a table of all variants is no use of one
+    assert caplog.records == []  # printing a table of all variants does not use one
 
 
 def test_a_configurations_own_size_is_a_column_too() -> None:
@@ -49,7 +49,7 @@ def test_an_unknown_variant_is_the_users_error(
 ) -> None:
     assert main(["model", "-c", config(tmp_path, name="pattlite", attention="all")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-    assert main(["model", "-c", config(tmp_path, name="seed", attention="batch")]) == 2
+    assert main(["model", "-c", config(tmp_path, name="mobilenetv2-vit", attention="batch")]) == 2
     error = capsys.readouterr().err
     assert "attention batch is for name pattlite" in error
     assert error.count("\n") == 1
@@ -57,6 +57,6 @@ def test_an_unknown_variant_is_the_users_error(
 
 def test_the_documents_tables_are_what_the_command_prints() -> None:
     text = (ROOT / "docs" / "model.md").read_text()
-    for name in ("pattlite", "seed"):
+    for name in ("pattlite", "mobilenetv2-vit"):
         for row in variant_rows(ModelConfig(name=name), 96, 7):  # type: ignore[arg-type]
             assert f"| {' | '.join(row)} |" in text

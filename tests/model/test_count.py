@@ -1,17 +1,17 @@
 import pytest
 import torch
 
-from pattlite_dist.config import ModelConfig
 from pattlite_dist.model.build import network
 from pattlite_dist.model.count import Size, count_layers, count_stages, variants
+from pattlite_dist.model.settings import ModelConfig
 
 SIDES = (48, 96, 224)
 CONFIGS = {
     "patches": ModelConfig(name="pattlite"),
     "none": ModelConfig(name="pattlite", attention="none"),
     "batch": ModelConfig(name="pattlite", attention="batch"),
-    "seed": ModelConfig(name="seed", width=32, heads=4),
-    "seed-19": ModelConfig(name="seed", width=32, heads=4, cut=19),
+    "mobilenetv2-vit": ModelConfig(name="mobilenetv2-vit", width=32, heads=4),
+    "mobilenetv2-vit-19": ModelConfig(name="mobilenetv2-vit", width=32, heads=4, cut=19),
 }
 
 
@@ -32,7 +32,7 @@ def test_the_published_network_has_the_papers_parameters_and_kerass() -> None:
 @pytest.mark.parametrize("side", SIDES)
 def test_a_backbones_multiply_adds_are_those_of_a_hand_count(side: int) -> None:
     widths = (32, 64, 128, 128, 256, 256, 512, 512, 512)
-    halvings = (1, 2, 2, 3, 3, 4, 4, 4, 4)  # of the side, the stem's included
+    halvings = (1, 2, 2, 3, 3, 4, 4, 4, 4)  # of the side, including the stem's
     expected = (side // 2) ** 2 * 27 * 32
     for i, inputs in enumerate(widths):
         places = (side // 2 ** halvings[i]) ** 2
@@ -55,7 +55,7 @@ def test_the_classifiers_multiply_adds_are_those_of_a_hand_count_attention_inclu
     counts = {name: stages(name, 48)["classifier"].macs[0] for name in ("patches", "none", "batch")}
     assert counts["patches"] == 4 * linear + 2 * 4 * 4 * 32 + head
     assert counts["none"] == linear + head
-    assert counts["batch"] == linear + 2 * 8 * 32 + head  # an image of 8 meets 8
+    assert counts["batch"] == linear + 2 * 8 * 32 + head  # each image of 8 attends to 8
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -63,15 +63,15 @@ def test_the_seeds_multiply_adds_are_those_of_a_hand_count_attention_included(si
     places = (side // 16) ** 2
     patch = 2 if side == 224 else 1
     tokens, width = places // patch**2, 32
-    counts = stages("seed", side)
+    counts = stages("mobilenetv2-vit", side)
     assert counts["patches"].macs == (places * 96 * width + tokens * patch**2 * width * width,)
-    linear = 3 + 1 + 2 + 2  # qkv, out, and the two of a perceptron twice as wide
+    linear = 3 + 1 + 2 + 2  # qkv, out, and the two layers of an MLP twice as wide
     assert counts["block"].macs == (tokens * width**2 * linear + 2 * tokens**2 * width,)
     assert counts["head"].macs == (width * 7,)
 
 
 def test_torchvisions_whole_mobilenet_takes_300_million() -> None:
-    assert stages("seed-19", 224)["backbone"].macs[0] == pytest.approx(300e6, rel=0.01)
+    assert stages("mobilenetv2-vit-19", 224)["backbone"].macs[0] == pytest.approx(300e6, rel=0.01)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -108,4 +108,4 @@ def test_pattlite_has_three_variants_and_the_seed_one() -> None:
     assert [config.attention for config in variants(CONFIGS["batch"]).values()] == [
         "patches", "none", "batch",
     ]  # fmt: skip
-    assert variants(CONFIGS["seed"]) == {"patches": CONFIGS["seed"]}
+    assert variants(CONFIGS["mobilenetv2-vit"]) == {"patches": CONFIGS["mobilenetv2-vit"]}

@@ -78,7 +78,7 @@ def test_a_separable_convolution_is_depthwise_then_pointwise() -> None:
 
 
 def test_patches_are_in_reading_order() -> None:
-    """With all that mixes switched off a patch is the place that it came from."""
+    """With all mixing switched off, a patch is the place that it came from."""
     extraction = PatchExtraction(1, 2, width=1)
     with torch.no_grad():
         for layer in extraction.layers:

@@ -1,15 +1,15 @@
-"""Run the reference architecture in Keras and store what each of its stages gives.
+"""Run the reference architecture in Keras and store the output of each stage.
 
     python3 -m venv /tmp/keras
     /tmp/keras/bin/pip install tensorflow-cpu tf_keras pillow
     /tmp/keras/bin/python tests/parity/keras_reference.py
 
-writes `reference.npz` beside this file, which `test_parity.py` compares our network with. The
+writes `reference.npz` next to this file, which `test_parity.py` compares our network with. The
 architecture is that of the reference code of PAtt-Lite (JLREx/PAtt-Lite, the notebook), rebuilt
-with the same layers of Keras 2 (`tf_keras`), which that code ran on: the attention of Keras 3 does
-not take a [batch, 32]. Dropout and augmentation, which do nothing in prediction, are left out.
+with the same layers in Keras 2 (`tf_keras`), which that code used: the attention of Keras 3 does
+not accept a [batch, 32]. Dropout and augmentation, which are inactive in prediction, are omitted.
 
-`--backbone imagenet` takes Keras' own weights (a download) in place of the drawn ones, and
+`--backbone imagenet` uses Keras' own weights (a download) instead of the random ones, and
 `--backbone FILE.npz` arrays by our names without `backbone.`; they are then stored as well:
 
     /tmp/keras/bin/python tests/parity/keras_reference.py --backbone imagenet --out /tmp/real.npz
@@ -30,7 +30,7 @@ NORM = ("weight", "bias", "running_mean", "running_var")  # in Keras' order
 
 
 def our_backbone_names() -> dict[str, list[str]]:
-    """Our names of the weights of each Keras layer, in Keras' order."""
+    """Our names for the weights of each Keras layer, in Keras' order."""
     names = {"conv1": ["stem.conv.weight"], "conv1_bn": [f"stem.bn.{part}" for part in NORM]}
     for i in range(9):
         for kind in ("dw", "pw"):
@@ -40,7 +40,7 @@ def our_backbone_names() -> dict[str, list[str]]:
 
 
 def to_keras(name: str, value: material.Array) -> material.Array:
-    """Turn [outputs, inputs, height, width] into Keras' order of axes."""
+    """Convert [outputs, inputs, height, width] to Keras' order of axes."""
     if value.ndim == 2:
         return value.T
     if value.ndim != 4:
@@ -50,7 +50,7 @@ def to_keras(name: str, value: material.Array) -> material.Array:
 
 
 def from_keras(name: str, value: material.Array) -> material.Array:
-    """Turn Keras' order of axes into [outputs, inputs, height, width]."""
+    """Convert Keras' order of axes to [outputs, inputs, height, width]."""
     if value.ndim != 4:
         return value
     return value.transpose(2, 3, 0, 1) if ".dw." in name else value.transpose(3, 2, 0, 1)
@@ -100,7 +100,7 @@ def put(layer: Any, names: list[str], weights: dict[str, material.Array]) -> Non
 
 
 def run(weights: dict[str, material.Array]) -> dict[str, material.Array]:
-    """What each stage gives for the photographs: maps as [4, C, H, W], by Keras' names."""
+    """The output of each stage for the photographs: maps as [4, C, H, W], by Keras' names."""
     backbone, patches, head = build(weights)
     pixels = tf.cast(material.photographs(), keras.backend.floatx())
     images = keras.applications.mobilenet.preprocess_input(
@@ -116,7 +116,7 @@ def run(weights: dict[str, material.Array]) -> dict[str, material.Array]:
     features = x
 
     for variant in material.VARIANTS:
-        if variant == "patches":  # the mended one: a sample's own four patches
+        if variant == "patches":  # the corrected one: a sample's own four patches
             x = layers.Reshape((-1, 256))(features)
         else:
             x = stages["gap"] = layers.GlobalAveragePooling2D()(features)
@@ -130,7 +130,7 @@ def run(weights: dict[str, material.Array]) -> dict[str, material.Array]:
         x = stages[f"{variant}.logits"] = head["head"](x)
         stages[f"{variant}.probabilities"] = tf.nn.softmax(x)
 
-    for variant in ("batch", "patches"):  # one batch of training moves the statistics
+    for variant in ("batch", "patches"):  # one training batch changes the statistics
         put(head["norm"], [f"classifier.norm.{part}" for part in NORM], weights)
         x = stages[f"{variant}.dense"]
         stages[f"{variant}.norm_in_training"] = normalise(head["norm"], x, training=True)
@@ -163,7 +163,7 @@ def imagenet() -> dict[str, material.Array]:
 
 
 def main() -> None:
-    """Write the reference, computed in double precision; tell how far single precision is off."""
+    """Write the reference, computed in double precision; print the error of single precision."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", help="imagenet, or an .npz; default: drawn weights")
     parser.add_argument("--out", type=Path, default=material.REFERENCE)

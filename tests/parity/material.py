@@ -1,7 +1,7 @@
-"""What both sides of the parity check share: photographs, weights, and how stages are told.
+"""What both sides of the parity check share: photographs, weights, and digests of stages.
 
 Imports NumPy and Pillow only, so that the environment with TensorFlow needs nothing of ours. The
-weights are drawn by a generator seeded with each parameter's name, so that anyone can draw them.
+weights come from a generator seeded with each parameter's name, so anyone can reproduce them.
 """
 
 import itertools
@@ -23,11 +23,11 @@ _WIDTHS = (32, 64, 128, 128, 256, 256, 512, 512, 512, None)  # of MobileNetV1 up
 
 
 def photographs() -> NDArray[np.uint8]:
-    """Four images [4, 224, 224, 3]: a photograph, it mirrored and dim, its middle enlarged, and
+    """Four images [4, 224, 224, 3]: a photograph, its dimmed mirror image, its middle enlarged, and
     smooth colours.
 
-    The photograph is the official portrait of Rear Admiral Grace Hopper (US Navy, in the public
-    domain), cut out of the one that matplotlib brings.
+    The photograph is the official portrait of Rear Admiral Grace Hopper (US Navy, public domain),
+    cropped from the one that comes with matplotlib.
     """
     whole = np.asarray(Image.open(HERE / "photograph.png").convert("RGB"))
     assert whole.shape == (SIDE, SIDE, 3)
@@ -76,15 +76,15 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 
 def weights() -> dict[str, NDArray[np.float64]]:
-    """All weights by our names, such that signals neither die nor grow from layer to layer."""
+    """All weights by our names, such that signals neither vanish nor grow from layer to layer."""
     return {name: _draw(name, shape) for name, shape in shapes().items()}
 
 
 def _draw(name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    # Uniform numbers are the same on every machine; float32 so that both precisions hold them.
+    # Uniform numbers are the same on every machine; float32, so both precisions represent them.
     uniform = np.random.default_rng(list(name.encode())).random(shape)
     if name == "classifier.scale":
-        drawn = 0.02 + 0.02 * uniform  # at 1 a token would attend to itself alone
+        drawn = 0.02 + 0.02 * uniform  # at 1, a token would attend only to itself
     elif name.endswith("running_var") or (len(shape) == 1 and name.endswith("weight")):
         drawn = 0.5 + uniform
     elif len(shape) == 1:
@@ -95,10 +95,10 @@ def _draw(name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
 
 
 def digest(stage: str, value: Array) -> NDArray[np.float64]:
-    """Tell an activation [4, ...] by [4, 66] numbers or fewer.
+    """Summarise an activation [4, ...] in [4, 66] numbers or fewer.
 
-    Evenly spaced values, their mean, and a sum of all with random signs, scaled to be as large as
-    one value: no two activations that differ in a value or a place tell the same.
+    Evenly spaced values, their mean, and a sum of all with random signs, scaled to the size of one
+    value: activations that differ in any value or place have different digests.
     """
     flat = value.reshape(len(value), -1).astype(np.float64)
     size = flat.shape[1]

@@ -1,4 +1,4 @@
-"""Our network against the reference in Keras, stage by stage; see keras_reference.py."""
+"""Our network compared with the reference in Keras, stage by stage; see keras_reference.py."""
 
 import copy
 import os
@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pattlite_dist.config import ModelConfig
 from pattlite_dist.model import backbones
 from pattlite_dist.model.build import PattLite, network
+from pattlite_dist.model.settings import ModelConfig
 from tests.parity import material
 
 # Single precision: what the issue of parity is about. Double: nothing is left but the order of
@@ -27,7 +27,7 @@ TRAINING = ("norm_in_training", "moving_mean", "moving_variance")
 
 @lru_cache
 def reference() -> dict[str, material.Array]:
-    """Digests by `stage/NAME` and, of a reference with weights of its own, `weights/NAME`."""
+    """Digests by `stage/NAME` and, for a reference with its own weights, `weights/NAME`."""
     with np.load(Path(os.environ.get("PATTLITE_PARITY", material.REFERENCE))) as stored:
         return dict(stored)
 
@@ -61,7 +61,7 @@ def photographs(dtype: torch.dtype) -> torch.Tensor:
 
 @torch.no_grad()
 def observe(model: PattLite, dtype: torch.dtype, attention: str) -> dict[str, torch.Tensor]:
-    """What each stage of ours gives, by Keras' names."""
+    """The output of each of our stages, by Keras' names."""
     seen: dict[str, torch.Tensor] = {}
     handles = []
 
@@ -110,7 +110,7 @@ def distance(stage: str, ours: torch.Tensor) -> float:
 
 
 def predicting(attention: str) -> set[str]:
-    """Names of the stages that a variant goes through in prediction."""
+    """Names of the stages that a variant runs in prediction."""
     names = {name[6:] for name in reference() if name.startswith("stage/")}
     others = tuple(f"{name}." for name in material.VARIANTS if name != attention)
     names = {name for name in names if not name.startswith(others) and name[-4:] != "gap"}
@@ -119,7 +119,7 @@ def predicting(attention: str) -> set[str]:
 
 
 def apart(seen: dict[str, torch.Tensor], tolerance: float) -> dict[str, float]:
-    """Stages that are further than the tolerance from the reference; NaN is."""
+    """Stages that differ from the reference by more than the tolerance, or are NaN."""
     return {k: off for k, v in seen.items() if not (off := distance(k, v)) < tolerance}
 
 
@@ -144,10 +144,10 @@ def test_a_step_of_training_moves_the_classifiers_norm_as_in_keras(
     norm = copy.deepcopy(model.classifier.norm).train()
     tokens = observe(model, dtype, attention)[f"{attention}.dense"].flatten(0, -2)
     seen = {f"{attention}.norm_in_training": norm(tokens)}
-    # The order of sums decides the last digits of a variance, and 1 / sqrt enlarges them.
+    # The order of summation changes the last digits of a variance, and 1 / sqrt magnifies that.
     assert apart(seen, 10 * tolerance) == {}
     moved = {"moving_mean": norm.running_mean, "moving_variance": norm.running_var}
-    # Keras keeps 1 - momentum in single precision, whatever the rest is in.
+    # Keras keeps 1 - momentum in single precision, even in a double-precision network.
     assert apart({f"{attention}.{k}": v for k, v in moved.items()}, 1e-6) == {}
     pytorchs = nn.BatchNorm1d(32, eps=1e-3, momentum=0.01).to(dtype)
     pytorchs.load_state_dict(model.classifier.norm.state_dict())

@@ -7,7 +7,7 @@ from pattlite_dist.runtime.elastic import _worth_telling, first_to_tell, status,
 
 
 def worker(folder: Path, attempt: int, rank: int) -> dict[str, str]:
-    """A worker's environment, in the folders that torchrun makes."""
+    """A worker's environment, in the folders that torchrun creates."""
     file = folder / f"attempt_{attempt}" / str(rank) / "error.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     return {"TORCHELASTIC_ERROR_FILE": str(file)}
@@ -18,7 +18,7 @@ def test_a_mistake_is_told_by_one_worker_once(tmp_path: Path) -> None:
     assert not told_before(first)
     assert first_to_tell("no shards", second)
     assert not first_to_tell("no shards", first)
-    assert first_to_tell("and no GPU", first)  # another mistake
+    assert first_to_tell("and no GPU", first)  # a different mistake
     again = worker(tmp_path, 1, 0)
     assert told_before(again)
     assert not first_to_tell("no shards", again)

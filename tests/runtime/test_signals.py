@@ -90,10 +90,10 @@ def test_a_second_interrupt_is_obeyed_at_once_but_not_its_echo(
 ) -> None:
     with Signals() as signals:
         send(signal.SIGINT)
-        send(signal.SIGINT)  # torchrun passes the terminal's on
+        send(signal.SIGINT)  # torchrun forwards the terminal's
         monkeypatch.setattr(module, "_PATIENCE", 0.05)
         time.sleep(0.1)
-        send(signal.SIGTERM)  # only a person is impatient
+        send(signal.SIGTERM)  # only ^C counts a second time
         assert signals.got == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             send(signal.SIGINT)
@@ -142,7 +142,7 @@ def test_outside_the_main_thread_it_takes_no_notes_and_breaks_nothing() -> None:
 def test_what_is_held_back_is_delivered_afterwards(signum: int) -> None:
     with Signals() as signals:
         with held_back():
-            # To this thread: of those that other tests have left, one may take what is sent to all.
+            # To this thread: a thread left by another test could take a signal sent to the process.
             signal.raise_signal(signum)
             time.sleep(0.01)
             assert signals.got == 0

@@ -27,7 +27,7 @@ SRUN = {
     "SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "train", "SLURM_STEP_ID": "0", "SLURM_PROCID": "5",
     "SLURM_LOCALID": "1", "SLURM_NTASKS": "8", "SLURM_NNODES": "2",
 }  # fmt: skip
-BATCH = {  # the batch script itself: SLURM sets a rank there too
+BATCH = {  # the batch script itself, where SLURM sets a rank too
     "SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0", "SLURM_LOCALID": "0",
     "SLURM_NTASKS": "8", "SLURM_NNODES": "2",
 }  # fmt: skip
@@ -62,7 +62,7 @@ def test_the_launcher_is_read_from_its_variables(env: dict[str, str], expected: 
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        pytest.param({**TORCHRUN, "RANK": "first"}, "set RANK='first' where a num", id="word"),
+        pytest.param({**TORCHRUN, "RANK": "first"}, "set RANK='first', which is not", id="word"),
         pytest.param({**TORCHRUN, "LOCAL_RANK": ""}, "set LOCAL_RANK=''", id="empty"),
         pytest.param({"TORCHELASTIC_RUN_ID": "x"}, "set RANK=None", id="torchrun without rank"),
         pytest.param({**SRUN, "SLURM_NTASKS": "8x"}, "set SLURM_NTASKS='8x'", id="tasks"),
@@ -71,11 +71,11 @@ def test_the_launcher_is_read_from_its_variables(env: dict[str, str], expected: 
             {k: v for k, v in SRUN.items() if k != "SLURM_NTASKS"}, "SLURM_NTASKS=None",
             id="srun without tasks",
         ),
-        pytest.param({**TORCHRUN, "RANK": "8"}, "do not fit together", id="rank too large"),
-        pytest.param({**TORCHRUN, "RANK": "-1"}, "do not fit together", id="negative rank"),
-        pytest.param({**SRUN, "SLURM_LOCALID": "4"}, "do not fit together", id="local rank"),
-        pytest.param({**SRUN, "SLURM_NTASKS": "0"}, "every node must|do not fit", id="no tasks"),
-        pytest.param({**SRUN, "SLURM_NNODES": "0"}, "every node must|do not fit", id="no nodes"),
+        pytest.param({**TORCHRUN, "RANK": "8"}, "do not match", id="rank too large"),
+        pytest.param({**TORCHRUN, "RANK": "-1"}, "do not match", id="negative rank"),
+        pytest.param({**SRUN, "SLURM_LOCALID": "4"}, "do not match", id="local rank"),
+        pytest.param({**SRUN, "SLURM_NTASKS": "0"}, "every node must|do not match", id="no tasks"),
+        pytest.param({**SRUN, "SLURM_NNODES": "0"}, "every node must|do not match", id="no nodes"),
     ],
 )  # fmt: skip
 def test_variables_that_make_no_sense_are_the_users_error(
@@ -89,7 +89,7 @@ def test_variables_that_make_no_sense_are_the_users_error(
 def test_uneven_nodes_are_an_error_on_every_task_not_only_on_the_fuller_ones(
     tasks: int, nodes: int
 ) -> None:
-    """A task that went on alone would wait for the others until its time is up."""
+    """A task that continued alone would wait for the others until its time limit."""
     for rank in range(tasks):
         env = {**SRUN, "SLURM_NTASKS": f"{tasks}", "SLURM_NNODES": f"{nodes}",
                "SLURM_PROCID": f"{rank}", "SLURM_LOCALID": "0"}  # fmt: skip
@@ -102,7 +102,7 @@ def test_uneven_nodes_are_an_error_on_every_task_not_only_on_the_fuller_ones(
     [(-1, 1, 0, 1), (1, 1, 0, 1), (0, 0, 0, 1), (0, 2, 1, 1), (0, 2, -1, 1), (0, 1, 0, 0)],
 )
 def test_a_rank_outside_its_world_is_an_error(numbers: tuple[int, int, int, int]) -> None:
-    with pytest.raises(UserError, match="rank and world size do not fit together"):
+    with pytest.raises(UserError, match="rank and world size do not match"):
         World("torchrun", *numbers)
 
 
@@ -119,7 +119,7 @@ def test_nodes_are_counted_and_rank_0_writes() -> None:
 
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> int:
-    """Make torch believe in so many GPUs."""
+    """Make torch see this many GPUs."""
     count = int(request.param)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
@@ -211,13 +211,13 @@ def _agree(rank: int, port: int, answers: Any) -> None:
         agreement.largest((rank, -rank, 2**40 + rank)),
         *(agreement.largest((int(step == 30 and rank == 0),)) for step in range(40)),
     ]
-    torch.distributed.barrier()  # the run's own group goes on as before
+    torch.distributed.barrier()  # the run's own group still works
     answers.put((rank, found))
     disconnect()
 
 
 def test_ranks_agree_on_the_largest_of_each_number() -> None:
-    context = multiprocessing.get_context("fork")  # torch is imported already
+    context = multiprocessing.get_context("fork")  # torch is already imported
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

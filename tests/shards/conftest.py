@@ -21,6 +21,7 @@ from pattlite_dist.shards.sources.registry import open_source
 
 Pixels = NDArray[np.uint8]
 HEADER = ("emotion", "pixels", "Usage")
+NUL = "\ue000"  # what stands for it, for before Python 3.11 csv cannot write it
 
 # 24 rows of Training, 8 of PublicTest and 8 of PrivateTest, in this order as in the real file.
 TRAIN_BLANKS, VAL_BLANKS = [5, 11], [29]
@@ -65,9 +66,10 @@ def csv_text(rows: Iterable[Sequence[str]], header: Sequence[str] = HEADER) -> s
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(header)
     for row in rows:
-        fields = dict(zip(HEADER, row, strict=True))
+        values = (value.replace("\0", NUL) for value in row)
+        fields = dict(zip(HEADER, values, strict=True))
         writer.writerow([fields.get(name.strip(), "something else") for name in header])
-    return stream.getvalue()
+    return stream.getvalue().replace(NUL, "\0")
 
 
 def pack(path: Path, text: str) -> Path:

@@ -9,12 +9,8 @@ from typing import Any
 
 import pytest
 import s3fs
-from moto.moto_server.werkzeug_app import (
-    DomainDispatcherApplication,
-    MotoRequestHandler,
-    create_backend_app,
-)
-from werkzeug.serving import make_server
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 KEY, SECRET = "tester", "wonderful/secret"
 ERROR = "<Error><Code>{}</Code><Message>{}</Message></Error>"
@@ -65,7 +61,7 @@ class S3Server:
         return [b"" if environ["REQUEST_METHOD"] == "HEAD" else text.encode()]
 
 
-class _Quiet(MotoRequestHandler):
+class _Quiet(WSGIRequestHandler):
     def log_request(self, *_: object) -> None:
         pass
 

@@ -41,6 +41,13 @@ def test_the_table_tells_classes_and_findings_by_split(manifest: Manifest) -> No
     ]
 
 
+def test_what_was_left_out_is_counted_as_left_out_and_not_as_blank(tmp_path: Path) -> None:
+    table = set_table(load_manifest(flawed_set(tmp_path, blanks="drop")))
+    rows = {row[0]: row[1:3] for row in table if row}
+    assert rows["blank"] == rows["near blank"] == ["0", ""]
+    assert rows["left out"] == ["2", ""]
+
+
 def test_what_the_first_version_did_not_look_for_is_not_called_none(manifest: Manifest) -> None:
     rows = {row[0]: row[1:] for row in set_table(manifest.model_copy(update={"version": 1})) if row}
     for name in ("near blank", "copies", "conflicts"):

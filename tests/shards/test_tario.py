@@ -54,7 +54,9 @@ def tar_of(parts: Iterable[tuple[str | tarfile.TarInfo, bytes]]) -> bytes:
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
             else:
-                tar.addfile(what)
+                header = what.tobuf(tarfile.USTAR_FORMAT)
+                stream.write(header)  # from Python 3.13 on `addfile` requires the data as well
+                tar.offset += len(header)
     return stream.getvalue()
 
 

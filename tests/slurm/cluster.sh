@@ -13,6 +13,8 @@
 #   cluster.sh node-start N     node N comes back
 #
 # Settings, from the environment:
+#   CLUSTER=1                   which one, of several that know nothing of each other; all but the
+#                               first need SLURM_CONF=/var/lib/pattlite-test-N/slurm.conf as well
 #   NODES=2 CPUS=4 GPUS=2       nodes n1, n2, …; CPUs and make-believe GPUs of each (start only)
 #   ACCT=slurmdbd|none          with a database and sacct, or without
 #   GRACE=15                    seconds between the preemption of a job and its end
@@ -23,11 +25,14 @@
 #   CTLPARAMS=                  preempt_send_user_signal: preemption sends --signal, not SIGTERM
 set -u
 PATH=/usr/sbin:/sbin:/usr/bin:/bin:$PATH
+CLUSTER=${CLUSTER:-1}
 NAME=pattlite-test
+((CLUSTER == 1)) || NAME=$NAME-$CLUSTER
 D=/var/lib/$NAME # only root can write there; /tmp would let anybody prepare it
 HOST=$(uname -n)
 HOST=${HOST%%.*}
-CTLD_PORT=16817 DBD_PORT=16819 NODE_PORT=17000
+CTLD_PORT=$((16807 + 10 * CLUSTER)) DBD_PORT=$((16809 + 10 * CLUSTER))
+NODE_PORT=$((16900 + 100 * CLUSTER))
 
 # What the caller has open, a lock perhaps, is not for daemons that outlive it to keep.
 for fd in /proc/$$/fd/*; do
@@ -252,6 +257,7 @@ start() {
     return
   }
   for link in /etc/slurm/slurm.conf /etc/slurm/gres.conf; do
+    ((CLUSTER == 1)) || break
     [ ! -e $link ] || [[ $(readlink $link) == "$D"/* ]] ||
       die "$link is another cluster's; the test cluster wants a machine without one"
   done
@@ -267,7 +273,8 @@ start() {
   # slurmd loads it, though nothing here uses it; the other one refuses many a container's mounts
   echo "CgroupPlugin=cgroup/v1" >"$D/cgroup.conf"
   conf >"$SLURM_CONF"
-  ln -sfn "$D/slurm.conf" "$D/gres.conf" /etc/slurm/ # so that nobody has to set SLURM_CONF
+  # so that nobody has to set SLURM_CONF
+  ((CLUSTER > 1)) || ln -sfn "$D/slurm.conf" "$D/gres.conf" /etc/slurm/
   # The nodes' names have an address, and so has this machine's, where the daemons then listen:
   # before one that is there, for Debian's own 127.0.1.1 will not do.
   others=$(cat /etc/hosts)

@@ -1,4 +1,7 @@
-"""The test cluster, for the tests marked `slurm`; `cluster.sh` beside this file makes it."""
+"""The test cluster, for the tests marked `slurm`; `cluster.sh` beside this file makes it.
+
+There may be a second one, so that two runs of tests need not wait for each other.
+"""
 
 import contextlib
 import os
@@ -6,16 +9,20 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-NAME = "pattlite-test"
+from tests.conftest import ROOT, environment
+from tests.slurm.warm import client
+
+CLUSTERS = (1, 2)
 SCRIPT = Path(__file__).with_name("cluster.sh")
 START = "tests/slurm/cluster.sh install && tests/slurm/cluster.sh start"
 DID_NOT_RUN = "needs the SLURM test cluster"
@@ -30,12 +37,29 @@ class Cluster:
     Partition `main` preempts `preempt`, whose jobs are requeued.
     """
 
+    number: int = 1
     nodes: int = 2
     cpus: int = 4
 
+    @property
+    def name(self) -> str:
+        return "pattlite-test" if self.number == 1 else f"pattlite-test-{self.number}"
+
+    @property
+    def conf(self) -> Path:
+        return Path("/var/lib", self.name, "slurm.conf")
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What commands find it by."""
+        return {"CLUSTER": str(self.number), "SLURM_CONF": str(self.conf)}
+
     def run(self, *argv: str | Path) -> str:
         """A command's standard output; raises with what it said on the other, if it fails."""
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            argv, env={**os.environ, **self.variables}, capture_output=True, text=True,
+            timeout=120, check=False,
+        )  # fmt: skip
         if done.returncode:
             command = shlex.join(str(word) for word in argv)
             raise RuntimeError(f"{command}: exit status {done.returncode}: {done.stderr.strip()}")
@@ -146,41 +170,90 @@ def parse_job(text: str) -> dict[str, str]:
 
 
 def why_not() -> str | None:
-    """What keeps tests from the cluster. A SLURM that people work with is never used."""
+    """What keeps tests from the first cluster. A SLURM that people work with is never used."""
     if shutil.which("scontrol") is None:
         return "SLURM is not installed here"
     try:
-        argv = ["scontrol", "show", "config"]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+        name = cluster_name(os.environ)
     except subprocess.TimeoutExpired:
         return "SLURM does not answer"
-    name = re.search(r"^ClusterName\s*=\s*(\S+)", done.stdout, re.MULTILINE)
     if name is None:
         return "no cluster runs here"
-    if name[1] != NAME:
-        return f"the cluster here is {name[1]}, which tests do not touch"
+    if name != Cluster().name:
+        return f"the cluster here is {name}, which tests do not touch"
     return None if os.geteuid() == 0 else "it runs, but only root can stop and start its nodes"
 
 
+def cluster_name(env: Mapping[str, str]) -> str | None:
+    """The name of the cluster that answers, if one does."""
+    argv = ["scontrol", "show", "config"]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=30, check=False)
+    name = re.search(r"^ClusterName\s*=\s*(\S+)", done.stdout, re.MULTILINE)
+    return name[1] if name else None
+
+
 @pytest.fixture(scope="session")
-def cluster() -> Cluster:
-    """The running test cluster; without one the test is skipped, which in CI is a failure."""
+def clusters() -> list[Cluster]:
+    """The running test clusters; without one the test is skipped, which in CI is a failure."""
     if reason := why_not():
         pytest.skip(
             f"{DID_NOT_RUN}: {reason}; as root on Debian or Ubuntu start one with "
             f"`{START}`, then run `make test`"
         )
-    return Cluster()
+    others = [Cluster(number) for number in CLUSTERS[1:]]
+    return [Cluster()] + [
+        other for other in others
+        if other.conf.exists() and cluster_name({**os.environ, **other.variables}) == other.name
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def cluster(clusters: list[Cluster]) -> Iterator[Cluster]:
+    """A cluster for this test alone, which SLURM's commands talk to meanwhile."""
+    with taken(clusters) as found, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(found.conf))
+        found.clear()
+        yield found
+        found.clear()
+
+
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """For `profile.python`, where a job's start is not the point: see `tests.slurm.warm`."""
+    folder = tmp_path_factory.mktemp("warm")
+    client(folder / "python", folder / "socket")
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.slurm.warm", str(folder / "socket")],
+        stdout=subprocess.PIPE, cwd=ROOT, env=environment(),
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == b"ready\n"
+            yield str(folder / "python")
+        finally:
+            process.kill()
+
+
+@contextlib.contextmanager
+def taken(clusters: list[Cluster]) -> Iterator[Cluster]:
+    """One that no other test uses, also of other test runs; the first that is free."""
+    while True:
+        for cluster in clusters:
+            lock = FileLock(f"/run/lock/{cluster.name}.lock", timeout=0)
+            try:
+                lock.acquire()
+            except Timeout:
+                continue
+            try:
+                yield cluster
+            finally:
+                lock.release()
+            return
+        time.sleep(0.1)
 
 
 @pytest.fixture(autouse=True)
-def _alone_on_the_cluster(request: pytest.FixtureRequest) -> Iterator[None]:
-    # One test at a time, also of several test runs, and none finds another's jobs.
-    if not request.node.get_closest_marker("slurm") and "cluster" not in request.fixturenames:
-        yield
-        return
-    found: Cluster = request.getfixturevalue("cluster")
-    with FileLock(f"/run/lock/{NAME}.lock"):
-        found.clear()
-        yield
-        found.clear()
+def _alone_on_the_cluster(request: pytest.FixtureRequest) -> None:
+    # Before the test's other fixtures, so that it is cleared after what they undo.
+    if request.node.get_closest_marker("slurm") or "cluster" in request.fixturenames:
+        request.getfixturevalue("cluster")

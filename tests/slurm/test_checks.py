@@ -99,3 +99,16 @@ def test_of_many_lines_the_first_are_shown_and_the_rest_counted() -> None:
     lines = checks.shorten([str(i) for i in range(12)], "shards")
     assert lines == ["0", "1", "2", "3", "4", "… and 7 more shards"]
     assert checks.shorten(["0"], "shards") == ["0"]
+
+
+def test_of_several_runs_a_line_names_those_that_it_is_true_of() -> None:
+    reports = {
+        "a": checks.Report(["all", "two", "all"], ["note"]),
+        "b": checks.Report(["all"]),
+        "c": checks.Report(["two", "all"]),
+    }
+    assert checks.merged(reports) == checks.Report(["all", "a, c: two"], ["a: note"])
+    assert checks.merged({"a": reports["b"]}) == reports["b"]
+    many = {str(i): checks.Report(["x"] if i else []) for i in range(9)}
+    assert checks.merged(many).problems == ["1, 2, 3, 4, 5, … and 3 more runs: x"]
+    assert checks.merged({}) == checks.Report()

@@ -1,6 +1,7 @@
 """The cluster does what the tests on it take for granted."""
 
 import contextlib
+import os
 import re
 import subprocess
 import time
@@ -12,7 +13,7 @@ from tests.slurm.conftest import SCRIPT, UP, Cluster, parse_job
 
 slurm = pytest.mark.slurm
 TELL = "for s in USR2 TERM; do trap \"echo $s >>'{log}'\" $s; done; echo on >>'{log}'; "
-SLEEP = "sleep 4321.5"  # nobody else's
+SLEEP = f"sleep 4321.{os.getpid()}"  # nobody else's
 FOR_EVER = "while :; do sleep 0.1; done"
 
 

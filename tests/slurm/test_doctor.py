@@ -10,12 +10,17 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser
 
+from pattlite_dist.cli import main
 from pattlite_dist.commands import doctor as verbs
 from pattlite_dist.config import Config, parse_config, to_yaml
+from pattlite_dist.data.fetch import Origin, fetch_manifest
+from pattlite_dist.shards.manifest import Manifest
 from pattlite_dist.slurm import doctor, queue
 from pattlite_dist.slurm.checks import Report
 from pattlite_dist.slurm.profile import Profile
+from pattlite_dist.slurm.submit import train_plan
 from pattlite_dist.tracking import history
+from pattlite_dist.tracking.folder import run_folder
 from tests.slurm.conftest import Cluster
 
 
@@ -36,7 +41,11 @@ def config(shards: Path | str, runs: Path, **values: Any) -> Config:
 
 
 def look(shards: Path | str, runs: Path, wanted: Profile | None = None, **values: Any) -> Report:
-    return doctor.check(config(shards, runs, **values), wanted or profile(), runs / "x")
+    return check(config(shards, runs, **values), wanted or profile())
+
+
+def check(run: Config, wanted: Profile, **circumstances: Any) -> Report:
+    return doctor.check({run_folder(run): run}, train_plan(run, wanted), **circumstances)
 
 
 @pytest.fixture
@@ -65,12 +74,12 @@ def test_every_problem_is_told_at_once(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     wanted = profile(time="2", sbatch={"ntasks": 4}, environment={"RANK": "0"}, tasks_per_node=3)
-    report = doctor.check(
+    report = check(
         config(
             tmp_path / "no", tmp_path, trainer__accelerator="gpu", wandb__mode="online",
             model__weights=str(tmp_path / "w.pt"),
         ),
-        wanted, tmp_path / "x", live=["12"],
+        wanted, live=["12"],
     )  # fmt: skip
     found = problems(report)
     for words in (
@@ -127,7 +136,7 @@ def test_a_shard_set_without_val_is_told(face_shards: Path, tmp_path: Path) -> N
 @pytest.mark.usefixtures("no_slurm")
 def test_shards_that_another_job_makes_are_a_note(tmp_path: Path) -> None:
     wanted = config(tmp_path / "no", tmp_path)
-    report = doctor.check(wanted, profile(), tmp_path / "x", shards_pending=True)
+    report = check(wanted, profile(), shards_pending=True)
     assert problems(report) == []
     assert "another job makes them" in report.notes[0]
 
@@ -228,6 +237,75 @@ def test_the_verb_prints_every_problem_and_ends_with_3(
     assert "global_batch 7" in lines[0] and "profile.time is 3" in lines[1]
 
 
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with a line for each time that SLURM's commands were called."""
+    log = tmp_path / "asked"
+    (tmp_path / "bin").mkdir()
+    for name in ("sinfo", "sbatch", "srun", "squeue"):
+        path = tmp_path / "bin" / name
+        path.write_text(f'#!/bin/sh\necho {name} "$*" | head -n 1 >> {log}\n')
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    return log
+
+
+def sweep(folder: Path, monkeypatch: pytest.MonkeyPatch, base: Config, *words: str) -> int:
+    """The exit status of a sweep over a configuration, in its folder."""
+    monkeypatch.chdir(folder)
+    (folder / "config.yaml").write_text(to_yaml(base))
+    (folder / "profile.yaml").write_text(yaml.safe_dump({"gpus_per_node": 0}))
+    options = ["-c", "config.yaml", "--name", "grid", "--profile", "profile.yaml"]
+    return main(["sweep", *options, *words])
+
+
+def test_a_sweep_checks_every_run_and_names_those_that_have_a_problem(
+    face_shards: Path,
+    tmp_path: Path,
+    asked: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["data.targets=votes,labels", "trainer.accelerator=cpu,gpu", "trainer.keep_best=1,2"]
+    assert sweep(tmp_path, monkeypatch, config(face_shards, tmp_path), *words) == 3
+    lines = [line for line in capsys.readouterr().err.splitlines() if "note: " not in line]
+    votes, gpu = lines
+    assert "and data.targets is votes; " in votes and votes.startswith(
+        "pattlite: error: targets-votes_accelerator-cpu_keep_best-1, "
+        "targets-votes_accelerator-cpu_keep_best-2, targets-votes_accelerator-gpu_keep_best-1, "
+        "targets-votes_accelerator-gpu_keep_best-2: "
+    )
+    assert "targets-labels_accelerator-gpu_keep_best-2: trainer.accelerator is gpu" in gpu
+    assert [line.split()[0] for line in asked.read_text().splitlines()] == [
+        "sinfo", "sbatch", "srun",
+    ]  # fmt: skip
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_hundred_runs_ask_slurm_once_and_the_shards_once(
+    face_shards: Path,
+    tmp_path: Path,
+    asked: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    seeds = ",".join(map(str, range(50)))
+    words = [f"seed={seeds}", "trainer.epochs=1,2", "trainer.global_batch=1000"]
+    origins: list[Origin] = []
+
+    def fetch(origin: Origin) -> Manifest:
+        origins.append(origin)
+        return fetch_manifest(origin)
+
+    monkeypatch.setattr(doctor, "fetch_manifest", fetch)
+    assert sweep(tmp_path, monkeypatch, config(face_shards, tmp_path), *words) == 3
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "note: " not in line]
+    assert line.startswith("pattlite: error: 104 training samples in ")  # true of all
+    assert len(origins) == 1
+    commands = [line.split()[0] for line in asked.read_text().splitlines()]
+    assert commands == ["sinfo", "sbatch", "srun"]
+
+
 @pytest.mark.slurm
 def test_a_good_job_passes_and_the_verb_says_so(
     cluster: Cluster, face_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -275,5 +353,5 @@ def test_a_snapshots_package_is_found_on_the_node(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     wanted = config(face_shards, tmp_path)
-    report = doctor.check(wanted, profile(), tmp_path / "x", snapshot=True)
+    report = check(wanted, profile(), snapshot=True)
     assert report.problems == []

@@ -15,15 +15,15 @@ __all__ = ["clone"]  # a fixture
 
 ONE_TASK = (
     "--profile cpu profile.nodes=1 profile.tasks_per_node=1 profile.memory_gb=1 "
-    "profile.environment='{WANDB_MODE: offline}'"
+    "profile.environment='{{WANDB_MODE: offline}}' profile.python={python}"
 )
 
 
-def adapted(line: str) -> str:
+def adapted(line: str, python: str) -> str:
     """The command with a profile that fits these nodes, and a run of seconds."""
     if "--dry-run" in line:
         return line
-    line = re.sub(r"--profile \S+", ONE_TASK, line)
+    line = re.sub(r"--profile \S+", ONE_TASK.format(python=python), line)
     if " sweep " in line:
         return f"{line} {SHORT.replace('--', '')}"
     if " -c " in line:
@@ -41,13 +41,15 @@ def test_the_profile_that_is_shown_is_one(tmp_path: Path) -> None:
 
 @pytest.mark.slurm
 @pytest.mark.slow
-def test_the_session_on_a_cluster_runs_as_it_is_told(cluster: Cluster, clone: Path) -> None:
+def test_the_session_on_a_cluster_runs_as_it_is_told(
+    cluster: Cluster, warm_python: str, clone: Path
+) -> None:
     told = [line for line in commands() if ON_SLURM.match(line)]
     assert len(told) >= 11
     made = shell("python shards/create.py fer2013.csv shards/fer2013", clone)
     assert made.returncode == 0, made.stderr
     for line in told:
-        done = shell(adapted(line), clone)
+        done = shell(adapted(line, warm_python), clone)
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
         if "submit" in line or "cancel" in line or "--only-failed" in line:
             cluster.until(lambda: not cluster.queue(), 240)

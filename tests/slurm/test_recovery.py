@@ -1,5 +1,6 @@
 """Jobs of a real SLURM, interrupted in every way that it knows, end as if nothing had happened."""
 
+import contextlib
 import json
 import os
 import re
@@ -18,11 +19,17 @@ from pattlite_dist.tracking.record import read_metrics
 from pattlite_dist.train.names import listed
 from tests.conftest import command, environment, tiny
 from tests.slurm.conftest import Cluster
-from tests.train.harness import assert_same_training
+from tests.train.conftest import zygote
+from tests.train.harness import Zygote, assert_same_training
+from tests.workers import SECOND_CLUSTER
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+__all__ = ["zygote"]  # a fixture
+# As long as all of the cluster's other tests: it has a worker, and where there is one a cluster,
+# of its own.
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.xdist_group(SECOND_CLUSTER)]
 
-EPOCHS, STEPS = 60, 13  # steps an epoch: 104 samples in global batches of 8
+# Twice as many as six starts take until each is stopped.
+EPOCHS, STEPS = 20, 13  # steps an epoch: 104 samples in global batches of 8
 PROFILE = {
     "partition": "preempt", "nodes": 2, "gpus_per_node": 0, "tasks_per_node": 1,
     "cpus_per_task": 1, "memory_gb": 1, "time": "10:00", "signal_seconds": 30,
@@ -93,12 +100,12 @@ def run(cluster: Cluster, face_shards: Path, tmp_path: Path) -> Run:
 
 
 @pytest.fixture(scope="module")
-def reference(face_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def reference(zygote: Zygote, face_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run on two ranks without SLURM, uninterrupted."""
     folder = tmp_path_factory.mktemp("reference")
-    arguments = tiny(face_shards, folder, trainer__epochs=EPOCHS)
-    subprocess.run(command(arguments, 2), env=environment(), check=True, timeout=400)
-    yield folder / "tiny"
+    start = zygote.start(tiny(face_shards, folder, trainer__epochs=EPOCHS), 2)
+    assert start.ended, start.log
+    return folder / "tiny"
 
 
 def assert_nothing_twice(run: Run, kills: int) -> None:
@@ -189,14 +196,29 @@ def test_preemption_by_the_jobs_own_signal(cluster: Cluster, run: Run) -> None:
 def test_the_time_limit(cluster: Cluster, run: Run) -> None:
     """USR2 before the limit; the job goes back into the queue and continues."""
     run.options.append("--trainer.epochs=2000")
-    # The clock runs from the start of the job, so that the training need not last as long.
-    run.submit(time="2:00", signal_seconds=30, setup=["sleep 40"])
-    cluster.until(lambda: run.events("requeued"), 150)
+    # SLURM looks every 30 s, and may be 60 s early: the signal comes from the 30th second on.
+    run.submit(time="2:00", signal_seconds=60)
+    run.at_work(1)
+    with asleep(run.ranks()):
+        cluster.until(lambda: run.events("requeued"), 120)
     [stop] = run.events("stopped")
     assert stop["signal"] == "SIGUSR2"
     run.at_work(2)
     assert run.events("started")[1]["step"] == stop["step"] > 0
     assert cluster.job(run.job)["Restarts"] == "1"
+
+
+@contextlib.contextmanager
+def asleep(pids: list[int]) -> Iterator[None]:
+    """Stop processes, so that they wait without computing until SLURM wakes and signals them."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def test_a_job_that_was_started_often_enough_stays_down(cluster: Cluster, run: Run) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from submitit.slurm.slurm import SlurmExecutor
 
+from pattlite_dist.errors import UserError
 from pattlite_dist.slurm.profile import Profile
 from pattlite_dist.slurm.script import interpreter, parameters, script_text, setup_lines
 from pattlite_dist.slurm.submit import Plan
@@ -267,3 +268,28 @@ def test_no_word_of_a_profile_breaks_the_script(
     assert asked.get("--partition") == profile.partition
     last = script.splitlines()[-1]
     assert shlex.split(last)[-5:] == [profile.python, "-u", "-m", "submitit.core._submit", "/jobs"]
+
+
+@given(st.text())
+def test_a_job_may_be_called_after_anything(name: str) -> None:
+    named, plain = (
+        script_text(parameters(Profile(), text, HOME), PYTHON, HOME).split("\n")
+        for text in (name, "x")
+    )
+    [line] = set(named) - set(plain) or {"#SBATCH --job-name=x"}
+    assert len(named) == len(plain)
+    assert line.startswith("#SBATCH --job-name=")
+    line.encode()
+
+
+@pytest.mark.parametrize("folder", ["a\nb", "a\rb"])
+def test_a_line_break_in_a_path_or_a_word_is_refused(folder: str) -> None:
+    for refused in (
+        lambda: Plan("x", Path("/", folder), Profile()).text(),
+        lambda: parameters(Profile(), "x", Path("/", folder)),
+        lambda: parameters(Profile(partition=folder), "x", HOME),
+        lambda: parameters(Profile(sbatch={"comment": folder}), "x", HOME),
+        lambda: parameters(Profile(), "x", HOME, after=folder),
+    ):
+        with pytest.raises(UserError, match="has a line break, which sbatch cannot read"):
+            refused()

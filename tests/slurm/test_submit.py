@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pattlite_dist.shards.manifest import Options, load_manifest
 from pattlite_dist.slurm.pin import package_digest, pin, warn_if_changed
 from pattlite_dist.slurm.profile import Profile
 from pattlite_dist.tracking import history
@@ -137,7 +138,7 @@ def test_a_chain_runs_the_code_of_its_submission_whatever_became_of_that_since(
         return done.stdout
 
     shards = ["submit", "shards", str(faces_csv), "shards", "--samples-per-shard=32"]
-    shards += ["--profile", "profile.yaml"]
+    shards += ["--leaks", "drop-train", "--seed=5", "--profile", "profile.yaml"]
     text = submit(*shards, "--dry-run")
     first = submit(*shards, "--parsable").strip()
     assert (tmp_path / "shards-slurm" / f"{first}_submission.sh").read_text() == text
@@ -162,7 +163,7 @@ def test_a_chain_runs_the_code_of_its_submission_whatever_became_of_that_since(
     pinned = {path: path.read_bytes() for path in [run / "config.yaml", *run.glob("pinned/*")]}
     assert_pinned(run, code)
 
-    for module in ("train/run.py", "evaluate.py"):
+    for module in ("train/run.py", "evaluation/evaluate.py"):
         change(code, module, "raise RuntimeError('the code of later')\n")
     cluster.cancel(high)
     for job in (first, second, third):
@@ -174,8 +175,11 @@ def test_a_chain_runs_the_code_of_its_submission_whatever_became_of_that_since(
     }  # fmt: skip
     assert "has changed" not in (tmp_path / log).read_text()
     assert {path: path.read_bytes() for path in pinned} == pinned
+    made = load_manifest(tmp_path / "shards")
+    assert (made.samples_per_shard, made.samples("train")) == (32, 98)  # of 106
+    assert made.options == Options(leaks="drop-train", seed=5)
     events = {event["event"]: event for event in history.read(run)}
-    assert (events["started"]["ranks"], events["finished"]["step"]) == (2, 13)
+    assert (events["started"]["ranks"], events["finished"]["step"]) == (2, 98 // 8)
     assert history.submissions(history.read(run)) == {second: "train", third: "evaluate"}
     [segment] = run.glob("wandb/offline-run-*/run-*.wandb")
     assert read_segment(segment).ended

@@ -94,8 +94,12 @@ def test_what_cannot_be_a_sweep_is_told_in_one_line(
 
 @pytest.mark.slurm
 def test_only_the_run_that_failed_is_submitted_again_when_its_cause_is_mended(
-    cluster: Cluster, face_shards: Path, pattlite: Run, tmp_path: Path
+    cluster: Cluster, warm_python: str, face_shards: Path, pattlite: Run, tmp_path: Path
 ) -> None:
+    profile = {**PROFILE, "python": warm_python}
+    (tmp_path / "profile.yaml").write_text(yaml.safe_dump(profile))
+    high = cluster.fill()  # no job begins, and fails, before all is said of those that wait
+    cluster.wait(high, "RUNNING")
     for name in "abcde":
         (tmp_path / name).symlink_to(face_shards)
     grid, skip = tmp_path / "runs" / "grid", "--skip-checks"
@@ -130,6 +134,7 @@ def test_only_the_run_that_failed_is_submitted_again_when_its_cause_is_mended(
     assert "of other points" in refused(pattlite, *GRID, "seed=0,1", skip)
     assert "nothing has failed" in printed(pattlite, *GRID, SIX, skip, "--only-failed")
 
+    cluster.cancel(high)
     cluster.until(lambda: not cluster.queue(), 150)
     states = {name: row["state"] for name, row in rows(pattlite).items()}
     assert states == {**dict.fromkeys(jobs, "finished"), "shards-f": "failed"}

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from pattlite_dist import renamed
 from pattlite_dist.config import Config
 from pattlite_dist.errors import UserError
 from pattlite_dist.slurm.sweep import (
@@ -128,8 +129,10 @@ def test_names_say_what_tells_the_points_apart() -> None:
 
 
 def test_keys_that_end_alike_are_told_apart() -> None:
-    names = point_names(grid({"optim.name": ["adam", "adamw"], "model.name": ["seed", "pattlite"]}))
-    assert names[0] == "optim.name-adam_model.name-seed"
+    names = point_names(
+        grid({"optim.name": ["adam", "adamw"], "model.name": ["mobilenetv2-vit", "pattlite"]})
+    )
+    assert names[0] == "optim.name-adam_model.name-mobilenetv2-vit"
 
 
 def test_values_that_a_name_cannot_tell_apart_are_numbered() -> None:
@@ -224,6 +227,17 @@ def test_a_point_changes_the_base_and_nothing_else() -> None:
         }
     )
     assert base.optim.lr == 1e-3
+
+
+def test_an_old_name_in_a_grid_is_read_and_told_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renamed, "_told", set())
+    for width in ("64", "128"):
+        config = point_config(Config(), {"model.name": "seed", "model.width": width}, {})
+        assert config.model.name == "mobilenetv2-vit"
+    assert capsys.readouterr().err.startswith("pattlite: warning: model.name seed is now mobile")
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

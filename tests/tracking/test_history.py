@@ -19,7 +19,7 @@ from pattlite_dist.tracking.history import (
 
 
 def events(*pairs: tuple[str, dict[str, Any]] | str) -> list[dict[str, Any]]:
-    """Events in order, a second apart, of job 12 unless they say otherwise."""
+    """Events in order, a second apart, from job 12 unless they say otherwise."""
     made = []
     for moment, pair in enumerate(pairs):
         name, facts = (pair, {}) if isinstance(pair, str) else pair

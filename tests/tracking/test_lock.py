@@ -110,7 +110,7 @@ def test_a_second_process_is_refused_and_told_about_the_first(
     who = who if job is None else rf"job 41 \({who}\)"
     words = f"^{tmp_path} is being trained by {who}; wait for it, cancel it, or give"
     lock = RunLock(tmp_path)
-    for _ in range(2):  # asking does not break it
+    for _ in range(2):  # asking does not release it
         assert seconds_to_be_refused(lock, words) < 3
 
 
@@ -142,7 +142,7 @@ def test_a_process_that_is_killed_gives_it_back_although_its_loader_process_live
     first = hold("child")
     first.process.kill()
     first.process.wait(30)
-    os.kill(first.child, 0)  # it lives
+    os.kill(first.child, 0)  # it is alive
     takes(tmp_path)
     os.kill(first.child, 0)
 

@@ -100,7 +100,7 @@ def test_on_a_full_disk_a_line_is_written_whole_or_not_at_all_and_comes_later(
 
 
 class Experiment:
-    """A run of W&B whose process ends."""
+    """A W&B run whose process ends."""
 
     def __init__(self) -> None:
         self.told: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""W&B through real starts of its client, offline and against a stand-in for its server."""
+"""W&B with real starts of its client, offline and against a stand-in for its server."""
 
 import json
 from pathlib import Path
@@ -91,12 +91,12 @@ def start(
 
 
 def of_wandb(home: Path) -> list[Path]:
-    """What wandb has left there; other libraries have caches of their own."""
+    """What wandb left there; other libraries have their own caches."""
     return [path for path in home.rglob("*") if "wandb" in str(path.relative_to(home)).lower()]
 
 
 def segments(run: Path) -> list[Path]:
-    """Of a run, in the order of their names, which is that of their starts in a test's minutes."""
+    """A run's segments in the order of their names, which is also that of their starts here."""
     return sorted((run / "wandb").glob("offline-run-*/*.wandb"))
 
 
@@ -121,7 +121,7 @@ def recorded(run: Path) -> list[int]:
 
 @pytest.fixture(scope="module")
 def started_twice(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run after steps 0 to 5, and 6 to 8."""
+    """The folder of a run after steps 0 to 5 and then 6 to 8."""
     run = tmp_path_factory.mktemp("twice") / "run"
     start(zygote, run, 0, 6)
     start(zygote, run, 6, 9)
@@ -134,7 +134,7 @@ def test_two_starts_are_two_segments_of_one_run(started_twice: Path) -> None:
     first, second = segments(run)
     assert {path.name for path in (first, second)} == {f"run-{run_id(run / 'wandb')}.wandb"}
     assert [row["trainer/global_step"] for row in rows(first)] == list(range(6))
-    # The first's lines are of this minute, so that they are told again; then its own.
+    # The first start's lines are less than a minute old, so they are sent again; then its own.
     assert [row["trainer/global_step"] for row in rows(second)] == list(range(9))
     assert recorded(run) == list(range(9))
     assert {row["train/loss"] for row in rows(second)} == {1 / (step + 1) for step in range(9)}
@@ -176,9 +176,9 @@ def test_what_a_killed_start_did_not_write_is_told_by_the_next(
 ) -> None:
     run = tmp_path / "run"
     start(zygote, run, 0, 10, "kill=1", status=-9)
-    assert set(steps(run)) < set(range(10))  # wandb had them in memory only
+    assert set(steps(run)) < set(range(10))  # wandb held them in memory only
     assert recorded(run) == list(range(10))
-    start(zygote, run, 8, 12)  # from a checkpoint at step 8: 8 and 9 are taken again
+    start(zygote, run, 8, 12)  # from a checkpoint at step 8: 8 and 9 are repeated
     assert recorded(run) == list(range(12))
     assert set(steps(run)) == set(range(12))
     assert len(segments(run)) == 2

@@ -1,4 +1,4 @@
-"""wandb's file format, with files made here; `test_wandb_run` reads real ones."""
+"""wandb's file format, with synthetic files; `test_wandb_run` reads real ones."""
 
 import struct
 from pathlib import Path
@@ -14,7 +14,7 @@ HEADER = b":W&B\xe1\xbe\x00"
 
 
 def written(records: list[bytes]) -> tuple[bytes, list[int]]:
-    """A file of these records as LevelDB's log writer makes it, and where each ends."""
+    """A file of these records as LevelDB's log writer writes it, and where each ends."""
     data, ends = bytearray(HEADER), []
     for record in records:
         left, first = record, True

@@ -12,9 +12,9 @@ import pytest
 from jsonargparse import ArgumentParser
 
 from pattlite_dist.commands import sync as verb
-from pattlite_dist.config import WandbConfig
 from pattlite_dist.errors import UserError
 from pattlite_dist.tracking import wandb_sync as sync
+from pattlite_dist.tracking.settings import WandbConfig
 from pattlite_dist.tracking.wandb_run import run_id
 from pattlite_dist.tracking.wandb_segments import Segment
 from tests.starts import Zygote
@@ -42,7 +42,7 @@ def run(three_starts: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
-    """W&B's, with a login; the working folder and the home folder are empty."""
+    """W&B's environment, with a login and empty working and home folders."""
     for name in ("home", "work"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "work")
@@ -78,8 +78,8 @@ def test_all_segments_become_one_run_in_order(
     assert "2 segment(s) uploaded, 0 before" in capsys.readouterr().out
 
     rows = len(server.rows[known])
-    assert call(run) == 0  # marked, so left out
-    assert "nothing to upload; 2 segment(s) are already" in capsys.readouterr().out
+    assert call(run) == 0  # marked, so skipped
+    assert "nothing to upload; 2 segment(s) already uploaded" in capsys.readouterr().out
     start(zygote, run, 14, 16)
     assert call(run) == 0
     assert "1 segment(s) uploaded, 2 before" in capsys.readouterr().out
@@ -133,7 +133,7 @@ def test_what_keeps_wandb_from_uploading_is_one_line_without_the_key(
         monkeypatch.setenv("WANDB__GRAPHQL_RETRY_WAIT_MAX_SECONDS", "0.5")
     else:
         server.refuse = 403
-    with pytest.raises(UserError, match="2 of 2 segments are not uploaded") as caught:
+    with pytest.raises(UserError, match="2 of 2 segments were not uploaded") as caught:
         call(run)
     error = str(caught.value)
     assert message in error
@@ -154,7 +154,7 @@ def test_a_start_that_goes_on_is_left_out(
     run: Path, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     live = segments(run)[2]
-    os.truncate(live, live.stat().st_size - 100)  # it has not come to its end
+    os.truncate(live, live.stat().st_size - 100)  # it has not ended
     holder = subprocess.Popen(
         ["python3", "-c", "import fcntl, sys; f = open(sys.argv[1], 'w'); "
          "fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()", run / "run.lock"],

@@ -1,4 +1,4 @@
-"""A stand-in for W&B's server: it keeps what the real client uploads, by line as the real one."""
+"""A stand-in for W&B's server that keeps what the real client uploads, line by line."""
 
 import contextlib
 import gzip
@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-KEY = "0123456789" * 4  # of the right form
+KEY = "0123456789" * 4  # of the right format
 
 
 class Server(ThreadingHTTPServer):
     """Runs by their ids.
 
     Attributes:
-        rows: of each run's history, by line number: a client that starts at line 0 again replaces.
+        rows: each run's history by line number; a client that restarts at line 0 replaces them.
         names: project, entity and display name of each run.
         refuse: answer with this status instead.
     """
@@ -49,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Not on the tests' screen."""
+        """Do not print in the tests."""
 
     def _body(self) -> dict[str, Any]:
         length = self.headers.get("Content-Length")
@@ -157,7 +157,7 @@ def wandb_server() -> Iterator[Server]:
 
 
 def closed_port() -> int:
-    """A port that nobody listens at."""
+    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

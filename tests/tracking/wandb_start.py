@@ -1,10 +1,10 @@
-"""One start of a run, as far as W&B and the record are concerned, in a process of its own.
+"""One start of a run in a separate process, as far as W&B and the record are concerned.
 
     python -m tests.tracking.wandb_start RUN FIRST LAST [key=value ...]
 
-takes steps FIRST to LAST - 1 after the record was rewound to FIRST. Keys: those of the
-configuration's `wandb`; `kill=1` dies at the end with all processes of wandb, as a node does;
-`clock=T` makes it start at that time, seconds since 1970.
+takes steps FIRST to LAST - 1 after rewinding the record to FIRST. Keys: those of the
+configuration's `wandb`; with `kill=1`, it dies at the end with all processes of wandb, as when a
+node fails; `clock=T` makes it start at that time, seconds since 1970.
 """
 
 import os

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from pattlite_dist.config import Config, OptimConfig
+from pattlite_dist.config import Config
 from pattlite_dist.train.optim import (
     Ema,
     build_optimizer,
@@ -13,6 +13,7 @@ from pattlite_dist.train.optim import (
     lr_relative,
     parameter_groups,
 )
+from pattlite_dist.train.settings import OptimConfig
 
 
 def test_the_rate_rises_then_falls_to_zero() -> None:

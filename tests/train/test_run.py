@@ -130,7 +130,7 @@ def test_an_error_on_rank_0_is_an_error_on_all(
     assert done.stderr.count("pattlite: error:") == 1
 
 
-@pytest.mark.parametrize("config", ["seed", "fer2013", "demo"])
+@pytest.mark.parametrize("config", ["notebook", "fer2013", "demo"])
 def test_each_configuration_trains(config: str, face_shards: Path, tmp_path: Path) -> None:
     folder = Path(__file__).parents[2] / "configs"
     small = ["--trainer.epochs=1", "--trainer.global_batch=52", "--data.image_size=64"]

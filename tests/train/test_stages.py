@@ -12,9 +12,10 @@ from pytorch_lightning.callbacks import Callback
 from torch import nn
 
 from pattlite_dist.cli import main
-from pattlite_dist.config import V1_BLOCKS, Config, ModelConfig, parse_config
+from pattlite_dist.config import parse_config, parse_written
 from pattlite_dist.errors import UserError
 from pattlite_dist.model.build import PattLite, build_model
+from pattlite_dist.model.settings import V1_BLOCKS, ModelConfig
 from pattlite_dist.train import checkpoint as checkpoints
 from pattlite_dist.train import run as runs
 from pattlite_dist.train.checkpoint import AtomicCheckpointIO
@@ -87,18 +88,20 @@ def built(name: str, cut: int = 14) -> Any:
     return build_model(config, 48, 7)
 
 
-@pytest.mark.parametrize(("name", "cut"), [("pattlite", 14), ("seed", 7), ("seed", 19)])
+@pytest.mark.parametrize(
+    ("name", "cut"), [("pattlite", 14), ("mobilenetv2-vit", 7), ("mobilenetv2-vit", 19)]
+)
 def test_a_backbones_blocks_are_all_of_it_and_as_many_as_the_configuration_thinks(
     name: str, cut: int
 ) -> None:
     backbone = built(name, cut).backbone
     parts = blocks(backbone)
-    assert len(parts) == (cut if name == "seed" else V1_BLOCKS)
+    assert len(parts) == (cut if name == "mobilenetv2-vit" else V1_BLOCKS)
     inside = [p for part in parts for p in part.parameters()]
     assert [id(p) for p in inside] == [id(p) for p in backbone.parameters()]
 
 
-@pytest.mark.parametrize("name", ["pattlite", "seed"])
+@pytest.mark.parametrize("name", ["pattlite", "mobilenetv2-vit"])
 def test_unfrozen_are_the_last_blocks_without_batchnorm(name: str) -> None:
     backbone = built(name).backbone
     weights = [p for p in backbone.parameters() if p.ndim > 1]  # neither has a bias
@@ -106,7 +109,7 @@ def test_unfrozen_are_the_last_blocks_without_batchnorm(name: str) -> None:
     assert [id(p) for p in unfrozen(backbone, None)] == [id(p) for p in weights]
     last = unfrozen(backbone, 2)
     assert [id(p) for p in last] == [id(p) for p in weights[-len(last) :]]
-    assert len(last) == {"pattlite": 3, "seed": 6}[name]
+    assert len(last) == {"pattlite": 3, "mobilenetv2-vit": 6}[name]
 
 
 def test_spatial_dropout_takes_a_channel_from_all_patches_of_a_sample() -> None:
@@ -146,7 +149,7 @@ def test_the_heads_stage_leaves_every_bit_of_the_backbone_and_fine_tuning_moves_
     saved = keep_all(monkeypatch)
     overrides = {"optim.weight_decay": 0.5, "trainer.checkpoint_every_steps": 1}
     assert main(arguments(face_shards, tmp_path, **overrides)) == 0
-    model = built("pattlite") if arguments is pattlite else built("seed", 7)
+    model = built("pattlite") if arguments is pattlite else built("mobilenetv2-vit", 7)
     names = {id(p): f"model.{name}" for name, p in model.named_parameters()}
     tuned = {names[id(p)] for p in unfrozen(model.backbone, 2)}
     head = {name for name in names.values() if not name.startswith("model.backbone.")}
@@ -316,7 +319,7 @@ FRACTION = {
         "finetune.start_epoch": 1, "trainer.epochs": 2, "trainer.global_batch": 26,
         "data.image_size": 48,
     },
-    "seed": {"trainer.epochs": 1, "trainer.global_batch": 52, "data.image_size": 48},
+    "notebook": {"trainer.epochs": 1, "trainer.global_batch": 52, "data.image_size": 48},
 }  # fmt: skip
 
 
@@ -328,7 +331,8 @@ def test_a_published_recipe_runs_to_its_end(name: str, face_shards: Path, tmp_pa
     }  # fmt: skip
     given = [f"--{key}={value}" for key, value in overrides.items()]
     assert main(["train", "-c", str(ROOT / "configs" / f"{name}.yaml"), *given]) == 0
-    config = Config.model_validate(final(tmp_path / name)["pattlite"]["config"])
-    assert config.name == config.model.name == name
+    config = parse_written(final(tmp_path / name)["pattlite"]["config"], "checkpoint")
+    assert config.name == name
+    assert config.model.name == {"notebook": "mobilenetv2-vit"}.get(name, name)
     top1 = logged(tmp_path / name, "val/top1")
     assert len(top1) == config.trainer.epochs

@@ -1,5 +1,6 @@
 """What a reader of a data set gives: its samples in order, not yet decoded, and facts about it."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -126,3 +127,12 @@ class Source(Protocol):
 def refusal(where: str, what: str, mend: str) -> UserError:
     """The error for one bad item."""
     return UserError(f"{where}: {what}; {mend}")
+
+
+@contextlib.contextmanager
+def refusing(where: str, mend: str) -> Iterator[None]:
+    """Turn a `ValueError` that says what is wrong with one item into the error for it."""
+    try:
+        yield
+    except ValueError as error:
+        raise refusal(where, str(error), mend) from None

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from pattlite_dist.shards.sources.base import EMOTIONS, Reading, refusal
+from pattlite_dist.shards.sources.base import EMOTIONS, Reading, refusing
 from pattlite_dist.shards.sources.files import Files
 from pattlite_dist.shards.sources.imagefiles import ImageFiles, Picture
 from pattlite_dist.shards.sources.spellings import emotion, images_of, is_image
@@ -59,14 +59,9 @@ class CkPlus(ImageFiles):
         names, others = images_of(files.names)
         pictures = []
         for name in names:
-            try:
+            mend = "take it out, or read the tree without its subjects with --source folder"
+            with refusing(files.where(name), mend):
                 label, subject = parse_name(name)
-            except ValueError as error:
-                raise refusal(
-                    files.where(name),
-                    str(error),
-                    "take it out, or read the tree without its subjects with --source folder",
-                ) from None
             pictures.append(Picture(name, label, None, subject, {"subject": subject}))
         super().__init__(
             "ck+48",

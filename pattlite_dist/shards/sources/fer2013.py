@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import NamedTuple, cast
 
@@ -36,9 +37,12 @@ def decode_pixels(item: Item) -> tuple[Pixels, bool]:
         return plain.reshape(_IMAGE.shape), False
     try:
         if item.data.translate(None, b"-0123456789 \t"):
-            raise ValueError  # before NumPy 2.3 bad text was a warning only
-        pixels = np.fromstring(item.data, dtype=np.int64, sep=" ")
-    except ValueError:
+            raise ValueError
+        with warnings.catch_warnings():
+            # Before NumPy 2.3 it warned of bad text, and took what came before.
+            warnings.simplefilter("error", DeprecationWarning)
+            pixels = np.fromstring(item.data, dtype=np.int64, sep=" ")
+    except (ValueError, DeprecationWarning):
         what = "the pixels are not whole numbers between blanks"
         raise refusal(item.where, what, _MEND) from None
     if len(pixels) != FER2013_SIDE**2:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pattlite_dist.shards.manifest import SPLIT_NAMES, ImageInfo, SplitName
-from pattlite_dist.shards.sources.base import EMOTIONS, Reading, refusal
+from pattlite_dist.shards.sources.base import EMOTIONS, Reading, refusal, refusing
 from pattlite_dist.shards.sources.files import Files
 from pattlite_dist.shards.sources.imagefiles import ImageFiles, Picture
 from pattlite_dist.shards.sources.spellings import (
@@ -36,6 +36,10 @@ class FerName(NamedTuple):
     label: int
     split: SplitName
     number: int
+
+
+_MOVE = "move or rename it, or read the tree by its folders alone with --source folder"
+_LABEL_IT = "put it into one (train/angry), or pass over such with --unlabelled skip"
 
 
 class NoLabel(ValueError):
@@ -111,24 +115,16 @@ class FerFolder(ImageFiles):
         found: list[tuple[int, int, str, FerName]] = []
         unlabelled = 0
         for name in names:
-            try:
-                parsed = parse_name(name)
-            except NoLabel as error:
-                if reading.unlabelled == "refuse":
-                    raise refusal(
-                        files.where(name),
-                        str(error),
-                        "put it into one (train/angry), or pass over such with --unlabelled skip",
-                    ) from None
-                unlabelled += 1
-            except ValueError as error:
-                raise refusal(
-                    files.where(name),
-                    str(error),
-                    "move or rename it, or read the tree by its folders alone with --source folder",
-                ) from None
-            else:
-                found.append((SPLIT_NAMES.index(parsed.split), parsed.number, name, parsed))
+            where = files.where(name)
+            with refusing(where, _MOVE):
+                try:
+                    parsed = parse_name(name)
+                except NoLabel as error:
+                    if reading.unlabelled == "refuse":
+                        raise refusal(where, str(error), _LABEL_IT) from None
+                    unlabelled += 1
+                    continue
+            found.append((SPLIT_NAMES.index(parsed.split), parsed.number, name, parsed))
         super().__init__(
             "fer2013-folder",
             files,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.shards.sources.base import refusal
+from pattlite_dist.shards.sources.base import refusal, refusing
 from pattlite_dist.shards.sources.csvfile import CsvFile
 from pattlite_dist.shards.sources.spellings import common_top, is_litter, plain_name, shown
 
@@ -171,10 +171,8 @@ def _members(path: Path, infos: Iterable[zipfile.ZipInfo]) -> dict[str, zipfile.
     members: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
         where = shown(f"{path}, member {info.filename}")
-        try:
+        with refusing(where, "make the zip again"):
             name = plain_name(info.filename)
-        except ValueError as error:
-            raise refusal(where, str(error), "make the zip again") from None
         is_link = stat.S_ISLNK(info.external_attr >> 16)
         if not name or info.filename.endswith(("/", "\\")) or is_litter(name):
             continue

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.manifest import SplitName
 from pattlite_dist.shards.sources import ckplus, fer_folders, rafdb
-from pattlite_dist.shards.sources.base import EMOTIONS, Reading, refusal
+from pattlite_dist.shards.sources.base import EMOTIONS, Reading, refusal, refusing
 from pattlite_dist.shards.sources.files import Files
 from pattlite_dist.shards.sources.imagefiles import ImageFiles, Picture
 from pattlite_dist.shards.sources.spellings import emotion, images_of, is_image, shown, split_folder
@@ -122,14 +122,9 @@ class Tree(ImageFiles):
 
 
 def _place(files: Files, name: str, has_splits: bool, reading: Reading) -> Place | None:
-    try:
+    mend = "the tree has to be class/image, or train, val and test with class/image in each"
+    with refusing(files.where(name), mend):
         found = place(name, has_splits)
-    except ValueError as error:
-        raise refusal(
-            files.where(name),
-            str(error),
-            "the tree has to be class/image, or train, val and test with class/image in each",
-        ) from None
     if found is None and reading.unlabelled == "refuse":
         raise refusal(
             files.where(name),

@@ -72,7 +72,7 @@ def test_the_share_read_rises_to_one(
 ) -> None:
     monkeypatch.setattr(csvfile._Source.block, "__defaults__", (1 << 13,))
     chance = random.Random(0)
-    lines = [f"{n},{chance.randbytes(40).hex()}" for n in range(3_000)]
+    lines = [f"{n},{chance.randbytes(40).hex()}" for n in range(20_000)]
     file = CsvFile(pack(tmp_path / f"faces{suffix}", "\n".join(lines)))
     assert file.share() == 0
     shares = [file.share() for _ in file.records()]

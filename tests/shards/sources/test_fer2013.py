@@ -248,15 +248,16 @@ def test_a_reader_that_stops_early_closes_the_file(tiny_csv: Path) -> None:
     assert raw is not None and raw.closed
 
 
+@pytest.mark.parametrize("word", ["x", "-"])
 def test_bad_pixels_are_refused_where_numpy_only_warns_of_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
 ) -> None:
     # As NumPy did before 2.3, with a user who hides warnings.
     def old_fromstring(text: str, **_: object) -> np.ndarray:
         warnings.warn("string or file could not be read to its end", DeprecationWarning, 2)
         return np.zeros(2304, np.int64)
 
-    path = write_csv(tmp_path / "fer2013.csv", [GOOD._replace(pixels=_with_pixel("x"))])
+    path = write_csv(tmp_path / "fer2013.csv", [GOOD._replace(pixels=_with_pixel(word))])
     monkeypatch.setattr(np, "fromstring", old_fromstring)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

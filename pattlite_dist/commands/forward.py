@@ -1,0 +1,45 @@
+"""The command that a job runs, from the options that its submission was given."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from argparse import Action
+
+    from jsonargparse import Namespace
+
+
+def job_arguments(verb: str, options: "Namespace") -> list[str]:
+    """The arguments after `pattlite` that give a verb the same options in any folder.
+
+    All options of the verb's own parser are written out, defaults included, and nothing else: those
+    of the submission, such as `--after`, are not among them.
+
+    Args:
+        verb: that the job runs.
+        options: parsed by a parser that has all options of the verb, and maybe more.
+    """
+    from pattlite_dist.cli import parser_of
+    from pattlite_dist.location import absolute
+
+    named, placed = [], []
+    for action in parser_of(verb)._actions:
+        value = absolute(options.get(action.dest), _kind(action))
+        if value is None:  # an option that was not given, or --help
+            continue
+        flag = max(action.option_strings, key=len, default="")
+        if not flag:
+            placed.append(_text(value))
+        elif action.nargs == 0:
+            named += [flag] if value == action.const else []
+        else:
+            named.append(f"{flag}={_text(value)}")  # in one word, for a value may begin with a dash
+    return [*verb.split(), *named, *(["--", *placed] if placed else [])]
+
+
+def _kind(action: "Action") -> Any:
+    return getattr(action, "_typehint", action.type)  # jsonargparse has types of its own
+
+
+def _text(value: Any) -> str:
+    """A value as the command line reads it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

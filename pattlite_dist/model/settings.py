@@ -1,0 +1,57 @@
+"""Settings of the network."""
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from pattlite_dist.location import Weights
+from pattlite_dist.settings import Strict, setting
+
+V1_BLOCKS = 10  # of pattlite's MobileNetV1, as `finetune.unfreeze` counts them
+
+
+class ModelConfig(Strict):
+    """Which network."""
+
+    name: Literal["mobilenetv2-vit", "pattlite"] = setting(
+        "mobilenetv2-vit",
+        free=False,
+        description="mobilenetv2-vit: MobileNetV2, patches, ViT block. pattlite: the paper's, on "
+        "MobileNetV1.",
+    )
+    attention: Literal["patches", "none", "batch"] = setting(
+        "patches",
+        free=False,
+        description="pattlite: over a sample's patches; none; or, as published and for study only, "
+        "over the batch: predictions then depend on their companions.",
+    )
+    cut: int = setting(
+        14,
+        free=False,
+        ge=7,
+        le=19,
+        description="mobilenetv2-vit: keep MobileNetV2 features[:cut]; 14 ends at stride 16, 19 is "
+        "all of it.",
+    )
+    weights: Weights | None = setting(
+        None,
+        free=True,
+        description="Backbone: a local file, `imagenet` (torchvision's, downloaded), or none.",
+    )
+    width: int = setting(128, free=False, ge=8, description="mobilenetv2-vit: width of the tokens.")
+    heads: int = setting(8, free=False, ge=1, description="mobilenetv2-vit: attention heads.")
+    dropout: float = setting(
+        0.1, free=False, ge=0, lt=1, description="Dropout before the classifier."
+    )
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "ModelConfig":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+    @model_validator(mode="after")
+    def _variants_are_pattlites(self) -> "ModelConfig":
+        if self.name != "pattlite" and self.attention != "patches":
+            raise ValueError(f"attention {self.attention} is for name pattlite, not {self.name}")
+        return self

@@ -1,0 +1,16 @@
+"""Settings of the tracking."""
+
+from typing import Literal
+
+from pattlite_dist.settings import Strict, setting
+
+
+class WandbConfig(Strict):
+    """Weights & Biases; its files stay inside the run folder."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = setting(
+        "auto", free=True, description="auto: online when logged in, else offline."
+    )
+    project: str = setting("pattlite", free=True)
+    entity: str | None = setting(None, free=True)
+    group: str | None = setting(None, free=True)

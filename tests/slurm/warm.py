@@ -1,0 +1,129 @@
+"""A job's Python that need not import PyTorch, for tests in which a job's start is not the point.
+
+The program that `client` writes stands where a profile names a Python. It hands its arguments,
+environment, folder, open files and node over to a process that has imported what others wrote and
+nothing of this package, which forks. Signals, the end and the exit status pass between the two, but
+the forked process is not SLURM's own: where jobs are signalled or killed they have a real Python.
+"""
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+CLONE_NEWUTS = 0x04000000
+CLIENT = """#!{python} -IS
+import json, os, signal, socket, sys
+
+if sys.argv[1:3] != ["-u", "-m"]:  # no job, but the doctor
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+link = socket.socket(socket.AF_UNIX)
+link.connect({address!r})
+for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+    signal.signal(signum, lambda number, _: link.send(bytes([number])))
+node = os.open("/proc/self/ns/uts", os.O_RDONLY)
+request = json.dumps([sys.argv[3:], dict(os.environ), os.getcwd()]).encode()
+socket.send_fds(link, [len(request).to_bytes(4, "big")], [0, 1, 2, node])
+link.sendall(request)
+status = int((link.recv(4) or b"1").decode())
+if status < 0:
+    signal.signal(-status, signal.SIG_DFL) if status != -9 else None
+    os.kill(os.getpid(), -status)
+sys.exit(status)
+"""
+
+
+def client(path: Path, address: Path) -> None:
+    """Write the program that asks the process at this address."""
+    path.write_text(CLIENT.format(python=sys.executable, address=str(address)))
+    path.chmod(0o755)
+
+
+def be_job(
+    arguments: list[str], env: dict[str, str], folder: str, files: list[int], path: list[str]
+) -> NoReturn:
+    """In the forked process: run the module as `python -m` does, to the end."""
+    os.setsid()
+    if ctypes.CDLL(None, use_errno=True).setns(files[3], CLONE_NEWUTS):
+        raise OSError(ctypes.get_errno(), "setns")
+    for number, descriptor in enumerate(files[:3]):
+        os.dup2(descriptor, number)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(folder)
+    sys.path[:] = [folder, *filter(None, env.get("PYTHONPATH", "").split(":")), *path]
+    sys.argv[1:] = arguments[1:]
+    status: Any = 0
+    try:
+        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+    except SystemExit as leave:
+        status = leave.code or 0
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    sys.exit(status)
+
+
+def see_through(link: socket.socket, path: list[str]) -> None:
+    """Start what a client asks for, hand its signals on, and tell it the end; kill it with it."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    head, files, _, _ = socket.recv_fds(link, 4, 4)
+    with link.makefile("rb") as stream:
+        arguments, env, folder = json.loads(stream.read(int.from_bytes(head, "big")))
+    pid = os.fork()
+    if not pid:
+        link.close()
+        be_job(arguments, env, folder, files, path)
+    ended = os.pidfd_open(pid)
+    while ended not in select.select([link, ended], [], [])[0]:
+        for number in link.recv(16) or [signal.SIGKILL]:
+            os.kill(pid, number)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with contextlib.suppress(OSError):  # the client was killed
+        link.sendall(str(status).encode())
+
+
+def serve(address: str) -> None:
+    """Answer clients until the process is killed."""
+    own = {str(Path.cwd()), *os.environ["PYTHONPATH"].split(":")}
+    path = [entry for entry in sys.path if entry not in own]
+    assert "pattlite_dist" not in sys.modules, "each job imports its own copy"
+    assert len(list(Path("/proc/self/task").iterdir())) == 1, "a fork takes along only one thread"
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who see a job through
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        print("ready", flush=True)
+        while True:
+            link, _ = listener.accept()
+            if not os.fork():
+                listener.close()
+                see_through(link, path)
+                os._exit(0)
+            link.close()
+
+
+if __name__ == "__main__":
+    import pytorch_lightning
+    import submitit
+    import torch
+    import torchmetrics
+    import torchvision
+    import wandb
+
+    torch.set_num_threads(1)
+    assert pytorch_lightning and submitit and torchmetrics and torchvision and wandb
+    gc.freeze()
+    serve(sys.argv[1])
