@@ -32,7 +32,7 @@ slow = pytest.mark.slow
 
 
 def variables(**extra: str) -> dict[str, str]:
-    kept = environment(PYTHON=sys.executable, **extra)
+    kept = environment(**{"PYTHON": sys.executable, **extra})
     own = ("NPROC", "NNODES", "RDZV", "RDZV_ID", "MAX_RESTARTS")
     return {key: value for key, value in kept.items() if key not in own or key in extra}
 
@@ -164,10 +164,17 @@ class Agent:
 
 @pytest.fixture
 def agents(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
-    """Starts agents; afterwards none of them, nor of their processes, is left."""
+    """Starts agents; afterwards none of them, nor of their processes, is left.
+
+    Their workers fork from them, unless `PYTHON` says otherwise.
+    """
     started: list[Agent] = []
+    preloaded = tmp_path / "python"
+    preloaded.write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.preloaded "$@"\n')
+    preloaded.chmod(0o755)
 
     def begin(arguments: list[str], **env: str) -> Agent:
+        env = {"PYTHON": str(preloaded), **env}
         agent = Agent(arguments, tmp_path / f"agent-{len(started)}.log", **env)
         started.append(agent)
         return agent
@@ -221,7 +228,7 @@ def test_where_a_worker_is_killed_all_go_on_from_the_last_checkpoint(
     whole: Path, face_shards: Path, tmp_path: Path, agents: Callable[..., Agent]
 ) -> None:
     run = tmp_path / "tiny"
-    agent = agents(arguments(face_shards, tmp_path), NPROC="2")
+    agent = agents(arguments(face_shards, tmp_path), NPROC="2", PYTHON=sys.executable)
     until(lambda: step(run) >= STEPS, [agent])
     before = agent.workers()
     assert len(before) == 2
