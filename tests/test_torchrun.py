@@ -19,6 +19,7 @@ import pytest
 
 from pattlite_dist.tracking.record import RECORD_NAME, read_metrics
 from tests.conftest import ROOT, environment, tiny
+from tests.starts import Zygote
 from tests.train.harness import alive, assert_same_training, final
 
 SCRIPT = ROOT / "launch" / "torchrun.sh"
@@ -31,7 +32,7 @@ slow = pytest.mark.slow
 
 
 def variables(**extra: str) -> dict[str, str]:
-    kept = environment(PYTHON=sys.executable, **extra)
+    kept = environment(**{"PYTHON": sys.executable, **extra})
     own = ("NPROC", "NNODES", "RDZV", "RDZV_ID", "MAX_RESTARTS")
     return {key: value for key, value in kept.items() if key not in own or key in extra}
 
@@ -163,10 +164,17 @@ class Agent:
 
 @pytest.fixture
 def agents(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
-    """Starts agents; afterwards none of them, nor of their processes, is left."""
+    """Starts agents; afterwards none of them, nor of their processes, is left.
+
+    Their workers fork from them, unless `PYTHON` says otherwise.
+    """
     started: list[Agent] = []
+    preloaded = tmp_path / "python"
+    preloaded.write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.preloaded "$@"\n')
+    preloaded.chmod(0o755)
 
     def begin(arguments: list[str], **env: str) -> Agent:
+        env = {"PYTHON": str(preloaded), **env}
         agent = Agent(arguments, tmp_path / f"agent-{len(started)}.log", **env)
         started.append(agent)
         return agent
@@ -193,18 +201,21 @@ def step(run: Path) -> int:
     return int(lines[-1]["step"]) if lines else -1
 
 
-def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+@pytest.fixture
+def address() -> Iterator[str]:
+    """Where agents can meet; nobody else is given its port."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))  # an agent may listen there all the same
+        yield f"127.0.0.1:{held.getsockname()[1]}"
 
 
 @pytest.fixture(scope="module")
-def whole(face_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An uninterrupted run of two processes on one machine."""
+def whole(zygote: Zygote, face_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run of two processes, which no agent has started."""
     runs = tmp_path_factory.mktemp("whole")
-    agent = Agent(tiny(face_shards, runs, trainer__epochs=EPOCHS), runs / "log", NPROC="2")
-    assert agent.wait() == 0, agent.log
+    start = zygote.start(tiny(face_shards, runs, trainer__epochs=EPOCHS), 2)
+    assert start.ended, start.log
     return runs / "tiny"
 
 
@@ -217,7 +228,7 @@ def test_where_a_worker_is_killed_all_go_on_from_the_last_checkpoint(
     whole: Path, face_shards: Path, tmp_path: Path, agents: Callable[..., Agent]
 ) -> None:
     run = tmp_path / "tiny"
-    agent = agents(arguments(face_shards, tmp_path), NPROC="2")
+    agent = agents(arguments(face_shards, tmp_path), NPROC="2", PYTHON=sys.executable)
     until(lambda: step(run) >= STEPS, [agent])
     before = agent.workers()
     assert len(before) == 2
@@ -231,10 +242,10 @@ def test_where_a_worker_is_killed_all_go_on_from_the_last_checkpoint(
 
 @slow
 def test_two_machines_train_as_two_processes_of_one_also_when_a_worker_is_killed(
-    whole: Path, face_shards: Path, tmp_path: Path, agents: Callable[..., Agent]
+    whole: Path, face_shards: Path, tmp_path: Path, agents: Callable[..., Agent], address: str
 ) -> None:
     run = tmp_path / "tiny"
-    env = {"NPROC": "1", "NNODES": "2", "RDZV": free_address()}
+    env = {"NPROC": "1", "NNODES": "2", "RDZV": address}
     both = [agents(arguments(face_shards, tmp_path), **env) for _ in range(2)]
     until(lambda: step(run) >= STEPS, both)
     before = [agent.workers() for agent in both]
@@ -248,10 +259,10 @@ def test_two_machines_train_as_two_processes_of_one_also_when_a_worker_is_killed
 
 @slow
 def test_a_machine_that_is_lost_is_done_without_and_may_come_back(
-    face_shards: Path, tmp_path: Path, agents: Callable[..., Agent]
+    face_shards: Path, tmp_path: Path, agents: Callable[..., Agent], address: str
 ) -> None:
     run = tmp_path / "tiny"
-    env = {"NPROC": "1", "NNODES": "1:2", "RDZV": free_address(), "PET_RDZV_CONF": QUICK}
+    env = {"NPROC": "1", "NNODES": "1:2", "RDZV": address, "PET_RDZV_CONF": QUICK}
     options = arguments(face_shards, tmp_path, epochs=60)
 
     def said(word: str) -> int:
@@ -283,10 +294,10 @@ def test_a_machine_that_is_lost_is_done_without_and_may_come_back(
 
 @slow
 def test_one_goes_on_alone_to_the_end(
-    face_shards: Path, tmp_path: Path, agents: Callable[..., Agent]
+    face_shards: Path, tmp_path: Path, agents: Callable[..., Agent], address: str
 ) -> None:
     run = tmp_path / "tiny"
-    env = {"NPROC": "1", "NNODES": "1:2", "RDZV": free_address(), "PET_RDZV_CONF": QUICK}
+    env = {"NPROC": "1", "NNODES": "1:2", "RDZV": address, "PET_RDZV_CONF": QUICK}
     both = [agents(arguments(face_shards, tmp_path), **env) for _ in range(2)]
     until(lambda: "; 2 rank(s)" in both[0].log + both[1].log and step(run) >= STEPS, both)
     # The one that holds the address must stay: it is the one that listens there.

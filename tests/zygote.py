@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -53,6 +54,8 @@ def be_rank(request: dict[str, Any], rank: int, port: int) -> NoReturn:
     record = request["record"] and f"{request['record']}.{rank}"
     mine = fault is not None and fault.rank in (rank, EVERY)
     install(fault if mine else None, record, request["freeze"])
+    if not request["strict"]:
+        warnings.resetwarnings()
     sys.argv[1:] = request["arguments"]
     runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
     sys.exit()

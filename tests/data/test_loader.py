@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from lightning_fabric.utilities.types import _Stateful
+from torch.utils.data import _utils
 
 from pattlite_dist.config import Config
 from pattlite_dist.data.augment import Preprocess
@@ -27,6 +28,7 @@ from pattlite_dist.runtime.world import World
 from tests.conftest import environment
 from tests.data.conftest import SAMPLES, ShardSet
 from tests.data.soft import with_targets
+from tests.starts import Zygote
 
 GLOBAL_BATCH, STEPS = 16, 6  # of 100 samples; 4 are left over
 
@@ -263,16 +265,6 @@ def test_an_uneven_world_is_refused_when_the_loader_is_made(loaders: Make) -> No
         TrainSampler(loaders.plan(), 0, 5)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("start_method", ["fork", "forkserver", "spawn"])
-def test_however_loader_processes_start_the_batches_are_the_same(
-    loaders: Make, start_method: str
-) -> None:
-    here, there = loaders(), loaders(workers=2, start_method=start_method)
-    for a, b in itertools.zip_longest(itertools.chain(here, here), itertools.chain(there, there)):
-        assert_same(a, b)
-
-
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more than there are cores
 @pytest.mark.parametrize("workers", [0, 1, 3, 8])
 def test_every_worker_count_gives_a_ranks_part_of_the_epoch(loaders: Make, workers: int) -> None:
@@ -298,7 +290,7 @@ def test_samples_of_a_shard_left_out_do_not_count(
 ) -> None:
     (copied / "train-000001.tar").write_bytes(b"")
     cache = Cache(tmp_path)
-    reader = ShardReader(Origin(str(copied)), shard_set.manifest, "train", cache, "skip")
+    reader = ShardReader(Origin(str(copied), retries=0), shard_set.manifest, "train", cache, "skip")
     loader = TrainLoader(reader, loaders.plan(tail="wrap"), 0, 1, workers)
     loaders.made.append(loader)
     batches = list(loader)
@@ -377,13 +369,14 @@ def exists(pid: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("start_method", START_METHODS)
-def test_a_loader_process_takes_no_notice_of_signals_and_close_ends_it(
+def test_loader_processes_give_the_same_batches_take_no_notice_of_signals_and_are_ended_by_close(
     loaders: Make, start_method: str
 ) -> None:
     loader, truth = loaders(workers=2, start_method=start_method), loaders()
-    for k, (a, b) in enumerate(itertools.zip_longest(loader, truth)):
+    both = itertools.zip_longest(itertools.chain(loader, loader), itertools.chain(truth, truth))
+    for k, (a, b) in enumerate(both):
         assert_same(a, b)
-        for pid in processes(loader):
+        for pid in processes(loader) if k < STEPS else ():
             os.kill(pid, STOPPING[k % len(STOPPING)])
     pids = processes(loader)
     assert len(pids) == 2
@@ -394,7 +387,10 @@ def test_a_loader_process_takes_no_notice_of_signals_and_close_ends_it(
 
 
 @pytest.mark.slow
-def test_close_ends_a_loader_process_that_hangs(loaders: Make) -> None:
+def test_close_ends_a_loader_process_that_hangs(
+    loaders: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 0.5)  # seconds that PyTorch asks it
     loader = loaders(workers=1)
     next(iter(loader))
     [pid] = processes(loader)
@@ -489,29 +485,10 @@ def test_loader_processes_and_their_helpers_live_through_signals_while_they_star
     assert done.stderr == ""
 
 
-LEFT_OPEN = """
-import sys
-from pattlite_dist.config import Config
-from pattlite_dist.data.augment import Preprocess
-from pattlite_dist.data.fetch import fetch_manifest
-from pattlite_dist.data.module import FERData, origin
-from pattlite_dist.runtime.world import World
-
-config = Config.model_validate(
-    {"data": {"shards": sys.argv[1], "workers": 2}, "trainer": {"global_batch": 8}}
-)
-manifest = fetch_manifest(origin(config.data))
-data = FERData(config, World(), Preprocess(48, (0, 0, 0), (1, 1, 1)), manifest)
-batches = iter(data.train_dataloader())
-next(batches)
-"""
-
-
 @pytest.mark.slow
-def test_a_process_ends_though_nobody_has_closed_its_loader(face_shards: Path) -> None:
+def test_a_process_ends_though_nobody_has_closed_its_loader(
+    zygote: Zygote, face_shards: Path
+) -> None:
     """Its loader processes take no notice of the SIGTERM by which multiprocessing ends them."""
-    done = subprocess.run(
-        [sys.executable, "-c", LEFT_OPEN, str(face_shards)],
-        env=environment(), capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
+    start = zygote.start([str(face_shards)], module="tests.data.left_open")
+    assert (start.statuses, start.stderr) == ([0], "")

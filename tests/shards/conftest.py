@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import lzma
+import os
 import shutil
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -165,3 +166,23 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shards(original: Path, tmp_path: Path) -> Path:
     """A copy to do damage to."""
     return shutil.copytree(original, tmp_path / "set")
+
+
+@pytest.fixture(scope="session")
+def real_csv() -> Path:
+    """The real FER2013, packed as its owner has it."""
+    path = os.environ.get("FER2013_CSV")
+    if not path:
+        pytest.skip("set FER2013_CSV to a fer2013.csv to run this")
+    return Path(path)
+
+
+@pytest.fixture(scope="session")
+def plain_csv(real_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same unpacked, for tests that would unpack it each for themselves."""
+    if real_csv.suffix != ".xz":
+        return real_csv
+    path = tmp_path_factory.mktemp("plain") / "fer2013.csv"
+    with lzma.open(real_csv) as packed, path.open("wb") as plain:
+        shutil.copyfileobj(packed, plain, 1 << 20)
+    return path

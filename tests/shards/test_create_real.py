@@ -1,21 +1,25 @@
-"""What is known of the real FER2013, and the four ways in which people hold it."""
+"""What is known of the real FER2013 and of FER+'s votes on it, and the four ways of holding it."""
 
 import hashlib
+import io
+import itertools
 import json
-import os
 import zipfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pattlite_dist.shards.create import create_shards
 from pattlite_dist.shards.manifest import SPLIT_NAMES, Options, load_manifest
-from pattlite_dist.shards.png import encode_pngs
-from pattlite_dist.shards.sources.base import Source
-from pattlite_dist.shards.sources.fer2013 import FER2013_LABELS
+from pattlite_dist.shards.sources.base import EMOTIONS, Item, Reading, Source
+from pattlite_dist.shards.sources.csvfile import CsvFile
+from pattlite_dist.shards.sources.fer2013 import FER2013_LABELS, Fer2013Csv
+from pattlite_dist.shards.sources.ferplus import FERPLUS_LABELS, FerPlus, target_of
 from pattlite_dist.shards.sources.registry import open_source
 from pattlite_dist.shards.verify import verify_shards
 from tests.shards.test_writer import members
@@ -26,14 +30,6 @@ pytestmark = pytest.mark.real_data
 BLANKS = [6458, 7629, 10423, 11286, 13148, 13402, 13988, 15894, 22198, 22927, 28601]
 NEAR_BLANKS = {"train": [2171], "val": [29447], "test": []}
 USAGES = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
-
-
-@pytest.fixture(scope="module")
-def real_csv() -> Path:
-    path = os.environ.get("FER2013_CSV")
-    if not path:
-        pytest.skip("set FER2013_CSV to a fer2013.csv to run this")
-    return Path(path)
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +85,9 @@ def test_the_shards_of_fer2013_pass_their_own_check(real_shards: Path) -> None:
     assert verify_shards(real_shards)[1] == []
 
 
-def test_without_the_leaked_train_rows_nothing_leaks(real_csv: Path, tmp_path: Path) -> None:
+def test_without_the_leaked_train_rows_nothing_leaks(plain_csv: Path, tmp_path: Path) -> None:
     options = Options(leaks="drop-train")
-    manifest = create_shards(open_source(real_csv), tmp_path / "out", jobs=2, options=options)
+    manifest = create_shards(open_source(plain_csv), tmp_path / "out", jobs=2, options=options)
     assert manifest.samples("train") == 28_709 - 703
     assert [len(manifest.findings[split].dropped_rows) for split in SPLIT_NAMES] == [703, 0, 0]
     assert [manifest.findings[split].leaks for split in SPLIT_NAMES] == [0, 0, 0]
@@ -100,41 +96,68 @@ def test_without_the_leaked_train_rows_nothing_leaks(real_csv: Path, tmp_path: P
 class Content(NamedTuple):
     """A source's samples in their order."""
 
-    images: str  # hash
+    images: str  # hash, of pixels or of files
     labels: list[int]
     splits: list[str | None]
 
 
-def content(source: Source) -> Content:
+def content(rows: Iterable[tuple[bytes, int, str | None]]) -> Content:
     images = hashlib.sha256()
     labels, splits = [], []
-    for row in read_rows(source):
-        images.update(row.image.tobytes())
-        labels.append(row.label)
-        splits.append(row.split)
+    for image, label, split in rows:
+        images.update(image)
+        labels.append(label)
+        splits.append(split)
     return Content(images.hexdigest(), labels, splits)
 
 
+def decoded(source: Source) -> Content:
+    return content((row.image.tobytes(), row.label, row.split) for row in read_rows(source))
+
+
+def files(source: Source) -> Content:
+    """As `decoded`, where equal files are as good as equal images."""
+    return content((item.data, item.label, item.split) for item in source.items())
+
+
+def fast_png(image: np.ndarray) -> bytes:
+    """Hardly compressed: it is read once."""
+    file = io.BytesIO()
+    Image.fromarray(image[0]).save(file, "PNG", compress_level=0)
+    return file.getvalue()
+
+
+class Copies(NamedTuple):
+    """Where copies of the real rows lie, and what they are copies of."""
+
+    root: Path
+    original: Content
+
+
 @pytest.fixture(scope="module")
-def copies(real_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def copies(plain_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Copies:
     """The real rows as icml_face_data.csv, as a folder of PNGs by row, and as a zip of that."""
     root = tmp_path_factory.mktemp("copies")
-    source = open_source(real_csv)
+    source = open_source(plain_csv)
+    for split, label in itertools.product(("train", "test"), FER2013_LABELS):
+        (root / "images" / split / label).mkdir(parents=True)
     with (
         (root / "icml_face_data.csv").open("wb") as table,
         zipfile.ZipFile(root / "images.zip", "w", zipfile.ZIP_STORED) as archive,
     ):
         table.write(b"emotion, Usage, pixels\n")
-        for row, (label, split, text, image) in enumerate(_rows(source)):
-            table.write(b"%d,%s,%s\n" % (label, USAGES[split].encode(), text))
-            folder = "train" if split == "train" else "test"
-            name = f"{folder}/{FER2013_LABELS[label]}/{USAGES[split]}_{row}.png"
-            (png,) = encode_pngs(image[None])
-            path = root / "images" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(png)
-            archive.writestr(name, png)
-    return root
+
+        def rows() -> Iterator[tuple[bytes, int, str | None]]:
+            for row, (label, split, text, image) in enumerate(_rows(source)):
+                table.write(b"%d,%s,%s\n" % (label, USAGES[split].encode(), text))
+                folder = "train" if split == "train" else "test"
+                name = f"{folder}/{FER2013_LABELS[label]}/{USAGES[split]}_{row}.png"
+                png = fast_png(image)
+                (root / "images" / name).write_bytes(png)
+                archive.writestr(name, png)
+                yield image.tobytes(), label, split
+
+        return Copies(root, content(rows()))
 
 
 def _rows(source: Source) -> Iterator[tuple[int, str, bytes, np.ndarray]]:
@@ -143,14 +166,58 @@ def _rows(source: Source) -> Iterator[tuple[int, str, bytes, np.ndarray]]:
         yield item.label, item.split, item.data, source.decode(item)[0]
 
 
-def test_four_ways_of_holding_fer2013_are_one_data_set(real_csv: Path, copies: Path) -> None:
-    csv = content(open_source(real_csv))
-    assert len(csv.labels) == 35_887
-    for name, kind in (
-        ("icml_face_data.csv", "fer2013-csv"),
-        ("images", "fer2013-folder"),
-        ("images.zip", "fer2013-folder"),
-    ):
-        source = open_source(copies / name)
-        assert source.kind == kind
-        assert content(source) == csv, name
+def test_four_ways_of_holding_fer2013_are_one_data_set(copies: Copies) -> None:
+    root, original = copies
+    assert len(original.labels) == 35_887
+    table, folder, archive = (
+        open_source(root / name) for name in ("icml_face_data.csv", "images", "images.zip")
+    )
+    assert [source.kind for source in (table, folder, archive)] == [
+        "fer2013-csv", "fer2013-folder", "fer2013-folder",
+    ]  # fmt: skip
+    assert decoded(table) == original
+    assert decoded(folder) == original
+    assert files(archive) == files(folder)  # and an image is decoded from its file's bytes alone
+    (one, other) = (next(iter(source.items())) for source in (folder, archive))
+    np.testing.assert_array_equal(archive.decode(other)[0], folder.decode(one)[0])
+
+
+@pytest.fixture(scope="module")
+def voted(real_csv: Path, plain_csv: Path) -> list[Item]:
+    """The real rows with FER+'s votes, without their pixels."""
+    votes = real_csv.parent / "fer2013new.csv"
+    if not votes.is_file():
+        pytest.skip(f"put FER+'s fer2013new.csv beside {real_csv} to run this")
+    source = FerPlus(Fer2013Csv([CsvFile(plain_csv)], Reading()), votes, "labels")
+    return [item._replace(data=b"") for item in source.items()]
+
+
+def test_ferplus_agrees_with_fer2013_in_62_percent_of_its_rows(voted: list[Item]) -> None:
+    votes = [item.facts["votes"] for item in voted if item.facts]
+    assert len(votes) == 35_887
+    assert [row for row, counts in enumerate(votes) if sum(counts) != 10] == [10_435]
+    assert sum(votes[10_435]) == 9
+    most = [counts.index(max(counts)) for counts in votes]
+    named = [EMOTIONS[item.label] for item in voted]
+    same = [b == name for a, name in zip(most, named, strict=True)
+            for b in [FERPLUS_LABELS[a] if a < 8 else None]]  # fmt: skip
+    assert round(sum(same) / len(same), 2) == 0.62
+
+
+def test_the_targets_of_ferplus_are_those_of_its_own_code(voted: list[Item]) -> None:
+    """Counted with microsoft/FERPlus's src/ferplus.py on the same file."""
+    counts = {}
+    for mode in ("majority", "soft"):
+        targets = [target_of(item.facts["votes"], mode) for item in voted if item.facts]
+        counts[mode] = Counter(
+            target if isinstance(target, str) else FERPLUS_LABELS[target.index(max(target))]
+            for target in targets
+        )
+    assert counts["majority"] == {
+        "neutral": 11_012, "happy": 9_045, "surprise": 3_960, "sad": 3_749, "angry": 2_660,
+        "disgust": 161, "fear": 677, "contempt": 148, "no majority": 4_299, "not a face": 176,
+    }  # fmt: skip
+    assert counts["soft"] == {
+        "neutral": 12_690, "happy": 9_325, "surprise": 4_409, "sad": 4_266, "angry": 3_041,
+        "disgust": 222, "fear": 805, "contempt": 208, "no majority": 745, "not a face": 176,
+    }  # fmt: skip

@@ -12,12 +12,14 @@ import yaml
 
 from pattlite_dist.cli import main
 from pattlite_dist.errors import UserError
+from pattlite_dist.model import build
 from pattlite_dist.tracking.folder import load_config
 from pattlite_dist.tracking.record import read_metrics
 from pattlite_dist.train.names import parse_name
-from tests.conftest import Run, tiny
+from tests.conftest import Run, environment, tiny
 from tests.starts import Zygote
 from tests.train.harness import assert_same_training, final
+from tests.train.small_network import SmallBackbone
 
 STEPS = 13  # an epoch of 104 samples in global batches of 8
 
@@ -145,15 +147,26 @@ def test_bf16_trains(face_shards: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_compiled_run_can_be_continued_uncompiled(
-    pattlite: Run, face_shards: Path, tmp_path: Path
+    zygote: Zygote, face_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of a small network: the compiler takes seconds for each kernel."""
     if shutil.which("g++") is None:
         pytest.skip("torch.compile on CPU wants g++; install it to run this")
-    done = pattlite(*tiny(face_shards, tmp_path, trainer__compile=True, trainer__epochs=1))
-    assert done.returncode == 0, done.stderr
+    small = {"trainer__global_batch": 52}  # two steps an epoch
+    start = zygote.start(
+        tiny(face_shards, tmp_path, trainer__compile=True, trainer__epochs=1, **small),
+        module="tests.train.small_network",
+        strict=False,  # the compiler imports what warns
+        env=environment(
+            TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"), TORCHINDUCTOR_COMPILE_THREADS="1"
+        ),
+    )
+    assert start.ended, start.log
+    assert list((tmp_path / "cache").rglob("*.so"))
     assert not any("_orig_mod" in key for key in final(tmp_path / "tiny")["state_dict"])
-    assert main(tiny(face_shards, tmp_path)) == 0
-    assert final(tmp_path / "tiny")["global_step"] == 2 * STEPS
+    monkeypatch.setattr(build, "MobileNetV2", SmallBackbone)
+    assert main(tiny(face_shards, tmp_path, **small)) == 0
+    assert final(tmp_path / "tiny")["global_step"] == 4
 
 
 def test_pattlite_trains(face_shards: Path, tmp_path: Path) -> None:

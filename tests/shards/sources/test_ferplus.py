@@ -1,6 +1,5 @@
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -392,48 +391,3 @@ def test_it_reads_a_csv_of_faces(tmp_path: Path) -> None:
     assert [(item.row, item.split) for item in items] == [(1, "train"), (3, "val")]
     assert source.decode(items[0])[0].shape == (1, 48, 48)
     assert len(source.sha256) == 64
-
-
-@pytest.fixture(scope="module")
-def real_items() -> list[Item]:
-    csv = os.environ.get("FER2013_CSV")
-    if not csv:
-        pytest.skip("set FER2013_CSV to a fer2013.csv, with fer2013new.csv beside it, to run this")
-    votes = Path(csv).parent / "fer2013new.csv"
-    if not votes.is_file():
-        pytest.skip(f"put FER+'s fer2013new.csv beside {csv} to run this")
-    source = FerPlus(Fer2013Csv([CsvFile(Path(csv))], Reading()), votes, "labels")
-    return [item._replace(data=b"") for item in source.items()]
-
-
-@pytest.mark.real_data
-def test_ferplus_agrees_with_fer2013_in_62_percent_of_its_rows(real_items: list[Item]) -> None:
-    votes = [item.facts["votes"] for item in real_items if item.facts]
-    assert len(votes) == 35_887
-    assert [row for row, counts in enumerate(votes) if sum(counts) != 10] == [10_435]
-    assert sum(votes[10_435]) == 9
-    most = [counts.index(max(counts)) for counts in votes]
-    named = [EMOTIONS[item.label] for item in real_items]
-    same = [b == name for a, name in zip(most, named, strict=True)
-            for b in [FERPLUS_LABELS[a] if a < 8 else None]]  # fmt: skip
-    assert round(sum(same) / len(same), 2) == 0.62
-
-
-@pytest.mark.real_data
-def test_the_targets_of_ferplus_are_those_of_its_own_code(real_items: list[Item]) -> None:
-    """Counted with microsoft/FERPlus's src/ferplus.py on the same file."""
-    counts = {}
-    for mode in MODES:
-        targets = [target_of(item.facts["votes"], mode) for item in real_items if item.facts]
-        counts[mode] = Counter(
-            target if isinstance(target, str) else FERPLUS_LABELS[target.index(max(target))]
-            for target in targets
-        )
-    assert counts["majority"] == {
-        "neutral": 11_012, "happy": 9_045, "surprise": 3_960, "sad": 3_749, "angry": 2_660,
-        "disgust": 161, "fear": 677, "contempt": 148, "no majority": 4_299, "not a face": 176,
-    }  # fmt: skip
-    assert counts["soft"] == {
-        "neutral": 12_690, "happy": 9_325, "surprise": 4_409, "sad": 4_266, "angry": 3_041,
-        "disgust": 222, "fear": 805, "contempt": 208, "no majority": 745, "not a face": 176,
-    }  # fmt: skip

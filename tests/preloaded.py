@@ -1,0 +1,93 @@
+"""A Python that has imported everything, in which torchrun's agent forks its workers.
+
+    python -m tests.preloaded -m pattlite_dist.runtime.elastic …
+
+is the agent. Its workers are processes of their own, as always: each has a session, an environment
+and an exit status, may be killed, and is started again. But none begins with seconds of imports.
+"""
+
+import gc
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
+
+import jsonargparse  # noqa: F401  as a worker would
+from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+
+from pattlite_dist.cli import main
+from pattlite_dist.train import run  # noqa: F401
+
+
+class Forked:
+    """What the agent uses of `subprocess.Popen`."""
+
+    def __init__(
+        self, args: Sequence[str], env: Mapping[str, str],
+        stdout: IO[str] | None, stderr: IO[str] | None, **_: Any,
+    ) -> None:  # fmt: skip
+        self.args, self.returncode = args, None
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if not self.pid:
+            os._exit(_work(args[args.index("pattlite_dist") + 1 :], env, stdout, stderr))
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            done, status = os.waitpid(self.pid, os.WNOHANG)
+            if done:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (status := self.poll()) is None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(list(self.args), timeout or 0)
+            time.sleep(0.01)
+        return status
+
+    def send_signal(self, signum: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signum)
+
+
+def _work(
+    arguments: Sequence[str], env: Mapping[str, str], stdout: IO[str] | None, stderr: IO[str] | None
+) -> int:
+    """In the worker: what a new process would have of its own, then the command line."""
+    os.setsid()
+    for number, file in ((1, stdout), (2, stderr)):
+        if file is not None:
+            os.dup2(file.fileno(), number)
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # among them the agent's connections
+    for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(signum, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    try:
+        return main(arguments)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    subprocess_handler.Popen = Forked  # type: ignore[assignment,misc]
+    gc.collect()
+    gc.freeze()  # see tests.zygote
+    del sys.argv[:2]
+    runpy.run_module(sys.argv[0], run_name="__main__")
