@@ -135,7 +135,8 @@ def _refuse_foreign(target: Target, folder: Path, there: Manifest | None) -> Non
     if not (folder / PLAN_NAME).exists():
         what = f"{names[0]} but no manifest"
     raise UserError(
-        f"{target.shown} contains {what}; choose another folder, or replace it with --force"
+        f"{target.shown} contains {what}; choose another folder, or replace its contents with "
+        "--force"
     )
 
 
