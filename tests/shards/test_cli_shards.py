@@ -63,7 +63,7 @@ def test_create_verify_and_stats_in_turn(
 
     verified = pattlite("shards", "verify", out, "--jobs=1")
     samples = sum(map(manifest.samples, SPLIT_NAMES))
-    line = f"{out}: 5 shards, {samples} samples, all as the manifest says\n"
+    line = f"{out}: 5 shards, {samples} samples, all match the manifest\n"
     assert verified == (0, line, "")
 
     counted = pattlite("shards", "stats", out)
@@ -108,8 +108,8 @@ def bad_sources(folder: Path) -> dict[str, Path]:
     )
     return {
         "does not exist": folder / "none.csv",
-        "holds nothing that a reader knows": folder / "empty",
-        "not of a known kind": folder / "faces.npz",
+        "contains nothing that can be read": folder / "empty",
+        "of an unknown kind": folder / "faces.npz",
         "not text": folder / "binary.csv",
         "truncated or damaged": folder / "cut.csv.xz",
         "no column Usage": write_csv(folder / "a.csv", [face()], ("emotion", "pixels", "use")),
@@ -126,7 +126,7 @@ def test_every_bad_source_is_told_in_one_line_and_leaves_nothing(
         line = pattlite.refuses("shards", "create", source, tmp_path / "out")
         assert told in line
         assert str(source) in line
-        assert "; " in line  # and then how to mend it
+        assert "; " in line  # and then how to fix it
     assert not (tmp_path / "out").exists()
 
 

@@ -233,7 +233,7 @@ def test_the_same_source_again_replaces_shards_that_are_not_whole(
 
 def test_another_source_is_refused_and_changes_nothing(shard_copy: Path, tmp_path: Path) -> None:
     before, content = times(shard_copy), snapshot(shard_copy)
-    with pytest.raises(UserError, match=r"holds another shard set .*40 rows.*--force"):
+    with pytest.raises(UserError, match=r"contains another shard set .*40 rows.*--force"):
         again(other_source(tmp_path), shard_copy)
     assert (times(shard_copy), snapshot(shard_copy)) == (before, content)
 
@@ -249,7 +249,7 @@ def test_other_options_are_another_set(
     shard_copy: Path, tiny_csv: Path, other: dict[str, Any], told: str
 ) -> None:
     before = times(shard_copy)
-    with pytest.raises(UserError, match=f"holds another shard set .*{told}"):
+    with pytest.raises(UserError, match=f"contains another shard set .*{told}"):
         again(open_source(tiny_csv), shard_copy, **other)
     assert times(shard_copy) == before
 
@@ -258,7 +258,7 @@ def test_shards_without_a_manifest_are_not_replaced_without_force(
     tiny_csv: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "train-000000.tar").write_bytes(b"mine")
-    with pytest.raises(UserError, match=r"holds train-000000\.tar and no manifest; .*--force"):
+    with pytest.raises(UserError, match=r"contains train-000000\.tar but no manifest; .*--force"):
         again(open_source(tiny_csv), tmp_path)
     assert snapshot(tmp_path) == {"train-000000.tar": b"mine"}
 
@@ -341,7 +341,7 @@ def test_a_source_without_samples_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("error", [UserError("it is gone; mend it"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [UserError("it is gone; fix it"), KeyboardInterrupt()])
 def test_a_source_that_goes_while_it_is_read_leaves_nothing(
     tmp_path: Path, error: BaseException
 ) -> None:
@@ -467,7 +467,7 @@ def test_a_disk_too_small_is_one_line_and_leaves_nothing_in_part(
     done = on_small_disk(tmp_path / "disk", code)
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
-    assert "pixels-" in first and "No space left on device; free some space or name" in first
+    assert "pixels-" in first and "No space left on device; free some space or choose" in first
     assert second == "False"
 
 
@@ -486,7 +486,7 @@ def test_a_finished_spool_that_is_cut_off_is_read_again(
 
 
 def _full(*_: Any) -> Any:
-    raise UserError("full; mend it")
+    raise UserError("full; fix it")
 
 
 def _unfinished(source: Source, out: Path, monkeypatch: pytest.MonkeyPatch, **other: Any) -> None:
@@ -594,7 +594,7 @@ def test_two_sets_may_share_a_working_folder(
 
 def test_a_working_folder_that_cannot_be_made_is_one_line(tiny_csv: Path, tmp_path: Path) -> None:
     (tmp_path / "work").write_text("mine")
-    with pytest.raises(UserError, match=r"cannot write .*work.*choose a folder"):
+    with pytest.raises(UserError, match=r"cannot write .*work.*choose a writable folder"):
         again(open_source(tiny_csv), tmp_path / "deep" / "out", work=tmp_path / "work")
     assert not (tmp_path / "deep").exists()
 
@@ -618,7 +618,7 @@ def test_rewrite_refuses_another_source_and_changes_nothing(
     shard_copy: Path, tmp_path: Path
 ) -> None:
     before = times(shard_copy)
-    with pytest.raises(UserError, match="give the source and version that made the set"):
+    with pytest.raises(UserError, match="use the source and version that created it"):
         rewrite(other_source(tmp_path), shard_copy, ["train-000001.tar"], 1)
     assert times(shard_copy) == before
 
@@ -635,7 +635,7 @@ def test_shards_of_other_bytes_than_the_manifest_says_are_not_placed(
         return shard.model_copy(update={"sha256": "0" * 64})
 
     monkeypatch.setattr(create, "write_shard", otherwise)
-    with pytest.raises(UserError, match="this version writes other bytes"):
+    with pytest.raises(UserError, match="this version writes bytes that differ"):
         rewrite(open_source(tiny_csv), shard_copy, ["train-000001.tar"], 1)
     assert snapshot(shard_copy) == before
 

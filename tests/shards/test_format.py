@@ -89,7 +89,7 @@ def test_the_example_writes_a_set_that_verify_finds_good(
     monkeypatch.chdir(tmp_path)
     exec(compile(example, "shards/README.md", "exec"), {"__name__": "example"})
     assert main(["shards", "verify", "noise", "--jobs=1"]) == 0
-    assert capsys.readouterr().out == "noise: 3 shards, 60 samples, all as the manifest says\n"
+    assert capsys.readouterr().out == "noise: 3 shards, 60 samples, all match the manifest\n"
     damaged = json.loads((tmp_path / "noise" / "manifest.json").read_text())
     damaged["findings"]["val"]["blank_rows"] = [40]
     (tmp_path / "noise" / "manifest.json").write_text(json.dumps(damaged))

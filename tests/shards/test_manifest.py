@@ -283,7 +283,7 @@ def test_a_missing_manifest_is_told_with_the_way_to_make_one(tmp_path: Path, the
     with pytest.raises(UserError) as caught:
         load_manifest(folder)
     assert str(caught.value) == (
-        f"{folder} is not a finished shard set: it has no manifest.json; make one with "
+        f"{folder} is not a finished shard set: it has no manifest.json; create one with "
         f"`pattlite shards create SOURCE {folder}`"
     )
 

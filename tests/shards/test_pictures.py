@@ -158,5 +158,5 @@ def test_few_classes_and_many_are_drawn(tmp_path: Path, classes: int) -> None:
 def test_a_picture_that_cannot_be_written_names_the_option(tmp_path: Path) -> None:
     info = ImageInfo(channels=1, height=48, width=48)
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match=r"cannot write .*x\.png: .*; say where with --picture"):
+    with pytest.raises(UserError, match=r"cannot write .*x\.png: .*; choose a file with --picture"):
         draw_classes(manifest({"val": [1, 2]}, info, ["a", "b"]), tmp_path / "file" / "x.png")

@@ -88,7 +88,9 @@ def test_a_file_in_the_way_is_the_users_error(target: Folder, tmp_path: Path) ->
 
 def test_a_folder_that_cannot_be_written_is_the_users_error() -> None:
     # Root may write anywhere, but not here.
-    with pytest.raises(UserError, match=r"cannot write in /sys/kernel/new: .*choose a folder"):
+    with pytest.raises(
+        UserError, match=r"cannot write in /sys/kernel/new: .*choose a writable folder"
+    ):
         Folder(Path("/sys/kernel/new")).check()
 
 
@@ -236,5 +238,5 @@ def test_a_disk_that_is_another_or_full_or_read_only_gets_whole_shards_or_none(
     assert "000001.tar: No space left on device; free some space" in told["train-000001.tar"]
     assert "train-000000.tar" not in told
     assert [line.partition(": ")[2] for line in told["read-only"]] == 3 * [
-        "Read-only file system; free some space or choose a folder that can be written"
+        "Read-only file system; free some space or choose a writable folder"
     ]

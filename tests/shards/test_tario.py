@@ -184,14 +184,14 @@ def test_a_rounded_target_is_taken_as_it_is() -> None:
         ({"happy": 1}, "no target of 7 shares"),
         (SHARES[:6], "no target of 7 shares"),
         ([*SHARES, 0], "no target of 7 shares"),
-        ([1.5, -0.5, 0, 0, 0, 0, 0], "a share that is none"),
-        ([float("nan"), 1, 0, 0, 0, 0, 0], "a share that is none"),
-        ([float("inf"), 1, 0, 0, 0, 0, 0], "a share that is none"),
-        ([10**400, 0, 0, 0, 0, 0, 0], "a share that is none"),
-        ([True, False, 0, 0, 0, 0, 0], "a share that is none"),
-        (["1", 0, 0, 0, 0, 0, 0], "a share that is none"),
-        ([None, 1, 0, 0, 0, 0, 0], "a share that is none"),
-        ([[1], 0, 0, 0, 0, 0, 0], "a share that is none"),
+        ([1.5, -0.5, 0, 0, 0, 0, 0], "an invalid share"),
+        ([float("nan"), 1, 0, 0, 0, 0, 0], "an invalid share"),
+        ([float("inf"), 1, 0, 0, 0, 0, 0], "an invalid share"),
+        ([10**400, 0, 0, 0, 0, 0, 0], "an invalid share"),
+        ([True, False, 0, 0, 0, 0, 0], "an invalid share"),
+        (["1", 0, 0, 0, 0, 0, 0], "an invalid share"),
+        ([None, 1, 0, 0, 0, 0, 0], "an invalid share"),
+        ([[1], 0, 0, 0, 0, 0, 0], "an invalid share"),
         ([0] * 7, "sums to 0, not to 1"),
         ([0.5, 0.4, 0, 0, 0, 0, 0], "sums to 0.9, not to 1"),
         ([0.5, 0.502, 0, 0, 0, 0, 0], "sums to 1.002, not to 1"),
@@ -351,7 +351,7 @@ def test_a_size_that_is_none_is_refused(size: bytes) -> None:
 
 
 def test_a_member_that_is_cut_off_is_named() -> None:
-    assert "member '00000000.png' is cut off" in refusal(tar_of(sample())[:1024])
+    assert "member '00000000.png' is truncated" in refusal(tar_of(sample())[:1024])
 
 
 def test_the_largest_honest_images_are_read() -> None:
@@ -364,7 +364,7 @@ def test_the_largest_honest_images_are_read() -> None:
 @pytest.mark.parametrize(("present", "claimed"), [(2, 1), (1, 2), (3, 2)])
 def test_another_number_of_samples_is_told(present: int, claimed: int) -> None:
     data = tar_of(part for index in range(present) for part in sample(f"{index:08d}"))
-    told = f"{present} samples where the manifest says {claimed}"
+    told = f"{present} samples, the manifest says {claimed}"
     assert told in refusal(data, claimed)
 
 
@@ -378,7 +378,7 @@ def test_a_sample_without_a_member_is_named(missing: str) -> None:
 def test_a_member_that_is_there_twice_is_refused(again: str) -> None:
     parts = sample("00000007")
     double = [part for part in parts if part[0].endswith(again)]
-    assert f"'00000007.{again}' is there twice" in refusal(tar_of([*parts, *double]))
+    assert f"'00000007.{again}' appears twice" in refusal(tar_of([*parts, *double]))
 
 
 def test_other_class_counts_are_told() -> None:
@@ -423,14 +423,14 @@ def picture(mode: str, size: tuple[int, int] = (48, 48), form: str = "PNG") -> b
 
 @pytest.mark.parametrize("mode", ["1", "P", "LA", "RGB", "RGBA", "I;16"])
 def test_an_image_of_another_mode_is_refused(mode: str) -> None:
-    assert f"an image is {mode} of 48x48 where L of 48x48 is needed" in refusal(
+    assert f"an image is {mode} of 48x48, but must be L of 48x48" in refusal(
         tar_of(sample(png=picture(mode)))
     )
 
 
 @pytest.mark.parametrize("size", [(47, 48), (48, 49), (24, 96), (1, 1), (480, 480)])
 def test_an_image_of_another_size_is_refused(size: tuple[int, int]) -> None:
-    assert f"an image is L of {size[0]}x{size[1]} where L of 48x48 is needed" in refusal(
+    assert f"an image is L of {size[0]}x{size[1]}, but must be L of 48x48" in refusal(
         tar_of(sample(png=picture("L", size)))
     )
 

@@ -103,7 +103,9 @@ def open_image(data: bytes, where: str) -> tuple[Image.Image, str]:
     except UserError:
         raise
     except UnidentifiedImageError:
-        raise refusal(where, f"it is not a {', '.join(FORMATS)} image", _FIX) from None
+        raise refusal(
+            where, f"it is not an image of a known format ({', '.join(FORMATS)})", _FIX
+        ) from None
     except Image.DecompressionBombError:
         raise _too_large(where) from None
     except Exception as error:  # damaged files raise anything, from SyntaxError to struct.error

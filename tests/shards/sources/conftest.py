@@ -63,8 +63,8 @@ def refused(action: Callable[[], object], *parts: str) -> str:
     assert message.isprintable()
     for part in parts:
         assert part in message
-    what, mend = message.rsplit("; ", 1)
-    assert what and mend
+    what, fix = message.rsplit("; ", 1)
+    assert what and fix
     return message
 
 

@@ -275,8 +275,8 @@ def zipped(path: Path, **members: bytes) -> Path:
 
 
 def test_a_zip_with_no_or_several_csv_files_is_refused(tmp_path: Path) -> None:
-    refusal(zipped(tmp_path / "a.zip", a_csv=b"1", b__c_csv=b"2"), "holds 2 CSV files")
-    refusal(zipped(tmp_path / "b.zip", README_txt=b"read me"), "holds 0 CSV files")
+    refusal(zipped(tmp_path / "a.zip", a_csv=b"1", b__c_csv=b"2"), "contains 2 CSV files")
+    refusal(zipped(tmp_path / "b.zip", README_txt=b"read me"), "contains 0 CSV files")
 
 
 def test_litter_of_a_file_manager_is_not_counted(tmp_path: Path) -> None:

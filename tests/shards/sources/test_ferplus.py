@@ -86,8 +86,8 @@ def refusal(folder: Path, lines: Sequence[str], source: Rows | None = None) -> s
     message = str(caught.value)
     assert "\n" not in message
     assert "fer2013new.csv" in message
-    what, mend = message.rsplit("; ", 1)
-    assert what and mend.startswith("give ")
+    what, fix = message.rsplit("; ", 1)
+    assert what and fix.startswith("give ")
     return what
 
 
@@ -211,25 +211,25 @@ def test_an_empty_file_is_refused(tmp_path: Path, lines: list[str]) -> None:
 
 @pytest.mark.parametrize("rows", range(len(ROWS)))
 def test_too_few_rows_are_refused(tmp_path: Path, rows: int) -> None:
-    told = f"it has {rows} rows and none for fer2013.csv, row {rows}"
+    told = f"it has {rows} rows but none for fer2013.csv, row {rows}"
     assert told in refusal(tmp_path, LINES[: 1 + rows])
 
 
 def test_too_many_rows_are_refused(tmp_path: Path) -> None:
-    assert "it has 6 rows where fer2013.csv has 5" in refusal(tmp_path, [*LINES, LINES[-1]])
+    assert "it has 6 rows, but fer2013.csv has 5" in refusal(tmp_path, [*LINES, LINES[-1]])
 
 
 def test_too_few_rows_for_what_the_source_passes_over_are_refused(tmp_path: Path) -> None:
     message = refusal(tmp_path, LINES[:-1], Rows(passed_over=(4,)))
-    assert "it has 4 rows where fer2013.csv has 5" in message
+    assert "it has 4 rows, but fer2013.csv has 5" in message
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (line("Training", [1] * 9), "11 fields where 12 are needed"),
-        (line("Training", [1] * 11), "13 fields where 12 are needed"),
-        ("", "0 fields where 12 are needed"),
+        (line("Training", [1] * 9), "11 fields, but 12 are needed"),
+        (line("Training", [1] * 11), "13 fields, but 12 are needed"),
+        ("", "0 fields, but 12 are needed"),
         (line("Training", ["x"] + [1] * 9), "'x' is not a number of votes"),
         (line("Training", [""] + [1] * 9), "'' is not a number of votes"),
         (line("Training", ["-1"] + [1] * 9), "'-1' is not a number of votes"),
@@ -238,7 +238,7 @@ def test_too_few_rows_for_what_the_source_passes_over_are_refused(tmp_path: Path
         (line("Training", ["²"] + [1] * 9), "'²' is not a number of votes"),
         (line("Training", ["9" * 5000] + [1] * 9), "...' is not a number of votes"),
         (line("Train", [1] * 10), "Usage 'Train' is not one of Training, PublicTest, PrivateTest"),
-        (line("PublicTest", [1] * 10), "it is of val, and fer2013.csv, row 1 of train"),
+        (line("PublicTest", [1] * 10), "it is in val, but fer2013.csv, row 1 is in train"),
     ],
 )
 def test_a_bad_row_is_refused_by_its_number_and_line(tmp_path: Path, text: str, told: str) -> None:
