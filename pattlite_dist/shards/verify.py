@@ -239,7 +239,7 @@ def read_shard_file(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise UserError(
-            f"{path} is missing, but its manifest names it; create the shards again"
+            f"{path} is missing although its manifest names it; create the shards again"
         ) from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; check its permissions") from error

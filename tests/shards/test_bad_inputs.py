@@ -77,7 +77,7 @@ CSV = csv_text([FACE]).encode()
 RAF_LIST = "EmoLabel/list_patition_label.txt"
 TREE = images(["train/cat/1.png", "train/dog/2.png"])
 
-# The source, and what is told of it beside its path.
+# The source, and what the message must contain besides its path.
 SOURCES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "missing": (lambda folder: folder / "none.csv", "does not exist"),
     "name too long": (lambda folder: folder / ("x" * 300), "too long"),
@@ -129,7 +129,7 @@ SOURCES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "RAF-DB with an empty list": (_tree({RAF_LIST: b""}), "it is empty"),
 }  # fmt: skip
 
-# Options that are wrong whatever the source, and what is told beside the option's name.
+# Options that are wrong for any source, and what the message must contain besides their names.
 OPTIONS: dict[str, str] = {
     "--source=nonsense": "not a reader",
     "--source=folder": "reads folders and zips",
@@ -161,7 +161,7 @@ OPTIONS: dict[str, str] = {
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run `shards create` with arguments; gives the one line with which it is refused."""
+    """Run `shards create` with arguments; returns the one line of its refusal."""
 
     def run(*arguments: object) -> str:
         words = [str(argument) for argument in arguments]
@@ -171,7 +171,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         assert said.out == ""
         (line,) = said.err.splitlines()
         assert line.startswith("pattlite: error: ")
-        assert "; " in line  # and then how to fix it
+        assert "; " in line  # followed by how to fix it
         return line
 
     return run
@@ -194,7 +194,7 @@ def test_a_bad_option_is_told_in_one_line_and_leaves_nothing(
 ) -> None:
     line = refused(tiny_csv, tmp_path / "out", option)
     name, value = option.removeprefix("--").split("=")
-    # The parser of the command line calls some by the name of their variable.
+    # The command-line parser calls some by their variable names.
     assert value in line if name == "votes" else name in line or name.replace("-", "_") in line
     assert OPTIONS[option] in line
     assert not (tmp_path / "out").exists()
@@ -267,7 +267,7 @@ def test_another_set_or_other_files_are_not_replaced(
     refused: Callable[..., str], tiny_csv: Path, shard_copy: Path
 ) -> None:
     before = snapshot(shard_copy)
-    assert "--force" in refused(tiny_csv, shard_copy)  # of other options
+    assert "--force" in refused(tiny_csv, shard_copy)  # because of other options
     (shard_copy / "manifest.json").unlink()
     assert "no manifest" in refused(tiny_csv, shard_copy)
     (shard_copy / "manifest.json").write_text("{")

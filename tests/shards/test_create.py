@@ -45,7 +45,7 @@ from tests.sources import ArraySource
 
 
 def again(source: Source, out: Path, **other: Any) -> Manifest:
-    """As the tiny shards were made, unless said otherwise."""
+    """Create shards as for the tiny set, unless specified otherwise."""
     return create_shards(
         source, out, **{"samples_per_shard": TINY_PER_SHARD, "options": TINY_OPTIONS, **other}
     )
@@ -60,7 +60,7 @@ def other_source(folder: Path) -> Source:
     return open_source(write_csv(folder / "fer2013.csv", rows))
 
 
-# What is made
+# Output
 
 
 def test_the_folder_holds_the_shards_and_the_manifest_and_nothing_else(tiny_shards: Path) -> None:
@@ -146,7 +146,7 @@ def test_the_size_of_a_shard_does_not_change_the_samples(
     assert list(one.items()) == list(three.items())
 
 
-# WebDataset leaves the closing of its files to the garbage collector.
+# WebDataset leaves closing its files to the garbage collector.
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @pytest.mark.parametrize(
     ("split", "url"),
@@ -194,7 +194,7 @@ def test_progress_is_told_for_reading_and_writing(tiny_csv: Path, tmp_path: Path
     assert writes == [(10, 38), (20, 38), (22, 38), (30, 38), (38, 38)]
 
 
-# The same command again
+# Running the same command again
 
 
 @pytest.mark.parametrize("name", ["fer2013.csv", "fer2013.csv.gz"])
@@ -304,7 +304,7 @@ def test_temporary_files_of_a_killed_run_go(
     assert snapshot(shard_copy) == snapshot(tiny_shards)
 
 
-# What cannot be
+# Invalid requests
 
 
 @pytest.mark.parametrize("size", [0, -1])
@@ -396,11 +396,11 @@ def test_a_folder_that_cannot_be_written_is_one_line(tiny_csv: Path, tmp_path: P
     assert done.stdout.count("\n") == 1 and "Read-only file system" in done.stdout
 
 
-# Disks that are full, and what comes after
+# Full disks, and recovery from them
 
 
 class FullDisk:
-    """Fails the n-th flush to the disk, once, and does nothing else; `calls` counts all."""
+    """Fails only the n-th flush to disk, and flushes nothing; `calls` counts all calls."""
 
     def __init__(self, patch: pytest.MonkeyPatch, at: int) -> None:
         self.calls, self.at = 0, at
@@ -416,7 +416,7 @@ class FullDisk:
 def test_a_full_disk_at_any_moment_is_one_line_and_the_next_run_goes_on(
     tiny_csv: Path, tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool
 ) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # many runs, and no power cut
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # many runs, and no power failure
     expected, source = snapshot(tiny_shards), open_source(tiny_csv)
     other = tmp_path / "other"
     create_shards(other_source(tmp_path), other, samples_per_shard=1)
@@ -441,7 +441,7 @@ def test_a_full_disk_at_any_moment_is_one_line_and_the_next_run_goes_on(
         told: list[str] = []
         forced = force and (out / "manifest.json").exists()
         again(source, out, force=forced, progress=lambda what, *_, told=told: told.append(what))
-        assert ("read" in told) != planned  # it is read again only where that was not finished
+        assert ("read" in told) != planned  # read again only if reading was not finished
         unread += planned
         assert snapshot(out) == expected
     assert call > 15 and unread > 10

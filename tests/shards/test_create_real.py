@@ -1,4 +1,4 @@
-"""What is known of the real FER2013, and the four ways in which people hold it."""
+"""Known facts about the real FER2013, and the four forms in which people store it."""
 
 import hashlib
 import json
@@ -98,7 +98,7 @@ def test_without_the_leaked_train_rows_nothing_leaks(real_csv: Path, tmp_path: P
 
 
 class Content(NamedTuple):
-    """A source's samples in their order."""
+    """A source's samples in order."""
 
     images: str  # hash
     labels: list[int]

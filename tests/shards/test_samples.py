@@ -54,7 +54,7 @@ def test_a_choice_fills_its_row_and_shows_flags(
     chosen = choose(flags, columns, np.random.default_rng(seed), flagged)
     assert len(set(chosen)) == len(chosen)
     marked = [bool(flags[index]) for index in chosen]
-    assert marked == sorted(marked)  # plain ones first
+    assert marked == sorted(marked)  # unflagged samples first
     there = sum(map(bool, flags))
     if flagged:
         assert all(marked)

@@ -33,7 +33,7 @@ class Shell:
         return Said(status, *self.capsys.readouterr())
 
     def refuses(self, *arguments: object) -> str:
-        """The one line with which the command is refused."""
+        """The one line of the command's refusal."""
         said = self(*arguments)
         (line,) = said.err.splitlines()
         assert (said.status, said.out) == (2, "")
@@ -198,7 +198,7 @@ def column(out: str, name: str) -> list[str]:
 
 
 def test_stats_prints_a_table_and_remarks_and_draws(pattlite: Shell, shards: Path) -> None:
-    for name in ("train-000000.tar", "val-000000.tar"):  # the manifest is all that is needed
+    for name in ("train-000000.tar", "val-000000.tar"):  # only the manifest is needed
         (shards / name).unlink()
     said = pattlite("stats", shards)
     assert (said.status, said.err) == (0, "")

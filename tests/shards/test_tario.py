@@ -45,7 +45,7 @@ WHERE = "some/where/train-000000.tar"
 
 
 def tar_of(parts: Iterable[tuple[str | tarfile.TarInfo, bytes]]) -> bytes:
-    """A tar of these members; a TarInfo is taken with all that it claims."""
+    """A tar of these members; a TarInfo is used with everything it claims."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for what, data in parts:
@@ -65,7 +65,7 @@ def sample(
 
 
 def describe(data: bytes, samples: int = 1, counts: list[int] | None = None) -> ShardInfo:
-    """What a manifest would say of these bytes: a forger makes the hash agree."""
+    """A manifest entry for these bytes, as a forger would write it to match."""
     return ShardInfo(
         name="train-000000.tar",
         samples=samples,
@@ -204,7 +204,7 @@ def test_a_bad_target_is_told_with_its_shard_and_sample(target: object, told: st
     message = str(caught.value)
     assert message.startswith(f"{WHERE}: sample 00000007 has ")
     assert message.endswith(f"{told}; create the shards again")
-    assert decode(data, 2).labels.tolist() == [0, 0]  # where nobody asks, nobody minds
+    assert decode(data, 2).labels.tolist() == [0, 0]  # targets are checked only on request
 
 
 def test_a_sample_without_the_target_that_it_should_have_is_named() -> None:
@@ -284,7 +284,7 @@ def test_a_member_of_another_name_is_refused(name: str) -> None:
 
 
 def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
-    # This one makes a file when it is loaded.
+    # This one creates a file when unpickled.
     spy = tmp_path / "loaded"
     pickle = f"cos\nsystem\n(S'touch {spy}'\ntR.".encode()
     for kind in ("pkl", "pyd", "cls", "json", "png"):
@@ -448,7 +448,7 @@ def test_an_image_of_another_format_is_refused(form: str) -> None:
     refusal(tar_of(sample(png=picture("L", form=form))))
 
 
-# Pillow warns of the second one and refuses the others by itself.
+# Pillow itself warns about the second one and refuses the others.
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(
     ("width", "height"), [(20_000, 10_000), (10_000, 10_000), (65_535, 65_535)]
@@ -486,7 +486,7 @@ def test_a_damaged_image_is_refused_or_has_its_shape() -> None:
 
 
 def test_a_damaged_header_is_refused_or_changes_nothing() -> None:
-    # The checksum is mended after the damage, or tarfile itself would stop at it.
+    # The checksum is fixed after the damage; otherwise tarfile itself would reject it.
     good, chance = tar_of(sample()), random.Random(4)
     with tarfile.open(fileobj=io.BytesIO(good)) as tar:
         starts = [member.offset for member in tar]
@@ -538,7 +538,7 @@ def test_pixels_are_the_same_whoever_wrote_and_whoever_reads_them(
     for data in (own, pillow_png(pixels), pillow_png(pixels, optimize=True)):
         np.testing.assert_array_equal(decode_png(data, image), pixels)
         np.testing.assert_array_equal(decode_png(memoryview(data), image), pixels)
-    # Ours is read without Pillow.
+    # Our own PNGs are read without Pillow.
     monkeypatch.setattr("pattlite_dist.shards.png._decode_any", lambda *_: None)
     np.testing.assert_array_equal(decode_png(own, image), pixels)
 
@@ -556,7 +556,7 @@ def test_a_png_of_ours_with_any_byte_changed_is_refused_or_gives_what_pillow_giv
             continue
         with Image.open(io.BytesIO(data)) as picture:
             np.testing.assert_array_equal(found[0], np.asarray(picture))
-    for length in range(len(own)):  # Pillow does not miss the end of a file
+    for length in range(len(own)):  # Pillow does not notice a missing end of file
         with contextlib.suppress(ValueError):
             np.testing.assert_array_equal(decode_png(own[:length], image), pixels)
 

@@ -58,7 +58,7 @@ def test_a_set_as_it_was_made_has_no_problems(tmp_path: Path, options: dict[str,
         ("flipped", "differs from its manifest (SHA-256)"),
         ("truncated", "bytes, its manifest says"),
         ("empty", "has 0 bytes, its manifest says"),
-        ("missing", "is missing, but its manifest names it"),
+        ("missing", "is missing although its manifest names it"),
         ("folder", "Is a directory"),
     ],
 )
@@ -95,7 +95,7 @@ def test_shards_that_changed_places_are_both_named(shards: Path) -> None:
 
 def test_a_sample_more_than_the_manifest_says_is_told(shards: Path) -> None:
     counts = [0] * 7
-    counts[flawed.LABELS[10]] = 1  # of row 11 nothing is said
+    counts[flawed.LABELS[10]] = 1  # row 11 is not mentioned
     edit_shard(shards, "train-000002.tar", samples=1, class_counts=counts)
     (line,) = lines(shards)
     assert "train-000002.tar: 2 samples, the manifest says 1" in line
@@ -229,7 +229,7 @@ def test_tar_files_that_the_manifest_does_not_name_are_told_and_other_files_are_
 
 
 def test_a_missing_shard_file_is_a_user_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"x\.tar is missing, but its manifest names it"):
+    with pytest.raises(UserError, match=r"x\.tar is missing although its manifest names it"):
         read_shard_file(tmp_path / "x.tar")
 
 

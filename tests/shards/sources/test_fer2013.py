@@ -188,7 +188,7 @@ def _with_pixel(text: str) -> str:
         (GOOD._replace(emotion="٣"), "label '٣' is not from 0 to 6"),
         (GOOD._replace(emotion="1.0"), "label '1.0' is not from 0 to 6"),
         (GOOD._replace(emotion=""), "label '' is not from 0 to 6"),
-        (GOOD._replace(emotion="3" * 5000), "is not from 0 to 6"),  # past int()'s own limit
+        (GOOD._replace(emotion="3" * 5000), "is not from 0 to 6"),  # beyond the limit of int()
         (GOOD._replace(emotion=GOOD.pixels), "is not from 0 to 6"),
         (GOOD._replace(Usage="Test"), "Usage 'Test' is not one of Training, PublicTest, Private"),
         (GOOD._replace(Usage="training"), "Usage 'training' is not one of"),
@@ -233,7 +233,7 @@ def test_the_rows_before_a_bad_one_are_given_and_then_the_file_is_closed(tmp_pat
     seen: list[int] = []
     with pytest.raises(UserError, match="row 2"):
         seen.extend(row.label for row in read_rows(source))
-    # list.extend keeps what came before the exception.
+    # list.extend keeps the items before the exception.
     assert seen == [1, 2]
     raw = source.files[0]._raw
     assert raw is not None and raw.closed
@@ -251,7 +251,7 @@ def test_a_reader_that_stops_early_closes_the_file(tiny_csv: Path) -> None:
 def test_bad_pixels_are_refused_where_numpy_only_warns_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As NumPy did before 2.3, with a user who hides warnings.
+    # As NumPy did before 2.3, for a user who hides warnings.
     def old_fromstring(text: str, **_: object) -> np.ndarray:
         warnings.warn("string or file could not be read to its end", DeprecationWarning, 2)
         return np.zeros(2304, np.int64)
@@ -309,7 +309,7 @@ def test_a_csv_cut_anywhere_is_refused_or_ends_with_a_whole_row(tmp_path: Path) 
     path.write_bytes(whole)
     rows = plain(read(path))
     ends = [place for place, byte in enumerate(whole) if byte == ord("\n")]
-    # Up to the end of a row, with or without its newline, nothing tells that more should follow.
+    # Up to the end of a row, with or without its newline, nothing shows that more should follow.
     complete = {cut: count for count, end in enumerate(ends) for cut in (end, end + 1) if count}
     fewer = 0
     for cut in _cuts(whole):
@@ -319,7 +319,7 @@ def test_a_csv_cut_anywhere_is_refused_or_ends_with_a_whole_row(tmp_path: Path) 
             fewer += 1
         else:
             refusal(path)
-    assert fewer == 2 * len(usages) - 1  # the last cut leaves the file whole and is not made
+    assert fewer == 2 * len(usages) - 1  # the last cut would leave the file whole and is skipped
 
 
 def challenge(folder: Path, rows: int = 3) -> tuple[Path, Path]:

@@ -130,7 +130,7 @@ def test_a_link_that_leads_nowhere_is_refused_when_read(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Root may read everything, and tests may be run by root.
+    # Root can read everything, and tests may run as root.
     def deny(path: Path, mode: str) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -151,7 +151,7 @@ def test_a_member_that_unpacks_to_much_is_refused(
 ) -> None:
     monkeypatch.setattr(module, "LARGEST_FILE", 1 << 20)
     path = write_zip(tmp_path / "bomb.zip", {"a/1.png": bytes(1 << 23)})
-    if told is not None:  # the zip lies about the size
+    if told is not None:  # the zip claims a wrong size
         data = path.read_bytes().replace(struct.pack("<L", 1 << 23), struct.pack("<L", told))
         path.write_bytes(data)
     refused(lambda: open_files(path).read("a/1.png"), "bomb.zip, member a/1.png")

@@ -155,7 +155,7 @@ def test_another_size_is_cropped_and_averaged_but_never_stretched() -> None:
     wide.paste(150, (50, 0, 150, 100))  # the square in the middle
     found, converted = as_png(wide)
     assert converted and found.shape == (1, 48, 48)
-    assert abs(found.astype(int) - 150).max() < 10  # stretched it would have 50 at the sides
+    assert abs(found.astype(int) - 150).max() < 10  # stretched, it would have 50 at the sides
     lines = Image.fromarray(np.tile(np.uint8([0, 200]), (96, 48)))
     assert np.ptp(as_png(lines)[0][0, 8:40, 8:40]) < 20  # of 200: no moiré
 

@@ -26,7 +26,7 @@ LABELS = ["sad", "surprise", "neutral", "fear", "disgust", "happy", "angry"]
 
 
 def raf_tree(lines: list[str] | None = None, end: str = "\n") -> dict[str, bytes]:
-    """RAF-DB's files for a list, whose images are the seven of `LINES`."""
+    """RAF-DB's files for a list, with the seven images of `LINES`."""
     content = {LABEL_LIST: "".join(f"{line}{end}" for line in lines or LINES).encode()}
     for seed, line in enumerate(LINES):
         name = f"Image/aligned/{line.split('.')[0]}_aligned.jpg"

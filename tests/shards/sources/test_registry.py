@@ -1,4 +1,4 @@
-"""Which reader reads what, and what is refused by all of them."""
+"""The choice of reader, and what all readers refuse."""
 
 import os
 import zipfile
@@ -206,7 +206,7 @@ def test_votes_are_joined_to_a_csv(tmp_path: Path, target: str) -> None:
     assert isinstance(source, FerPlus)
     (item,) = source.items()
     assert item.label == (6 if target == "labels" else 0)
-    assert open_source(tmp_path, reading).kind == "fer2013-csv+ferplus"  # beside the votes
+    assert open_source(tmp_path, reading).kind == "fer2013-csv+ferplus"  # next to the votes
 
 
 @pytest.mark.parametrize("target", ["majority", "soft"])
