@@ -39,8 +39,8 @@ def create_options(parser: "ArgumentParser") -> None:
         "--unlabelled", choices=("refuse", "skip"), default="refuse",
         help="samples without a label",
     )  # fmt: skip
-    add("--image-size", type=int, help="side in pixels (default: as in the data set)")
-    add("--channels", type=Literal[1, 3], help="grey (1) or colour (3) (default: likewise)")
+    add("--image-size", type=int, help="side in pixels (default: the data set's)")
+    add("--channels", type=Literal[1, 3], help="grey (1) or colour (3) (default: the data set's)")
     add(
         "--other-images", choices=("convert", "refuse"), default="convert",
         help="images whose size or mode differs from the set's",

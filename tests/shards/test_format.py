@@ -54,7 +54,7 @@ def test_the_schema_file_is_what_the_model_gives() -> None:
 def test_the_table_of_the_manifest_has_each_field_and_no_other() -> None:
     schema = Manifest.model_json_schema()
     told = [name for row in rows("| field | type | default | what |") for name in names(row[0])]
-    assert sorted({*told, "image"}) == sorted(fields(schema, schema))  # image is listed by its parts
+    assert sorted({*told, "image"}) == sorted(fields(schema, schema))  # image: by its parts
 
 
 def test_the_table_of_the_manifest_has_its_defaults() -> None:

@@ -44,7 +44,7 @@ def _known_csv(names: Sequence[str]) -> bool:
     stems = {_stem(name) for name in csv_files(names)}
     if stems & {"fer2013", "icml_face_data"}:
         return True
-    return "train" in stems and not any(map(is_image, names))  # a list of images is no source
+    return "train" in stems and not any(map(is_image, names))  # such a CSV lists images
 
 
 # Most specific first: the first match is used.
