@@ -26,7 +26,7 @@ MODULES = {
     "__init__", "__main__", "cli", "config", "console", "errors", "files", "location", "migrate",
     "renamed", "settings", "stores",
 }  # fmt: skip
-# A job is a command, a sweep reads its configuration as `train` would, and what a job runs is written
+# A job is a command, a sweep reads its configuration as `train` would, and what a job runs follows
 # from a verb's options: all ask the command line, from inside a function.
 UPWARD = {("slurm.job", "cli"), ("commands.sweep", "cli"), ("commands.forward", "cli")}
 
