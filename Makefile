@@ -12,8 +12,8 @@ PYTHON ?= python3
 PIP_ARGS ?=
 SOURCE ?=
 NPROC ?= 2
-# One more than cores: the tests of the cluster mostly wait.
-WORKERS ?= $(shell expr $$(nproc) + 1)
+# Two more than cores: the tests of the two clusters mostly wait.
+WORKERS ?= $(shell expr $$(nproc) + 2)
 BIN := .venv/bin
 DEMO := demo
 PYTEST_WORKERS := -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
