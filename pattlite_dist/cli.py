@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pattlite_dist import __version__
+from pattlite_dist.compat.jsonargparse import actions, formatter
 from pattlite_dist.errors import UserError
 from pattlite_dist.renamed import rename_words, tell
 from pattlite_dist.runtime.elastic import MISTAKE, first_to_tell, told_before
@@ -124,24 +125,22 @@ def _override(text: str) -> str:
 
 
 def _parser(verb: str) -> "ArgumentParser":
-    from jsonargparse import ArgumentParser, DefaultHelpFormatter
+    from jsonargparse import ArgumentParser
 
-    class Formatter(DefaultHelpFormatter):
-        def _expand_help(self, action: Any) -> str:
-            return _plain_types(super()._expand_help(action))
-
-    return ArgumentParser(prog=f"pattlite {verb}", exit_on_error=False, formatter_class=Formatter)
+    return ArgumentParser(
+        prog=f"pattlite {verb}", exit_on_error=False, formatter_class=formatter(_plain_types)
+    )
 
 
 def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
     from argparse import ArgumentError
 
     changes = []
-    if any(action.dest == "profile" for action in parser._actions):
+    if any(action.dest == "profile" for action in actions(parser)):
         changes = [text for text in arguments if text.startswith("profile.") and "=" in text]
         arguments = [text for text in arguments if text not in changes]
     try:
-        if any(action.dest == "words" for action in parser._actions):
+        if any(action.dest == "words" for action in actions(parser)):
             # A sweep takes them as they are; in one piece, or argparse would not.
             words = [text for text in arguments if "=" in text and not text.startswith("-")]
             arguments = [text for text in arguments if text not in words] + words
@@ -161,7 +160,7 @@ def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
 
 def _as_written(text: str, parser: "ArgumentParser") -> str:
     """Name an option as users write it; jsonargparse names its key."""
-    flags = {a.dest: a.option_strings[0] for a in parser._actions if a.option_strings}
+    flags = {a.dest: a.option_strings[0] for a in actions(parser) if a.option_strings}
     text = re.sub(r'Parser key "([^"]+)":', lambda m: f"{flags.get(m[1], m[1])}:", text)
     return _plain_types(text)
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """The shard creation script: python shards/create.py SOURCE OUT [--jobs N] [--blanks drop] ...
 
-The same as `pattlite shards create`, whose --help names the options; `pattlite shards sources`
-tells what SOURCE may be. OUT is a folder, by habit beside this script, such as shards/fer2013, or
-a URL such as s3://bucket/folder. README.md in this folder specifies what is written there.
+The same as `pattlite shards create`, whose --help lists the options; `pattlite shards sources`
+lists what SOURCE can be. OUT is a folder, by convention next to this script, such as
+shards/fer2013, or a URL such as s3://bucket/folder. README.md in this folder specifies the format.
 """
 
 import sys

@@ -81,13 +81,13 @@ def test_the_seed_chooses_the_set(tmp_path):
 
 @pytest.mark.parametrize("sizes", [(0, 1, 1), (1, 0, 1), (1, 1, 0), (-5, 1, 1)])
 def test_bad_counts_are_the_users_to_mend(tmp_path, sizes):
-    with pytest.raises(UserError, match="give counts of 1 or more"):
+    with pytest.raises(UserError, match="counts must be 1 or more"):
         write_faces(tmp_path / "fer2013.csv", *sizes)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63])
 def test_bad_seeds_are_the_users_to_mend(tmp_path, seed):
-    with pytest.raises(UserError, match="give one from 0"):
+    with pytest.raises(UserError, match="it must be from 0"):
         write_faces(tmp_path / "fer2013.csv", 1, 1, 1, seed)
     assert not list(tmp_path.iterdir())

@@ -4,7 +4,12 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from pattlite_dist.commands.options import config_options, given_config, profile_option
+from pattlite_dist.commands.options import (
+    config_options,
+    given_config,
+    given_profile,
+    profile_option,
+)
 from pattlite_dist.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,12 +32,11 @@ def work(options: Any) -> int:
     """Check a job of training without submitting it."""
     from pattlite_dist.slurm.checks import Report
     from pattlite_dist.slurm.doctor import check
-    from pattlite_dist.slurm.profile import load_profile
     from pattlite_dist.slurm.queue import live_jobs
     from pattlite_dist.slurm.submit import train_plan
     from pattlite_dist.tracking.folder import run_folder
 
-    profile = load_profile(options.profile, options.profile_overrides)
+    profile = given_profile(options)
     config = given_config(options)
     run = run_folder(config)
     report, live = Report(), []

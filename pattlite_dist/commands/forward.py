@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from argparse import Action
+from pattlite_dist.compat.jsonargparse import actions, type_of
 
+if TYPE_CHECKING:
     from jsonargparse import Namespace
 
 
@@ -22,8 +22,8 @@ def job_arguments(verb: str, options: "Namespace") -> list[str]:
     from pattlite_dist.location import absolute
 
     named, placed = [], []
-    for action in parser_of(verb)._actions:
-        value = absolute(options.get(action.dest), _kind(action))
+    for action in actions(parser_of(verb)):
+        value = absolute(options.get(action.dest), type_of(action))
         if value is None:  # an option that was not given, or --help
             continue
         flag = max(action.option_strings, key=len, default="")
@@ -34,10 +34,6 @@ def job_arguments(verb: str, options: "Namespace") -> list[str]:
         else:
             named.append(f"{flag}={_text(value)}")  # in one word, for a value may begin with a dash
     return [*verb.split(), *named, *(["--", *placed] if placed else [])]
-
-
-def _kind(action: "Action") -> Any:
-    return getattr(action, "_typehint", action.type)  # jsonargparse has types of its own
 
 
 def _text(value: Any) -> str:

@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
     from pattlite_dist.config import Config
+    from pattlite_dist.slurm.profile import Profile
 
 
 def config_options(parser: "ArgumentParser") -> None:
@@ -36,6 +37,19 @@ def profile_option(parser: "ArgumentParser") -> None:
         required=True,
         help="YAML file, or the name of one in launch/profiles; profile.KEY=VALUE changes it",
     )
+
+
+def given_profile(options: Any) -> "Profile":
+    """The profile among parsed options.
+
+    Raises:
+        UserError: it is not a profile, or this version of submitit is not supported.
+    """
+    from pattlite_dist.compat.submitit import check
+    from pattlite_dist.slurm.profile import load_profile
+
+    check()  # here, for all that takes a profile makes a job of it
+    return load_profile(options.profile, options.profile_overrides)
 
 
 def job_options(parser: "ArgumentParser") -> None:

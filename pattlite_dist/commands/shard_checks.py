@@ -1,4 +1,4 @@
-"""`pattlite shards verify|stats|show`: what is done with a finished shard set."""
+"""`pattlite shards verify|stats|show`: commands for a finished shard set."""
 
 import sys
 from pathlib import Path
@@ -24,20 +24,20 @@ def verify_options(parser: "ArgumentParser") -> None:
     parser.add_argument("dir", help=_DIR)
     parser.add_argument("--jobs", type=int, default=default_jobs(), help="processes")
     parser.add_argument(
-        "--repair", type=Path, metavar="SOURCE", help="write bad shards again, from their source"
+        "--repair", type=Path, metavar="SOURCE", help="rewrite bad shards from their source"
     )
-    parser.add_argument("--votes", type=Path, help="fer2013new.csv, where the set has its votes")
+    parser.add_argument("--votes", type=Path, help="fer2013new.csv, if the set has votes")
 
 
 def verify(options: Any) -> int:
-    """Check every shard against the manifest; write the bad ones again if a source is given."""
+    """Check every shard against the manifest; rewrite the bad ones if a source is given."""
     from pattlite_dist.shards.verify import check_shards, stray_shards
 
     origin, manifest = _opened(options.dir)
     if options.repair is None and options.votes is not None:
-        raise UserError("--votes belongs to --repair SOURCE; leave it out")
+        raise UserError("--votes is used only with --repair SOURCE; leave it out")
     if options.repair is not None and not origin.local:
-        raise UserError(f"--repair writes to a folder, which {options.dir} is not; copy it first")
+        raise UserError(f"--repair needs a local folder, and {options.dir} is not; copy it first")
     folder = Path(origin.root)
     with show_progress() as progress:
         problems = check_shards(origin, manifest, options.jobs, progress)
@@ -46,7 +46,7 @@ def verify(options: Any) -> int:
         _repair(folder, manifest, bad, options)
         with show_progress() as progress:
             problems = check_shards(origin, manifest, options.jobs, progress)
-        print(f"{options.dir}: wrote {', '.join(bad)} again, as the manifest says")
+        print(f"{options.dir}: rewrote {', '.join(bad)} from the source")
     if origin.local:
         problems = [*problems, *stray_shards(folder, manifest)]
     for problem in problems:
@@ -55,7 +55,7 @@ def verify(options: Any) -> int:
         return 1
     print(
         f"{options.dir}: {len(manifest.all_shards())} shards, "
-        f"{sum(map(manifest.samples, manifest.shards)):,} samples, all as the manifest says"
+        f"{sum(map(manifest.samples, manifest.shards)):,} samples, all match the manifest"
     )
     return 0
 
@@ -66,7 +66,7 @@ def _repair(folder: Path, manifest: "Manifest", names: list[str], options: Any) 
 
     if manifest.votes and options.votes is None:
         raise UserError(
-            f"{folder} has the votes of a second file; give it as well, with --votes FILE"
+            f"{folder} contains votes from a second file; give that file with --votes FILE"
         )
     source = open_source(options.repair, reading_of(manifest.options.reading, options.votes))
     with show_progress() as progress:
@@ -74,10 +74,10 @@ def _repair(folder: Path, manifest: "Manifest", names: list[str], options: Any) 
 
 
 def reading_of(words: dict[str, str], votes: Path | None) -> "Reading":
-    """What was said to the reader of a set's source, from the words in its manifest.
+    """How a set's source was read, from the strings in its manifest.
 
     Raises:
-        UserError: this version does not know a word.
+        UserError: this version does not know one of them.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -97,8 +97,8 @@ def reading_of(words: dict[str, str], votes: Path | None) -> "Reading":
     except ValueError as error:
         reason = str(error)
     raise UserError(
-        f"this version cannot read a source as the manifest says ({reason}); use the one that made "
-        "the set"
+        f"this version cannot read the source as the manifest requires ({reason}); use the version "
+        "that created the set"
     )
 
 
@@ -109,7 +109,7 @@ def stats_options(parser: "ArgumentParser") -> None:
 
 
 def stats(options: Any) -> int:
-    """Print what is in a set, and draw how its classes are balanced."""
+    """Print what is in a set and plot its class balance."""
     from pattlite_dist.shards.pictures import draw_classes
     from pattlite_dist.shards.stats import print_manifest, remarks
 
@@ -118,7 +118,7 @@ def stats(options: Any) -> int:
     print_manifest(manifest)
     print("\n".join(remarks(manifest)))
     if not manifest.all_shards():
-        print(f"{options.dir}: no samples, and so no picture")
+        print(f"{options.dir}: no samples, so no picture")
         return 0
     draw_classes(manifest, picture)
     print(picture)
@@ -131,14 +131,14 @@ def show_options(parser: "ArgumentParser") -> None:
 
     parser.add_argument("dir", help=_DIR)
     parser.add_argument("--split", type=SplitName, default="train")
-    parser.add_argument("--columns", type=int, default=14, help="samples of each class")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice")
+    parser.add_argument("--columns", type=int, default=14, help="samples per class")
+    parser.add_argument("--seed", type=int, default=0, help="for choosing the samples")
     parser.add_argument("--flagged", action="store_true", help="flagged samples only")
     parser.add_argument("--picture", type=Path, help="PNG file to draw (default: DIR/samples.png)")
 
 
 def show(options: Any) -> int:
-    """Draw a sheet of samples, a row a class, flagged ones in coloured frames."""
+    """Draw a sheet of samples, one row per class, flagged ones in coloured frames."""
     from pattlite_dist.shards.pictures import draw_samples
     from pattlite_dist.shards.samples import pick_samples
 
@@ -159,7 +159,7 @@ def show(options: Any) -> int:
             progress,
         )
     if not sheet.rows:
-        print(f"{options.dir}: no sample of {options.split} is flagged, and so no picture")
+        print(f"{options.dir}: no sample of {options.split} is flagged, so no picture")
         return 0
     draw_samples(manifest, sheet, picture)
     print(picture)
@@ -177,5 +177,7 @@ def _opened(where: str) -> "tuple[Origin, Manifest]":
 
 def _picture(origin: "Origin", picture: Path | None, name: str) -> Path:
     if picture is None and not origin.local:
-        raise UserError(f"{origin.shown(name)} cannot be written; say where with --picture FILE")
+        raise UserError(
+            f"{origin.shown(name)} cannot be written; choose a file with --picture FILE"
+        )
     return picture or Path(origin.root) / name

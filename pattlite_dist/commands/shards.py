@@ -1,4 +1,4 @@
-"""`pattlite shards create|sources|faces`: make shards, and a source to make them of."""
+"""`pattlite shards create|sources|faces`: create shards, list sources, generate faces."""
 
 from pathlib import Path
 from textwrap import fill
@@ -19,38 +19,38 @@ def create_options(parser: "ArgumentParser") -> None:
     from pattlite_dist.location import Location
 
     add = parser.add_argument
-    add("source", type=Path, help="a file, folder or zip; `pattlite shards sources` tells which")
+    add("source", type=Path, help="a file, folder or zip; see `pattlite shards sources`")
     add("out", type=Location, help="folder for the shards, or a URL such as s3://bucket/folder")
     add("--source", dest="kind", default="auto", help="read it as this kind of source")
-    add("--jobs", type=int, help="processes (default: all cores); the bytes are the same for any")
+    add("--jobs", type=int, help="processes (default: all cores); does not affect the bytes")
     add("--samples-per-shard", type=int, default=2048)
-    add("--force", action="store_true", help="replace another set in OUT")
+    add("--force", action="store_true", help="replace an existing set in OUT")
     add("--work", type=Path, help="folder for unfinished files (default: OUT/.creating)")
     add(
         "--blanks", choices=("flag", "keep", "drop"), default="flag",
-        help="images (nearly) without contrast: mark, keep unmarked, or leave out of train",
+        help="blank or nearly blank images: mark, keep unmarked, or leave out of train",
     )  # fmt: skip
     add(
         "--leaks", choices=("flag", "keep", "drop-train"), default="flag",
-        help="val and test images that are in train too: mark, keep unmarked, or drop from train",
+        help="val and test images also in train: mark, keep unmarked, or drop from train",
     )  # fmt: skip
-    add("--val-fraction", type=float, default=0.1, help="where the source has no val split")
-    add("--test-fraction", type=float, default=0.1, help="where the source has no test split")
-    add("--seed", type=int, default=0, help="of that cut")
+    add("--val-fraction", type=float, default=0.1, help="if the source has no val split")
+    add("--test-fraction", type=float, default=0.1, help="if the source has no test split")
+    add("--seed", type=int, default=0, help="for cutting these splits")
     add(
         "--unlabelled", choices=("refuse", "skip"), default="refuse",
         help="samples without a label",
     )  # fmt: skip
-    add("--image-size", type=int, help="side in pixels (default: the data set's own)")
-    add("--channels", type=Literal[1, 3], help="grey (1) or colour (3) (default: its own)")
+    add("--image-size", type=int, help="side in pixels (default: the data set's)")
+    add("--channels", type=Literal[1, 3], help="grey (1) or colour (3) (default: the data set's)")
     add(
         "--other-images", choices=("convert", "refuse"), default="convert",
-        help="images of another size or mode than the set's",
+        help="images whose size or mode differs from the set's",
     )  # fmt: skip
-    add("--votes", type=Path, help="FER+'s fer2013new.csv, joined to FER2013 by row")
+    add("--votes", type=Path, help="FER+'s fer2013new.csv, joined to FER2013 by row number")
     add(
         "--target", choices=("labels", "majority", "soft"), default="labels",
-        help="classes: FER2013's, FER+'s majority, or FER+'s shares of the votes",
+        help="classes: FER2013's, FER+'s majority vote, or FER+'s vote shares",
     )  # fmt: skip
 
 
@@ -116,15 +116,13 @@ def sources_options(parser: "ArgumentParser") -> None:
 
 
 def sources(options: Any) -> int:
-    """Tell what can be read."""
+    """List the kinds of source that can be read."""
     from pattlite_dist.shards.sources.registry import KINDS
 
     for kind in KINDS:
         print(fill(kind.about, 96, initial_indent=f"{kind.name:16}", subsequent_indent=" " * 16))
-    print(
-        "\nThe first that fits is taken, or the one named by --source. With --votes fer2013new.csv"
-    )
-    print("(FER+) each row of a FER2013 CSV also gets its ten votes.")
+    print("\nThe first that matches is used, or the one given with --source. With --votes")
+    print("fer2013new.csv (FER+), each row of a FER2013 CSV also gets its ten votes.")
     return 0
 
 

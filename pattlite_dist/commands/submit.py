@@ -11,6 +11,7 @@ from pattlite_dist.commands.forward import job_arguments
 from pattlite_dist.commands.options import (
     config_options,
     given_config,
+    given_profile,
     job_options,
     train_job_options,
 )
@@ -36,11 +37,10 @@ def train(options: Any) -> int:
     from pattlite_dist.slurm import submit as jobs
     from pattlite_dist.slurm.job import TrainJob
     from pattlite_dist.slurm.pin import code_folder, pin
-    from pattlite_dist.slurm.profile import load_profile
     from pattlite_dist.slurm.queue import live_jobs, require_slurm
     from pattlite_dist.tracking.folder import run_folder
 
-    profile = load_profile(options.profile, options.profile_overrides)
+    profile = given_profile(options)
     config = with_absolute_paths(given_config(options))
     plan = jobs.train_plan(config, profile, options.after)
     if options.dry_run:
@@ -73,9 +73,8 @@ def evaluate_options(parser: "ArgumentParser") -> None:
 def evaluate(options: Any) -> int:
     """Submit an evaluation of a run."""
     from pattlite_dist.location import absolute
-    from pattlite_dist.slurm.profile import load_profile
 
-    profile = load_profile(options.profile, options.profile_overrides)
+    profile = given_profile(options)
     target = absolute(options.target, Path)
     if options.after is None and not target.exists():
         raise UserError(f"{options.target} does not exist; give a run folder or a checkpoint")
@@ -119,9 +118,8 @@ def shards(options: Any) -> int:
     from pattlite_dist.shards.target import open_target
     from pattlite_dist.slurm import submit as jobs
     from pattlite_dist.slurm.job import CommandJob
-    from pattlite_dist.slurm.profile import load_profile
 
-    profile = load_profile(options.profile, options.profile_overrides)
+    profile = given_profile(options)
     if not options.source.exists():
         raise UserError(f"{options.source} does not exist; check the path")
     out = open_target(absolute(options.out, Location)).shown

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pattlite_dist.commands.doctor import PROBLEMS, passes
-from pattlite_dist.commands.options import given_config, train_job_options
+from pattlite_dist.commands.options import given_config, given_profile, train_job_options
 from pattlite_dist.commands.submit import shown, tell
 from pattlite_dist.errors import UserError
 
@@ -33,9 +33,8 @@ def work(options: Any) -> int:
     """Submit a grid of runs as arrays of jobs; returns at once."""
     from pattlite_dist.slurm import sweep as sweeps
     from pattlite_dist.slurm.pin import code_folder
-    from pattlite_dist.slurm.profile import load_profile
 
-    profile = load_profile(options.profile, options.profile_overrides)
+    profile = given_profile(options)
     whole, configs = _points(options)
     folder = Path(next(iter(configs.values())).runs)
     whole, names = _to_submit(folder, whole, options)

@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pattlite_dist.compat.wandb import check
 from pattlite_dist.tracking.wandb_sync import prepare, upload
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def work(options: Any) -> int:
     Raises:
         UserError: a folder is not a run folder or has no segments, or wandb cannot upload them.
     """
+    check()
     plans = [(run, *prepare(run)) for run in options.runs]
     remark = "# " if options.dry_run else ""  # so that all of the output is shell
     for run, plan, command in plans:

@@ -12,6 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from pattlite_dist.compat.torch import (
+    forget_iterator,
+    loader_processes,
+    running_iterator,
+    shut_down,
+)
 from pattlite_dist.data.plan import EvalPlan, TrainPlan, rank_slice
 from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.errors import UserError
@@ -104,7 +110,7 @@ class BatchLoader(DataLoader[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # A generator, so that workers start to read only when the first batch is asked for.
-        starts = self.num_workers > 0 and self._iterator is None  # they outlive an epoch
+        starts = self.num_workers > 0 and running_iterator(self) is None  # they outlive an epoch
         if starts:
             _start_helper(self.multiprocessing_context)
         with held_back():
@@ -112,7 +118,7 @@ class BatchLoader(DataLoader[Batch]):
         if starts:
             # Where nobody calls `close`: multiprocessing would ask them by SIGTERM to end, of which
             # they take no notice, and wait. Registered last, this comes first.
-            atexit.register(_close, weakref.ref(self), batches._workers)
+            atexit.register(_close, weakref.ref(self), loader_processes(batches))
         for batch in batches:
             if isinstance(batch, UserError):
                 raise batch
@@ -120,12 +126,12 @@ class BatchLoader(DataLoader[Batch]):
 
     def close(self) -> None:
         """End the loader processes, which take no notice of signals."""
-        iterator: Any = self._iterator
+        iterator = running_iterator(self)
         if iterator is None:
             return
-        self._iterator = None
-        iterator._shutdown_workers()
-        for process in iterator._workers:
+        forget_iterator(self)
+        shut_down(iterator)
+        for process in loader_processes(iterator):
             process.kill()  # one that hangs would hold up the end of this process
             process.join()
 

@@ -59,10 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous.api import RendezvousError
 
+    from pattlite_dist.compat.torch import separate_stores
+    from pattlite_dist.errors import UserError
+
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").addFilter(_worth_telling)
-    # Otherwise all attempts share one store, where restarted workers find addresses of dead ones.
-    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     try:
+        separate_stores()
         run.main(list(sys.argv[1:] if arguments is None else arguments))
     except ChildFailedError as error:
         failed = error.failures
@@ -74,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 file=sys.stderr,
             )
         return result
+    except UserError as error:
+        print(f"pattlite: error: {error}", file=sys.stderr)
+        return MISTAKE
     except RendezvousError as error:
         print(
             f"pattlite: error: the machines could not connect ({error}); check RDZV, the port, and "

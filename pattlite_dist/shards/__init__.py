@@ -1,1 +1,1 @@
-"""From a data set as people hold it to checked WebDataset shards."""
+"""Conversion of data sets as people store them to verified WebDataset shards."""

@@ -1,8 +1,8 @@
-"""From a source to a finished shard set, by many processes, through kills and full disks.
+"""Conversion of a source to a finished shard set, parallel and safe against kills and full disks.
 
 The source is read once into a spool; then each shard is written to a temporary file, hashed and
-put in its place; the manifest comes last. What is known so far lies in a working folder, so that
-the same command goes on where a killed one stopped.
+moved into place; the manifest is written last. Intermediate results are kept in a working folder,
+so that the same command resumes where a killed one stopped.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ from pattlite_dist.shards.writer import Sample, write_shard
 
 @dataclass(frozen=True)
 class _Job:
-    """One shard to be written by any process."""
+    """One shard to write, in any process."""
 
     spool: Spool
     plan: layout.ShardPlan
@@ -36,7 +36,7 @@ class _Job:
     classes: int
     work: Path
     target: Target
-    expected: ShardInfo | None  # what it has to be, where a manifest says so
+    expected: ShardInfo | None  # from the manifest, if there is one
 
 
 def create_shards(
@@ -53,18 +53,18 @@ def create_shards(
     """Convert a source into shards and return their manifest.
 
     The same source, options and package version give the same bytes, whatever `jobs` is and
-    however often the conversion was killed and started again.
+    however often the conversion was killed and restarted.
 
     Args:
         source: see `sources.registry.open_source`.
         out: a folder, or a URL that fsspec writes to.
-        samples_per_shard: of each shard but a split's last.
-        options: what is marked and what is left out, and the cut of samples without a split.
-        jobs: processes.
-        force: replace another set that is there.
-        work: folder for what is not finished; default: `.creating` in `out`, or a folder of the
+        samples_per_shard: in each shard but the last of a split.
+        options: what is marked, what is left out, and how samples without a split are cut.
+        jobs: number of processes.
+        force: replace an existing set with other contents.
+        work: folder for unfinished files; default: `.creating` in `out`, or a folder in the
             user's cache for a URL.
-        progress: told of samples read and shards written.
+        progress: called as samples are read and shards are written.
 
     Raises:
         UserError: the source is bad, `out` cannot be written, or it holds another set.
@@ -86,7 +86,7 @@ def create_shards(
             found = reading.read(source, options, samples_per_shard, folder, jobs, progress)
         if there is not None:
             _compare(there, found.manifest, target)
-        if not kept:  # not before: a refused set leaves nothing
+        if not kept:  # only now, so that a refused set leaves nothing
             reading.keep(found, folder, key)
         if force:
             target.remove([MANIFEST_NAME])  # from here on the set is unfinished
@@ -96,7 +96,7 @@ def create_shards(
         named = {shard.name for shard in finished.all_shards()}
         target.remove(name for name in target.shard_names() if name not in named)
         target.remove(_litter(target))
-        (folder / PLAN_NAME).unlink()  # so that the folder goes
+        (folder / PLAN_NAME).unlink()  # so that the folder is removed
         return finished
 
 
@@ -107,10 +107,10 @@ def rewrite(
     jobs: int,
     progress: Progress = lambda what, done, total: None,
 ) -> None:
-    """Write some shards of a set again, byte for byte as its manifest says.
+    """Rewrite some shards of a set, byte for byte as its manifest requires.
 
     Raises:
-        UserError: the source is another, or this version writes other bytes; nothing is changed.
+        UserError: the source differs, or this version writes other bytes; nothing is changed.
     """
     target = Folder(folder)
     there = target.manifest()
@@ -123,7 +123,7 @@ def rewrite(
             _compare(there, found.manifest, target)
         except UserError as error:
             reason = str(error).rsplit("; ", 1)[0]
-            raise UserError(f"{reason}; give the source and version that made the set") from error
+            raise UserError(f"{reason}; use the source and version that created it") from error
         _write(source, found, there, work, target, jobs, progress, set(names))
 
 
@@ -131,16 +131,17 @@ def _refuse_foreign(target: Target, folder: Path, there: Manifest | None) -> Non
     names = target.shard_names()
     if there is not None or not names:
         return
-    what = "an unfinished conversion of another source, or with other options"
+    what = "an unfinished conversion of another source or with other options"
     if not (folder / PLAN_NAME).exists():
-        what = f"{names[0]} and no manifest"
+        what = f"{names[0]} but no manifest"
     raise UserError(
-        f"{target.shown} holds {what}; choose another folder, or replace what is there with --force"
+        f"{target.shown} contains {what}; choose another folder, or replace its contents with "
+        "--force"
     )
 
 
 def _litter(target: Target) -> list[str]:
-    """Temporary files of a set's own that a killed process has left beside it."""
+    """Temporary files that a killed process left next to the set's own."""
     if not isinstance(target, Folder):
         return []
     patterns = (f".{MANIFEST_NAME}.*.tmp", *(f".{name}-*.tar.*.tmp" for name in SPLIT_NAMES))
@@ -148,12 +149,12 @@ def _litter(target: Target) -> list[str]:
 
 
 def _compare(there: Manifest, manifest: Manifest, target: Target) -> None:
-    """Refuse a set that another source or other options made."""
+    """Refuse a set that was created from another source or with other options."""
     what = ("source", "options", "labels", "image", "samples_per_shard")
     differs = [name for name in what if getattr(there, name) != getattr(manifest, name)]
     if there.version != manifest.version or differs:
         raise UserError(
-            f"{target.shown} holds another shard set (made from {there.source.name}, "
+            f"{target.shown} contains another shard set (created from {there.source.name}, "
             f"{there.source.rows} rows{': other ' + ', '.join(differs) if differs else ''}); "
             "choose another folder or replace it with --force"
         )
@@ -169,7 +170,7 @@ def _write(
     progress: Progress,
     only: set[str] | None = None,
 ) -> Manifest:
-    """Write the shards that are not in their place, and complete the manifest."""
+    """Write the shards that are not in place yet, and complete the manifest."""
     manifest = found.manifest
     known = {shard.name: shard for shard in there.all_shards()} if there else {}
     plans = layout.plan_shards(found.layout, manifest.samples_per_shard)
@@ -197,13 +198,13 @@ def _write(
         shards[plan.split].append(shard)
         done += shard.samples
         progress("write", done, total)
-    # A shard that a manifest names has the bytes that it names, whichever version wrote them.
+    # Shards named in a manifest have the bytes it names, whichever version wrote them.
     created_by = (there or manifest).created_by
     return manifest.model_copy(update={"shards": shards, "created_by": created_by})
 
 
 def _write_one(job: _Job) -> ShardInfo:
-    """Write one shard and put it in its place, unless it is there."""
+    """Write one shard and move it into place, unless it is there already."""
     record = job.work / f"{job.plan.name}.json"
     shard = job.expected or _recorded(record)
     if shard is not None and job.target.holds(shard):
@@ -215,11 +216,11 @@ def _write_one(job: _Job) -> ShardInfo:
     if job.expected not in (None, shard):
         temporary.unlink()
         raise UserError(
-            f"{job.target.shown}/{job.plan.name} cannot be written as its manifest says, for this "
-            "version writes other bytes; create the set again with --force"
+            f"{job.target.shown}/{job.plan.name} cannot be reproduced: this version writes bytes "
+            "that differ from the manifest; create the set again with --force"
         )
     job.target.place(temporary, shard)
-    # After it: a store tells a size only, which the shard of another set may have as well.
+    # Only now: a store reports only a size, which a shard of another set may share.
     write_text(record, shard.model_dump_json())
     return shard
 

@@ -1,4 +1,4 @@
-"""The cut of samples without a split: seeded, stratified, with nothing parted that is tied."""
+"""Seeded, stratified split of samples without one; tied samples stay together."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,16 +10,17 @@ def cut(
     fractions: list[float],
     seed: int,
 ) -> NDArray[np.int64]:
-    """Assign samples to parts of given sizes, each with the whole's share of every class.
+    """Assign samples to parts of given sizes, each with the same class proportions as the whole.
 
-    Samples tied to each other, directly or through others, are assigned as one. The largest such
-    bundles come first, those of a size in an order drawn by the seed, each into the part whose
-    class counts it brings nearest to what they should be: iterative stratification (Sechidis et
-    al., ECML PKDD 2011) for bundles, as scikit-learn's StratifiedGroupKFold does it.
+    Samples tied to each other, directly or through others, are assigned as one bundle. Bundles
+    are assigned from the largest to the smallest, those of equal size in an order drawn with the
+    seed, each to the part whose class counts it brings closest to their targets: iterative
+    stratification (Sechidis et al., ECML PKDD 2011) of bundles, as in scikit-learn's
+    StratifiedGroupKFold.
 
     Args:
         labels: int64 [n], 0 or more.
-        ties: arrays int64 [n]; samples with the same number in one of them, 0 or more, are tied.
+        ties: arrays int64 [n]; samples with the same number (0 or more) in one of them are tied.
         fractions: the parts' shares of each class; they sum to 1.
         seed: 0 or more.
 
@@ -32,7 +33,7 @@ def cut(
     number, classes = int(bundle.max()) + 1, int(labels.max()) + 1
     content = np.zeros((number, classes))
     np.add.at(content, (bundle, labels), 1)
-    # Only `random` is drawn: of a generator's streams the least likely to change with NumPy.
+    # Only `random` is used: the generator's stream least likely to change between NumPy versions.
     chance = np.random.Generator(np.random.Philox(key=[seed, 0])).random(number)
     order = np.lexsort((chance, -content.sum(axis=1)))
     total = content.sum(axis=0)
@@ -42,7 +43,7 @@ def cut(
     weight = 1 / np.maximum(total, 1)
     for index in order:
         counts = content[index]
-        # How much nearer the squared distance to what is wanted comes with this bundle in a part.
+        # How much the squared distance to the target shrinks with this bundle in each part.
         gain = (counts * (2 * missing - counts)) @ weight
         part[index] = best = int(gain.argmax())
         missing[best] -= counts
@@ -50,7 +51,7 @@ def cut(
 
 
 def bundles(ties: list[NDArray[np.int64]], samples: int) -> NDArray[np.int64]:
-    """Number the sets of samples that are tied together, from 0 up; see `cut`."""
+    """Number the bundles of tied samples from 0; see `cut`."""
     parent = list(range(samples))
 
     def root(sample: int) -> int:

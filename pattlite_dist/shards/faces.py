@@ -1,4 +1,4 @@
-"""Cartoon faces in the form of `fer2013.csv`, flaws included, to try all without the real data."""
+"""Cartoon faces in the format of `fer2013.csv`, flaws included, to use in place of real data."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -12,17 +12,17 @@ from pattlite_dist.files import atomic_write
 from pattlite_dist.shards.sources.fer2013 import FER2013_SIDE, FER2013_SPLITS
 
 CANVAS = 4 * FER2013_SIDE  # drawn large, then averaged down to smooth the edges
-FLAWED_TRAIN, FLAWED_EVAL = 50, 20  # smaller splits have no room for flaws
+FLAWED_TRAIN, FLAWED_EVAL = 50, 20  # smaller splits get no flaws
 
 Line = NDArray[np.float64]
 Curve = NDArray[np.complex128]  # x + iy, with y down, in units of half the head's height
-T: Line = np.linspace(-1.0, 1.0, 25)  # along a lip, lid or brow; on the last two -1 is inner
+T: Line = np.linspace(-1.0, 1.0, 25)  # along a lip, lid or brow; on lids and brows -1 is inner
 DOME: Line = np.sqrt(1.0 - T**2)
 CIRCLE: Curve = np.exp(1j * np.pi * T)
 
 
 class Expression(NamedTuple):
-    """What the muscles do, in units of half the head's height."""
+    """What the muscles do, in units of half the head height."""
 
     brow_height: float
     brow_tilt: float  # > 0 pulls the inner ends down
@@ -34,7 +34,7 @@ class Expression(NamedTuple):
     mouth_curve: float  # > 0 smiles
     mouth_open: float
     sneer: float  # lifts one corner of the mouth and lowers the brow above it
-    teeth: float  # how much of the open mouth they fill
+    teeth: float  # fraction of the open mouth they fill
     wrinkle: float  # depth of the lines at the root of the nose
     tongue: float  # how far it hangs out
 
@@ -51,7 +51,7 @@ EXPRESSIONS = (  # by label
 
 
 class _Pencil:
-    """Draws on a grey canvas in the head's own coordinates; only the pencil knows the pose."""
+    """Draws on a grey canvas in head coordinates; only the pencil knows the pose."""
 
     def __init__(self, rng: np.random.Generator, background: float) -> None:
         self.image = Image.new("L", (CANVAS, CANVAS), round(background))
@@ -59,7 +59,7 @@ class _Pencil:
         turn, grow, stretch, right, down = rng.random(5) * 2 - 1
         self.scale = CANVAS * (0.40 + 0.035 * grow)
         self.pose = self.scale * np.exp(0.2j * turn)
-        self.stretch = 1 + 0.08 * stretch  # broad heads and narrow ones
+        self.stretch = 1 + 0.08 * stretch  # broad and narrow heads
         self.centre = CANVAS * (0.5 + 0.5j + 0.045 * (right + 1j * down))
 
     def _pixels(self, curve: Curve) -> list[float]:
@@ -74,7 +74,7 @@ class _Pencil:
 
     def stroke(self, curve: Curve, tone: float, width: float) -> None:
         self.draw.line(self._pixels(curve), round(tone), round(width * self.scale))
-        for end in (curve[0], curve[-1]):  # round them
+        for end in (curve[0], curve[-1]):  # round caps
             self.oval(end, width / 2, width / 2, tone)
 
     def between(self, x: Line, top: Line, bottom: Line, tone: float) -> None:
@@ -103,7 +103,7 @@ def _eyes(pencil: _Pencil, face: Expression, gaze: complex, skin: float, ink: fl
         lower = y + face.lower_lid * DOME
         upper = np.minimum(y - face.eye_open * DOME * (1 + face.eye_slant * T), lower)
         pencil.between(x, upper, lower, min(255, 110 + 0.7 * skin))
-        # A wide eye shows a smaller iris; the lids cover what reaches beyond them.
+        # A wide-open eye shows a smaller iris; the lids cover what extends beyond them.
         iris = (0.14 - 0.25 * face.eye_open) * CIRCLE + side * 0.33 + 1j * y + gaze
         lids = [np.interp(iris.real, x[::side], lid[::side]) for lid in (upper, lower)]
         pencil.fill(iris.real + 1j * np.clip(iris.imag, *lids), 0.5 * ink)
@@ -134,12 +134,12 @@ def _nose_and_mouth(pencil: _Pencil, face: Expression, skin: float, ink: float) 
 def draw_face(label: int, seed: int, index: int) -> NDArray[np.uint8]:
     """Draw face `index` of set `seed` (both 0 or more), uint8 [48, 48].
 
-    `label` is 0 to 6 as in FER2013. One NumPy and Pillow give the same bytes each time.
+    `label` is 0 to 6 as in FER2013. The bytes are reproducible with the same NumPy and Pillow.
     """
-    # Only `random` is drawn: of a generator's streams the one least likely to change with NumPy.
+    # Only `random` is used: the generator's stream least likely to change between NumPy versions.
     rng = np.random.Generator(np.random.Philox(key=[seed, index]))
     neutral, full = np.array(EXPRESSIONS)[[-1, label]]
-    # People show the same feeling more or less strongly, and no two quite alike.
+    # People show the same emotion more or less strongly, and no two show it quite alike.
     mixed = neutral + (full - neutral) * (0.5 + 0.7 * rng.random())
     face = Expression(*(mixed + 0.03 * (rng.random(len(full)) - 0.5)))
     background, complexion, contrast, glasses, flip, *gaze = rng.random(7)
@@ -155,12 +155,12 @@ def draw_face(label: int, seed: int, index: int) -> NDArray[np.uint8]:
     exposure, across, down = rng.random(3) - 0.5
     ramp = np.linspace(-1.0, 1.0, FER2013_SIDE)
     light = 1 + 0.4 * exposure + 0.5 * across * ramp + 0.4 * down * ramp[:, None]
-    noise = rng.random((3, *grey.shape)).sum(axis=0) - 1.5  # the sensor's, nearly normal
+    noise = rng.random((3, *grey.shape)).sum(axis=0) - 1.5  # sensor noise, nearly normal
     return np.asarray(np.clip(grey * light + 10 * noise, 0, 255), dtype=np.uint8)
 
 
 def _plan(sizes: tuple[int, int, int], seed: int) -> list[list[tuple[int | None, int]]]:
-    """Each split's rows as (face index, label), shuffled; the index None stands for a blank."""
+    """Rows of each split as (face index, label), shuffled; index None stands for a blank."""
     rng = np.random.Generator(np.random.Philox(key=[seed, 2**63 - 1]))  # no face has this index
     splits: list[list[tuple[int | None, int]]] = []
     for size in sizes:
@@ -172,24 +172,25 @@ def _plan(sizes: tuple[int, int, int], seed: int) -> list[list[tuple[int | None,
             continue
         for place in (len(rows) * third // 3 for third in thirds):
             rows[place] = (None, rows[place][1])
-        for quarter in (1, 2, 3) if number else ():  # `+ number`: no row leaks into both
+        for quarter in (1, 2, 3) if number else ():  # `+ number`: no row leaks into both splits
             rows[len(rows) * quarter // 4] = train[len(train) * quarter // 4 + number]
     return splits
 
 
 def write_faces(path: Path, train: int, val: int, test: int, seed: int = 0) -> None:
-    """Write set `seed` as a `fer2013.csv` with `train`, `val` and `test` rows, 1 or more of each.
+    """Write set `seed` as a `fer2013.csv` with `train`, `val` and `test` rows, at least 1 of each.
 
-    From 50 training rows on, two of them are blank. Then, given 20 rows or more, `PublicTest` has
-    one blank row, and it and `PrivateTest` three rows each that are copies of training rows.
+    With 50 or more training rows, two of them are blank. In that case, splits of 20 or more rows
+    are flawed too: `PublicTest` has one blank row, and `PublicTest` and `PrivateTest` each have
+    three copies of training rows.
 
     Raises:
         UserError: a count or the seed is out of range, or the file cannot be written.
     """
     if min(train, val, test) < 1:
-        raise UserError(f"cannot draw {train}, {val} and {test} faces; give counts of 1 or more")
+        raise UserError(f"cannot draw {train}, {val} and {test} faces; counts must be 1 or more")
     if not 0 <= seed < 2**63:
-        raise UserError(f"cannot draw with seed {seed}; give one from 0 to 2**63 - 1")
+        raise UserError(f"cannot draw with seed {seed}; it must be from 0 to 2**63 - 1")
     with atomic_write(path) as stream:
         stream.write(b"emotion,pixels,Usage\n")
         for usage, rows in zip(FER2013_SPLITS, _plan((train, val, test), seed), strict=True):

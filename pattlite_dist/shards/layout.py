@@ -1,6 +1,6 @@
-"""What becomes of each sample: its split, its marks, whether it is kept, and in which shard.
+"""Decisions about each sample: its split, its marks, whether it is kept, and in which shard.
 
-Pure functions of what was seen of a source and what the user decided.
+Pure functions of the survey of a source and the user's options.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from pattlite_dist.shards.survey import (
     find_copies,
 )
 
-TRAIN, VAL, TEST = range(3)  # places in SPLIT_NAMES
+TRAIN, VAL, TEST = range(3)  # indices into SPLIT_NAMES
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Layout:
     """Decisions about every sample of a survey.
 
     Attributes:
-        splits: int8 [n], places in SPLIT_NAMES.
-        kept: bool [n]; False where a sample is left out of the set.
+        splits: int8 [n], indices into SPLIT_NAMES.
+        kept: bool [n]; False for samples left out of the set.
         blank, near_blank, leak: bool [n], the marks in the samples' JSON.
-        copies: which samples have one image.
+        copies: which samples share an image.
     """
 
     splits: NDArray[np.int8]
@@ -66,7 +66,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One shard to be: its name, and its samples by their places in the survey, int64 [n]."""
+    """One planned shard: its name, and its samples as indices into the survey, int64 [n]."""
 
     split: SplitName
     name: str
@@ -78,11 +78,11 @@ def decide(survey: Survey, options: Options, parts: tuple[SplitName, ...]) -> La
 
     Args:
         survey: of the source.
-        options: of the user.
-        parts: the splits to cut from samples without one, beside train.
+        options: the user's.
+        parts: the splits to cut from samples without one, besides train.
 
     Raises:
-        UserError: nothing is left for train, or a cut is larger than the whole or gives nothing.
+        UserError: nothing is left for train, or a cut takes everything or yields nothing.
     """
     copies = find_copies(survey.digests, survey.labels)
     splits = _split(survey, copies, options, parts)
@@ -96,7 +96,7 @@ def decide(survey: Survey, options: Options, parts: tuple[SplitName, ...]) -> La
         kept &= ~(in_train & _shared(copies, ~in_train))
     leak = ~in_train & _shared(copies, in_train & kept)
     if not (in_train & kept).any():
-        raise UserError("no sample is left for train; look at the splits of the source")
+        raise UserError("no sample is left for train; check the splits of the source")
     return Layout(
         splits=splits,
         kept=kept,
@@ -116,8 +116,8 @@ def _split(
     fractions = [shares[name] for name in parts]
     if sum(fractions) >= 1:
         raise UserError(
-            f"val and test would take {sum(fractions):g} of the samples, so that none is left for "
-            "train; give a smaller --val-fraction or --test-fraction"
+            f"val and test would take {sum(fractions):g} of the samples, leaving none for train; "
+            "give a smaller --val-fraction or --test-fraction"
         )
     ties = [copies.group[loose], survey.groups[loose]]
     part = cut(survey.labels[loose], ties, [1 - sum(fractions), *fractions], options.seed)
@@ -128,13 +128,13 @@ def _split(
             if not (splits == place).any():
                 raise UserError(
                     f"{loose.sum():,} samples are too few to cut {name} from them; give a larger "
-                    f"--{name}-fraction, or a source that has its own {name} split"
+                    f"--{name}-fraction or a source that has a {name} split"
                 )
     return splits
 
 
 def _shared(copies: Copies, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Bool [n]: whether a sample of the mask has the same image."""
+    """Bool [n]: whether a sample in the mask has the same image."""
     has = np.zeros(int(copies.group.max(initial=-1)) + 1, bool)
     has[copies.group[mask]] = True
     shared: NDArray[np.bool_] = has[copies.group]
@@ -142,7 +142,7 @@ def _shared(copies: Copies, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def findings(survey: Survey, layout: Layout) -> dict[SplitName, Findings]:
-    """What the manifest tells of each split."""
+    """What the manifest reports for each split."""
     result: dict[SplitName, Findings] = {}
     for place, name in enumerate(SPLIT_NAMES):
         mine = layout.splits == place
@@ -160,7 +160,7 @@ def findings(survey: Survey, layout: Layout) -> dict[SplitName, Findings]:
 
 
 def identical(copies: Copies) -> Identical:
-    """What the manifest tells of identical images over the whole source."""
+    """What the manifest reports about identical images in the whole source."""
     groups, first = np.unique(copies.group, return_index=True)
     counts, conflict = copies.counts[first], copies.conflict[first]
     return Identical(
@@ -173,7 +173,7 @@ def identical(copies: Copies) -> Identical:
 
 
 def plan_shards(layout: Layout, samples_per_shard: int) -> list[ShardPlan]:
-    """The shards of a set: each split's kept samples in the source's order, so many in each."""
+    """The shards of a set: each split's kept samples in source order, cut into equal pieces."""
     plans = []
     for place, split in enumerate(SPLIT_NAMES):
         mine = np.flatnonzero((layout.splits == place) & layout.kept)

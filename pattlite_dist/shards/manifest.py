@@ -1,4 +1,4 @@
-"""The manifest: what a shard folder holds, and the only place that knows its schema."""
+"""The manifest of a shard folder; the only module that knows its schema."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ class _Model(BaseModel):
 
 
 class ShardInfo(_Model):
-    """One tar file: enough to check it before a byte of it is used."""
+    """One tar file, with enough information to check it before any of it is used."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.tar$")
     samples: int = Field(gt=0)
@@ -43,9 +43,9 @@ class ImageInfo(_Model):
 
 
 class SourceInfo(_Model):
-    """Where the samples came from; `sha256` is that of the content, however it was packed.
+    """Where the samples came from; `sha256` is of the content, however it was packed.
 
-    `left_out` counts the samples that are not in the set, by reason: no label, no majority.
+    `left_out` counts the samples that are not in the set, by reason, such as "no label".
     """
 
     kind: str
@@ -56,16 +56,16 @@ class SourceInfo(_Model):
 
 
 class Options(_Model):
-    """What the user decided; the same source and options give the same bytes.
+    """The user's choices; the same source and options give the same bytes.
 
     Attributes:
-        blanks: images (nearly) without contrast are marked (`flag`), kept unmarked (`keep`), or
+        blanks: images with little or no contrast are marked (`flag`), kept unmarked (`keep`), or
             left out of train and marked in val and test (`drop`).
-        leaks: val and test images with an identical copy in train are marked (`flag`), or kept
+        leaks: val and test images with an identical copy in train are marked (`flag`), kept
             unmarked (`keep`), or their copies are left out of train (`drop-train`).
-        val_fraction, test_fraction: of the samples for which the source names no split.
-        seed: of that cut.
-        reading: what was said to the source's reader, as words.
+        val_fraction, test_fraction: of the samples that have no split in the source.
+        seed: for cutting those splits.
+        reading: options of the source's reader, as strings.
     """
 
     blanks: Literal["flag", "keep", "drop"] = "flag"
@@ -77,16 +77,16 @@ class Options(_Model):
 
 
 class Findings(_Model):
-    """What was found in one split; rows are places in the source.
+    """What was found in one split; rows are positions in the source.
 
     Attributes:
-        blank_rows: every pixel has one value.
-        near_blank_rows: the pixels' standard deviation is below `survey.NEAR_BLANK`.
+        blank_rows: all pixels have the same value.
+        near_blank_rows: the standard deviation of the pixels is below `survey.NEAR_BLANK`.
         dropped_rows: left out of the set.
         leaks: samples marked as having an identical image in train.
         copies: samples beyond the first of each group of identical images in the split.
-        conflicts: samples of which an identical image, in any split, has another label.
-        converted: images that had another size or mode.
+        conflicts: samples with an identical image, in any split, that has another label.
+        converted: images whose size or mode had to be changed.
     """
 
     blank_rows: list[int] = Field(default_factory=list)
@@ -103,11 +103,11 @@ class Findings(_Model):
 
 
 class Identical(_Model):
-    """Identical images over a whole source.
+    """Identical images in the whole source.
 
     Attributes:
-        distinct: images.
-        groups: distinct images that more than one sample has.
+        distinct: number of distinct images.
+        groups: distinct images shared by more than one sample.
         copies: samples beyond the first of each group.
         conflicting_groups, conflicting_samples: groups with more than one label, and their samples.
     """
@@ -123,7 +123,7 @@ class Manifest(_Model):
     """`manifest.json`, written last: a folder without one is not a finished shard set."""
 
     format: Literal["pattlite-shards"] = "pattlite-shards"
-    version: Literal[1, 2] = 2  # a set of version 1 is one of 2 with less in it
+    version: Literal[1, 2] = 2  # a version 1 set is a version 2 set with less in it
     created_by: str
     source: SourceInfo
     options: Options = Options()
@@ -133,7 +133,7 @@ class Manifest(_Model):
     shards: dict[SplitName, list[ShardInfo]]
     findings: dict[SplitName, Findings]
     identical: Identical | None = None
-    votes: list[str] = Field(default_factory=list)  # whose counts each sample's JSON has, if any
+    votes: list[str] = Field(default_factory=list)  # columns of the votes in samples' JSON
 
     def all_shards(self) -> list[ShardInfo]:
         """The shards of every split."""
@@ -149,9 +149,9 @@ class Manifest(_Model):
         return [sum(column) for column in zip(*columns, strict=True)] or [0] * len(self.labels)
 
     def fingerprint(self) -> str:
-        """Hash of what training and evaluation see: the shards of each split, in their order.
+        """Hash of what training and evaluation see: the shards of each split, in order.
 
-        It leaves out who made the set and from what, so that the same bytes are the same data.
+        It ignores who created the set and from what, so that the same bytes are the same data.
         """
         content = {
             "labels": self.labels,
@@ -169,14 +169,14 @@ def load_manifest(folder: Path) -> Manifest:
     """Read and check `folder/manifest.json`.
 
     Raises:
-        UserError: it is missing, not JSON, of another version, or contradicts itself.
+        UserError: it is missing, not JSON, of another version, or inconsistent.
     """
     path = folder / MANIFEST_NAME
     try:
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
-            f"{folder} is not a finished shard set: it has no {MANIFEST_NAME}; make one with "
+            f"{folder} is not a finished shard set: it has no {MANIFEST_NAME}; create one with "
             f"`pattlite shards create SOURCE {folder}`"
         ) from None
     except OSError as error:
@@ -185,10 +185,10 @@ def load_manifest(folder: Path) -> Manifest:
 
 
 def parse_manifest(text: bytes, path: str) -> Manifest:
-    """Check the bytes of a manifest; `path` is where they came from, for messages.
+    """Check the bytes of a manifest; `path` says where they came from in messages.
 
     Raises:
-        UserError: they are not JSON, of another version, or contradict themselves.
+        UserError: they are not JSON, of another version, or inconsistent.
     """
     manifest = parse_json(text, Manifest, path, "create the shards again")
     _check_counts(manifest, path)

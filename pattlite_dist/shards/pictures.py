@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Pixels = NDArray[np.uint8]
-# Okabe and Ito's colours, told apart by every kind of colour vision.
+# Okabe and Ito's palette, distinguishable with every kind of colour vision.
 SPLIT_COLOURS = {"train": "#0072B2", "val": "#E69F00", "test": "#009E73"}
 FLAG_COLOURS = {
     "blank": "#56B4E9",
@@ -26,7 +26,7 @@ FLAG_COLOURS = {
     "copy": "#F0E442",
 }
 FLAG_MEANINGS = {
-    "blank": "blank: every pixel has one value",
+    "blank": "blank: all pixels have the same value",
     "near blank": "near blank: hardly any contrast",
     "leak": "leak: identical image in train",
     "conflict": "conflict: identical image, other label",
@@ -34,14 +34,14 @@ FLAG_MEANINGS = {
 }
 _INK, _GREY = "#222222", "#767676"
 _DPI = 200
-_TILE = 96  # pixels of a picture that a sample's longer side is brought near to
-_FRAME, _AIR = 4, 3  # pixels: a frame's width, and what is left white around it
-_KEY = 34  # pixels: the legend's frame and the space behind it
+_TILE = 96  # pixels: approximate length of a sample's longer side as drawn
+_FRAME, _AIR = 4, 3  # pixels: width of a frame, and of the white space around it
+_KEY = 34  # pixels: a frame in the legend and the space after it
 _LONGEST_NAME = 22
 
 
 def draw_classes(manifest: Manifest, path: Path) -> None:
-    """One panel a split: each class's share of it as a bar, its count at the bar's end.
+    """One panel per split: each class's share as a bar, its count at the end of the bar.
 
     Raises:
         UserError: the picture cannot be written.
@@ -81,12 +81,12 @@ def draw_classes(manifest: Manifest, path: Path) -> None:
     axes[0].set_xticks(
         [tick for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, most) if tick <= most]
     )
-    figure.supxlabel("share of the split in % (dashed: all classes alike)", fontsize=8, color=_INK)
+    figure.supxlabel("share of the split in % (dashed: equal shares)", fontsize=8, color=_INK)
     _save(figure, path)
 
 
 def draw_samples(manifest: Manifest, sheet: Sheet, path: Path) -> None:
-    """A row a class: its name and count, then its samples in frames that tell their flags.
+    """One row per class: its name and count, then its samples in frames that show their flags.
 
     Raises:
         UserError: the picture cannot be written.
@@ -130,7 +130,7 @@ def _count(row: Row) -> str:
 
 
 def _tile_size(height: int, width: int) -> tuple[int, int]:
-    """The size in which a sample is drawn: whole multiples or whole parts of its own."""
+    """The size at which a sample is drawn: its own, multiplied or divided by an integer."""
     longer = max(height, width)
     if longer > 2 * _TILE:
         factor = round(longer / _TILE)
@@ -153,7 +153,7 @@ def _scaled(image: Pixels, height: int, width: int) -> Pixels:
 def _place(grid: Pixels, tile: Pixels, flags: Sequence[str], top: int, left: int) -> None:
     height, width, _ = tile.shape
     frame = grid[top - _FRAME : top + height + _FRAME, left - _FRAME : left + width + _FRAME]
-    # Several flags share the frame, each a part of its width.
+    # Several flags share the frame, each taking a part of its width.
     parts = np.array_split(np.arange(frame.shape[1]), max(len(flags), 1))
     for flag, part in zip(flags, parts[: len(flags)], strict=True):
         frame[:, part] = [int(FLAG_COLOURS[flag][i : i + 2], 16) for i in (1, 3, 5)]
@@ -161,7 +161,7 @@ def _place(grid: Pixels, tile: Pixels, flags: Sequence[str], top: int, left: int
 
 
 def _flow(flags: list[str], room: float) -> Iterator[tuple[str, float, int]]:
-    """Where each key of the legend goes: its distance from the left, and its line from the top."""
+    """Where each key of the legend goes: distance from the left, and line from the top."""
     x, line = 0.0, 0
     for flag in flags:
         size = _KEY + _text_width(FLAG_MEANINGS[flag], 7.5)
@@ -195,8 +195,8 @@ def _text_width(text: str, size: float) -> float:
     """In pixels."""
     from matplotlib.textpath import TextPath
 
-    # A $ would begin a formula, and nothing at all is an error. Drawn on whole pixels, a text is a
-    # little wider than this.
+    # A $ would start a formula, and an empty text is an error. Drawn on whole pixels, text is
+    # slightly wider than this.
     outline = TextPath((0, 0), text.replace("$", "S") or "-", size)
     return float(outline.get_extents().width) * 1.05 * _DPI / 72
 
@@ -213,4 +213,4 @@ def _save(figure: "Figure", path: Path) -> None:
     except UserError as error:
         cause = error.__cause__
         reason = getattr(cause, "strerror", None) or cause
-        raise UserError(f"cannot write {path}: {reason}; say where with --picture") from error
+        raise UserError(f"cannot write {path}: {reason}; choose a file with --picture") from error

@@ -1,7 +1,7 @@
-"""PNG files of small images, written and read in a third of the time that Pillow takes.
+"""PNG files of small images, written and read in a third of Pillow's time.
 
-Most of Pillow's is for what one has to know of files from anywhere. What is written here is one
-kind of PNG, whose bytes do not depend on the build of Pillow's compressor; any other is read by it.
+Pillow spends most of its time on handling arbitrary files. Only one kind of PNG is written here,
+with bytes that do not depend on how Pillow's compressor was built; Pillow reads all others.
 """
 
 import io
@@ -17,7 +17,7 @@ from pattlite_dist.shards.manifest import ImageInfo
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-_PNG_AROUND = 33 + 12 + 12  # bytes of a PNG with one IDAT chunk beside what is in that
+_PNG_AROUND = 33 + 12 + 12  # bytes of a PNG with one IDAT chunk, without that chunk's data
 _UP = b"\2"  # the filter of a row: its difference from the one above
 
 
@@ -28,8 +28,8 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 def encode_pngs(images: NDArray[np.uint8]) -> list[bytes]:
     """PNG bytes of uint8 images [n, C, H, W] with C of 1 (grey) or 3 (RGB).
 
-    PNG (ISO/IEC 15948): each row as its difference from the one above, and run lengths and Huffman
-    codes over that. Of a photograph's pixels zlib's longer search finds nothing more.
+    PNG (ISO/IEC 15948): each row as its difference from the one above, compressed with run lengths
+    and Huffman codes. zlib's longer searches gain nothing on the pixels of photographs.
     """
     samples, channels, height, width = images.shape
     rows = images.transpose(0, 2, 3, 1).reshape(samples, height, width * channels)
@@ -46,10 +46,10 @@ def _compress(data: bytes) -> bytes:
 
 
 def decode_png(data: bytes | memoryview, image: ImageInfo) -> NDArray[np.uint8]:
-    """Decode to uint8 [C, H, W], insisting on the manifest's shape.
+    """Decode to uint8 [C, H, W]; the shape must be the manifest's.
 
     Raises:
-        ValueError: it is no PNG, is damaged, or is of another size or mode.
+        ValueError: it is not a PNG, is damaged, or has another size or mode.
     """
     pixels = _decode_plain(data, image)
     if pixels is None:
@@ -58,10 +58,9 @@ def decode_png(data: bytes | memoryview, image: ImageInfo) -> NDArray[np.uint8]:
 
 
 def _decode_plain(data: bytes | memoryview, image: ImageInfo) -> NDArray[np.uint8] | None:
-    """The pixels of a PNG as `shards create` writes it; None for another, or a damaged one.
+    """The pixels of a PNG as `shards create` writes it; None if it is any other or damaged.
 
-    Pillow takes twice as long for small images, most of it for what one has to know of files from
-    anywhere.
+    Pillow takes twice as long for small images, mostly because it handles arbitrary files.
     """
     data = bytes(data)
     channels, height, width = image.shape
@@ -77,7 +76,7 @@ def _decode_plain(data: bytes | memoryview, image: ImageInfo) -> NDArray[np.uint
     unpacker = zlib.decompressobj()
     try:
         text = unpacker.decompress(data[41:-16], 1)
-        if text != _UP:  # told early, for Pillow has to begin anew
+        if text != _UP:  # checked early, because Pillow has to start over
             return None
         text += unpacker.decompress(unpacker.unconsumed_tail, height * stride)
     except zlib.error:
@@ -93,7 +92,7 @@ def _decode_plain(data: bytes | memoryview, image: ImageInfo) -> NDArray[np.uint
 
 @lru_cache(maxsize=8)
 def _plain_start(channels: int, height: int, width: int) -> bytes:
-    """The signature and the first chunk of a PNG of 8 bits a channel, not interlaced."""
+    """The signature and first chunk of a PNG with 8 bits per channel, not interlaced."""
     colour = 0 if channels == 1 else 2
     header = struct.pack(">4sIIBBBBB", b"IHDR", width, height, 8, colour, 0, 0, 0)
     return struct.pack(">8sI17sI", _PNG_START, 13, header, zlib.crc32(header))
@@ -104,12 +103,12 @@ def _decode_any(data: bytes | memoryview, image: ImageInfo) -> NDArray[np.uint8]
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
             found = (picture.mode, *picture.size)
-            if found != needed:  # told before the pixels are unpacked, however many they are
+            if found != needed:  # before any pixels are unpacked, however many there are
                 raise ValueError(
-                    "an image is {} of {}x{} where {} of {}x{} is needed".format(*found, *needed)
+                    "an image is {} of {}x{}, but must be {} of {}x{}".format(*found, *needed)
                 )
-            picture.verify()  # the checksums of the pixels, which are not looked at otherwise
+            picture.verify()  # the checksums of the pixels, which are not checked otherwise
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
             return np.asarray(picture)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # as Pillow has them
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's errors
         raise ValueError(f"an image is damaged ({error})") from error

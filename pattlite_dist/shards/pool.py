@@ -1,4 +1,4 @@
-"""Work shared among processes: results in the order of the tasks, few tasks in flight."""
+"""Parallel processing: results in the order of the tasks, few tasks in flight."""
 
 import multiprocessing
 import os
@@ -15,7 +15,7 @@ from pattlite_dist.errors import UserError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-_IN_FLIGHT = 3  # tasks a process: one at work, the next at hand, one result on its way
+_IN_FLIGHT = 3  # tasks per process: one running, the next one queued, one result in transit
 
 
 def default_jobs() -> int:
@@ -27,9 +27,9 @@ def parallel(work: Callable[[Task], Result], tasks: Iterable[Task], jobs: int) -
     """Yield `work(task)` for each task, in their order.
 
     Args:
-        work: a function of a module, for it travels to other processes, as do tasks and results.
-        tasks: taken only as results are, so that memory does not grow with their number.
-        jobs: processes; with 1 all is done in this one.
+        work: a module-level function; it is pickled, as are tasks and results.
+        tasks: consumed only as results are, so that memory does not grow with their number.
+        jobs: number of processes; 1 runs everything in the current one.
 
     Raises:
         UserError: jobs is below 1, or a process was killed.
@@ -39,8 +39,8 @@ def parallel(work: Callable[[Task], Result], tasks: Iterable[Task], jobs: int) -
     if jobs == 1:
         yield from map(work, tasks)
         return
-    # Not forked: threads of this process, such as those that draw progress, would be lost halfway.
-    # Of a server that has imported what they need, which each of them would take half a second for.
+    # Not fork: threads of this process, such as the progress display, would be cut off midway.
+    # The fork server has already imported what workers need, which takes half a second each.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([work.__module__])
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_settle)
@@ -54,7 +54,7 @@ def parallel(work: Callable[[Task], Result], tasks: Iterable[Task], jobs: int) -
             yield waiting.popleft().result()
     except BrokenProcessPool:
         raise UserError(
-            "a worker process was killed, for lack of memory perhaps; run the command again with "
+            "a worker process was killed, possibly for lack of memory; run the command again with "
             "a smaller --jobs"
         ) from None
     finally:
@@ -62,11 +62,11 @@ def parallel(work: Callable[[Task], Result], tasks: Iterable[Task], jobs: int) -
 
 
 def _settle() -> None:
-    """Leave ^C to the parent, and do not outlive it."""
+    """Leave Ctrl-C to the parent, and do not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
-        # A killed parent says nothing, and its workers would wait for ever for their next task.
+        # A killed parent sends no message, and its workers would wait for a task forever.
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
 
 

@@ -1,4 +1,4 @@
-"""What is known of a source once it has been read, and where that is kept for the next run."""
+"""What is known about a source once it has been read, and how it is kept for the next run."""
 
 import json
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ CREATED_BY = f"pattlite_dist {__version__}"
 
 @dataclass(frozen=True)
 class Read:
-    """A source that has been read, its pixels in a spool, and what was decided about it.
+    """A source that has been read, with its pixels in a spool, and the decisions about it.
 
     Attributes:
-        manifest: the one to be, its shards still missing.
+        manifest: the future manifest, still without shards.
     """
 
     spool: Spool
@@ -40,7 +40,7 @@ def read(
     jobs: int,
     progress: Progress,
 ) -> Read:
-    """Read a source to its end into an emptied working folder.
+    """Read a whole source into an emptied working folder.
 
     Raises:
         UserError: the source is bad, or the folder's disk is full.
@@ -49,7 +49,7 @@ def read(
         clear(folder)
     except OSError as error:
         raise UserError(
-            f"cannot remove what an earlier run left in {folder}: {error.strerror or error}; "
+            f"cannot remove the files of an earlier run in {folder}: {error.strerror or error}; "
             "remove that folder"
         ) from error
     spool = new_spool(folder, source.image)
@@ -65,7 +65,7 @@ def read(
 
 
 def key(source: Source, options: Options, samples_per_shard: int) -> str:
-    """What must be the same for a conversion to go on; to be taken before the source is read."""
+    """What must be unchanged for a conversion to resume; compute it before reading the source."""
     return json.dumps(
         [CREATED_BY, source.kind, source.stamp(), options.model_dump(), samples_per_shard],
         sort_keys=True,
@@ -73,7 +73,7 @@ def key(source: Source, options: Options, samples_per_shard: int) -> str:
 
 
 def keep(found: Read, folder: Path, of: str) -> None:
-    """Keep in the working folder what was read, under its `key`; the plan comes last."""
+    """Save what was read in the working folder under its `key`; the plan is written last."""
     save_survey(found.survey, folder)
     kept = {
         "key": of,
@@ -86,7 +86,7 @@ def keep(found: Read, folder: Path, of: str) -> None:
 def resume(
     source: Source, options: Options, samples_per_shard: int, folder: Path, of: str
 ) -> Read | None:
-    """What `keep` kept under this key, or None where that is not whole."""
+    """What `keep` saved under this key, or None if that is missing or incomplete."""
     try:
         kept = json.loads((folder / PLAN_NAME).read_text())
         if kept["key"] != of:

@@ -1,4 +1,4 @@
-"""A shard set's place at an address: an object store, or whatever else fsspec can write to."""
+"""A shard set at an address: an object store, or whatever else fsspec can write to."""
 
 import contextlib
 import hashlib
@@ -29,42 +29,42 @@ from pattlite_dist.stores import (
 
 T = TypeVar("T")
 _SHARD = re.compile(rf"({'|'.join(SPLIT_NAMES)})-\d{{6,}}\.tar")
-# Here an upload appears when it is complete; elsewhere a file grows under its name.
+# Here an upload appears only once complete; elsewhere a file grows under its final name.
 _WHOLE_PUTS = {"s3", "s3a", "gs", "gcs", "memory"}
-_RETRIES = 3  # beyond those that s3fs and gcsfs make of their own accord
+_RETRIES = 3  # in addition to the built-in retries of s3fs and gcsfs
 
 
 def shards_among(names: Iterable[str]) -> list[str]:
-    """Those of the names that shards have, sorted."""
+    """The names that are shard names, sorted."""
     return sorted(name for name in names if _SHARD.fullmatch(name))
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A folder, so called, at an address that fsspec knows."""
+    """A "folder" at an address that fsspec supports."""
 
     address: str
 
     @property
     def shown(self) -> str:
-        """The address without login."""
+        """The address without credentials."""
         return without_secrets(self.address).rstrip("/")
 
     def check(self) -> None:
-        """See `Target.check`: only a write tells whether one may write."""
+        """See `Target.check`; only writing shows whether writing is allowed."""
         probe = ".writable"
 
         def write(store: Any, root: str) -> None:
-            if not self._whole_puts:  # an object store has no folders, and makes buckets for them
+            if not self._whole_puts:  # object stores have no folders, and would create buckets
                 store.makedirs(root, exist_ok=True)
             store.pipe_file(f"{root}/{probe}", b"pattlite")
 
         self._ask("write to", "", write)
-        with contextlib.suppress(UserError):  # who may write need not be allowed to remove
+        with contextlib.suppress(UserError):  # permission to write may not include removal
             self.remove([probe])
 
     def work(self) -> Path:
-        """In the user's cache folder, one for each address."""
+        """A folder for each address in the user's cache folder."""
         caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         name = hashlib.sha256(self.shown.encode()).hexdigest()[:16]
         return Path(caches) / "pattlite_dist" / "creating" / name
@@ -93,12 +93,12 @@ class Remote:
         return shards_among(self._ask("list", "", names))
 
     def place(self, temporary: Path, shard: ShardInfo) -> None:
-        """See `Target.place`; what the store says of the size is compared with the file's."""
+        """See `Target.place`; the size that the store reports is compared with the file's."""
         self._upload(temporary, shard.name)
         temporary.unlink(missing_ok=True)
 
     def holds(self, shard: ShardInfo) -> bool:
-        """Whether it has that size; a store's own hashes depend on how a file was uploaded."""
+        """Whether its size matches; a store's own hashes depend on how a file was uploaded."""
         return shard.bytes == self._ask(
             "look up", shard.name, lambda store, root: _size(store, f"{root}/{shard.name}")
         )
@@ -129,7 +129,7 @@ class Remote:
     def _upload(self, local: Path, name: str) -> None:
         def upload(store: Any, root: str) -> None:
             path = f"{root}/{name}"
-            # Always the same name, so that what a killed run left is written over by the next one.
+            # Always the same name, so that the next run overwrites what a killed one left.
             first = path if self._whole_puts else f"{root}/.{name}.part"
             store.put_file(str(local), first)
             size = _size(store, first)
@@ -143,12 +143,12 @@ class Remote:
         self._ask("write", name, upload)
 
     def _ask(self, what: str, name: str, action: Callable[[Any, str], T]) -> T:
-        """What `action` makes of the store and the path in it, tried again where that may help."""
+        """The result of `action` on the store and a path in it; retries transient failures."""
 
         def attempt() -> T:
             with store_errors(self.address):
                 store, root = open_store(self.address)
-                store.invalidate_cache(root)  # what others have done since counts
+                store.invalidate_cache(root)  # to see what others have changed since
                 return action(store, root)
 
         task = f"cannot {what} {self.shown}{'/' if name else ''}{name}"

@@ -1,4 +1,4 @@
-"""Samples of a shard set to look at: some of each class, with what is marked about them."""
+"""Samples of a shard set for viewing: some of each class, with their flags."""
 
 import json
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from pattlite_dist.shards.tario import check_bytes, read_members
 from pattlite_dist.shards.verify import Place
 
 T = TypeVar("T")
-# In the order in which they are told; a copy is what is neither a leak nor a conflict.
+# In the order in which they are shown; a copy is neither a leak nor a conflict.
 FLAGS = ("blank", "near blank", "leak", "conflict", "copy")
 
 
@@ -26,8 +26,8 @@ class Row:
 
     Attributes:
         label: the class.
-        count: how many samples the split has of it.
-        flagged: how many of them are flagged, where only those are shown.
+        count: how many samples of it the split has.
+        flagged: how many of them are flagged, if only those are shown.
         samples: images, uint8 [C, H, W], with their flags.
     """
 
@@ -38,14 +38,14 @@ class Row:
 
 
 class Sheet(NamedTuple):
-    """Samples of one split by class."""
+    """Samples of one split, by class."""
 
     split: SplitName
     rows: list[Row]
 
 
 class _Known(NamedTuple):
-    """A sample that could be shown: the number of its shard, its key, its flags."""
+    """A sample that could be shown: its shard number, key and flags."""
 
     shard: int
     key: str
@@ -67,10 +67,10 @@ def flags_of(facts: dict[str, Any]) -> tuple[str, ...]:
 def choose(
     flags: list[tuple[str, ...]], columns: int, rng: np.random.Generator, flagged: bool
 ) -> list[int]:
-    """Pick up to `columns` of a class's samples, plain ones first, then those with flags.
+    """Pick up to `columns` samples of a class, unflagged ones first.
 
-    Flagged ones take up to a third of the places, or all with `flagged`, and each combination of
-    flags has its turn before one is seen again.
+    Flagged samples take up to a third of the places, or all with `flagged`; every combination of
+    flags appears once before any is repeated.
     """
     order = rng.permutation(len(flags)).tolist()
     with_flags = [index for index in order if flags[index]]
@@ -100,19 +100,19 @@ def pick_samples(
 
     Args:
         place: where the shards are.
-        manifest: theirs.
+        manifest: of the shards.
         split: to choose from.
-        columns: samples of a class, at most.
-        seed: of the choice.
-        flagged: choose flagged samples only, and leave out classes without any.
-        progress: told of samples looked at.
+        columns: maximum number of samples per class.
+        seed: for the choice.
+        flagged: choose only flagged samples, and leave out classes without any.
+        progress: called as samples are examined.
 
     Raises:
         UserError: the split has no samples, or a shard is bad.
     """
     shards = manifest.shards.get(split, [])
     if not shards:
-        raise UserError(f"{place.shown(split)}: this set has no samples of {split}")
+        raise UserError(f"{place.shown(split)}: this set has no {split} samples")
     known: list[list[_Known]] = [[] for _ in manifest.labels]
     done, total = 0, manifest.samples(split)
     for number, shard in enumerate(shards):
@@ -145,13 +145,13 @@ def pick_samples(
 def _read(
     place: Place, manifest: Manifest, shard: ShardInfo, number: int
 ) -> list[tuple[int, _Known]]:
-    """The label and what else is known of each sample of a shard; no image is decoded."""
+    """The label and other facts of each sample in a shard; no image is decoded."""
 
     def parse(parts: dict[str, dict[str, memoryview]]) -> list[tuple[int, _Known]]:
         found = []
         for key, members in parts.items():
             label = int(bytes(members["cls"]))
-            manifest.labels[label]  # an IndexError otherwise
+            manifest.labels[label]  # raises IndexError if it is out of range
             facts = json.loads(bytes(members["json"]))
             found.append((label, _Known(number, key, flags_of(facts))))
         return found

@@ -1,6 +1,7 @@
-"""The first pass: a source read once, decoded by worker processes into a file of raw pixels.
+"""The first pass: a source is read once, decoded by worker processes into a file of raw pixels.
 
-After it neither the source nor memory is needed to write the shards, in any order, again and again.
+Shards can then be written in any order and any number of times, without the source and without
+holding the images in memory.
 """
 
 import contextlib
@@ -31,18 +32,18 @@ from pattlite_dist.shards.survey import (
     digest,
 )
 
-_PIECE = 256  # items a task: megabytes, so that handing them over is little of the work
+_PIECE = 256  # items per task: megabytes, so that passing them on is little of the work
 
 
 @dataclass(frozen=True)
 class Spool:
-    """A file of uint8 images, one after the other."""
+    """A file of uint8 images, one after another."""
 
     path: Path
     image: ImageInfo
 
     def size(self, images: int) -> int:
-        """The bytes of so many images."""
+        """The size of this many images in bytes."""
         channels, height, width = self.image.shape
         return images * channels * height * width
 
@@ -50,20 +51,18 @@ class Spool:
         """The images of these samples, uint8 [n, C, H, W]."""
         images = np.empty((len(samples), *self.image.shape), np.uint8)
         size = self.size(1)
-        mend = "remove its folder and run the command again"
+        fix = "remove its folder and run the command again"
         try:
             with self.path.open("rb") as stream:
-                # Not mapped: pages of the map would count as this process's memory.
+                # Not memory-mapped: mapped pages would count as memory of this process.
                 for image, sample in zip(images, samples.tolist(), strict=True):
                     stream.seek(sample * size)
                     data = stream.read(size)
                     if len(data) != size:
-                        raise UserError(f"{self.path} is cut off; {mend}")
+                        raise UserError(f"{self.path} is truncated; {fix}")
                     image.reshape(-1)[:] = np.frombuffer(data, np.uint8)
         except OSError as error:
-            raise UserError(
-                f"cannot read {self.path}: {error.strerror or error}; {mend}"
-            ) from error
+            raise UserError(f"cannot read {self.path}: {error.strerror or error}; {fix}") from error
         return images
 
     @contextlib.contextmanager
@@ -78,7 +77,7 @@ class Spool:
                 yield cast(BinaryIO, stream)
         except OSError as error:
             raise UserError(
-                f"cannot write {self.path}: {error.strerror or error}; free some space or name "
+                f"cannot write {self.path}: {error.strerror or error}; free some space or choose "
                 "another folder with --work"
             ) from error
 
@@ -92,7 +91,7 @@ class _Task:
 
 
 def _decode(task: _Task) -> tuple[bytes, bytes]:
-    """Write a task's images to the spool; their digests and what was seen of them."""
+    """Write a task's images to the spool; returns their digests and SEEN bits."""
     shape = task.spool.image.shape
     images = np.empty((len(task.items), *shape), np.uint8)
     converted = np.zeros(len(task.items), np.uint8)
@@ -106,7 +105,7 @@ def _decode(task: _Task) -> tuple[bytes, bytes]:
 
 
 class _Notes:
-    """What is known of the items without decoding them."""
+    """What is known about the items without decoding them."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -136,10 +135,10 @@ class _Notes:
 
 
 def fill(source: Source, spool: Spool, jobs: int, progress: Progress) -> Survey:
-    """Read a source to its end, its pixels into the spool.
+    """Read a whole source, writing its pixels to the spool.
 
     Raises:
-        UserError: it has no samples, one of them is bad, or the disk is full.
+        UserError: it has no samples, a sample is bad, or the disk is full.
     """
     notes, digests, seen = _Notes(source), bytearray(), bytearray()
     with spool.open("xb"):
@@ -159,12 +158,12 @@ def fill(source: Source, spool: Spool, jobs: int, progress: Progress) -> Survey:
     if not seen:
         raise UserError(f"{source.name} has no samples; copy or download it again")
     with spool.open("r+b") as stream:
-        os.fsync(stream.fileno())  # before anything says that it is whole
+        os.fsync(stream.fileno())  # before anything records that it is complete
     return notes.survey(bytes(digests), bytes(seen))
 
 
 def save_survey(survey: Survey, folder: Path) -> None:
-    """Keep a survey in a folder, each file whole or not at all."""
+    """Save a survey in a folder, each file whole or not at all."""
     arrays = {name: value for name, value in vars(survey).items() if name != "facts"}
     with atomic_write(folder / "survey.npz") as stream:
         np.savez(stream, **arrays)
@@ -172,7 +171,7 @@ def save_survey(survey: Survey, folder: Path) -> None:
 
 
 def load_survey(folder: Path) -> Survey | None:
-    """What `save_survey` kept, or None where that is not whole."""
+    """What `save_survey` saved, or None if that is incomplete."""
     try:
         with np.load(folder / "survey.npz", allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
@@ -183,5 +182,5 @@ def load_survey(folder: Path) -> Survey | None:
 
 
 def new_spool(folder: Path, image: ImageInfo) -> Spool:
-    """A spool of a name of its own: what a killed run's workers still write goes elsewhere."""
+    """A spool with a unique name, which left-over workers of a killed run do not write to."""
     return Spool(folder / f"pixels-{secrets.token_hex(4)}.raw", image)

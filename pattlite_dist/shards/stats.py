@@ -1,4 +1,4 @@
-"""What a manifest tells about its set: a table, and a line for each thing worth knowing."""
+"""A summary of a set from its manifest: a table, and a line for each thing worth knowing."""
 
 from collections.abc import Callable
 
@@ -6,13 +6,13 @@ from pattlite_dist.console import print_rows
 from pattlite_dist.shards.manifest import SPLIT_NAMES, Findings, Manifest, Options, SplitName
 
 _UNKNOWN = "-"
-_UNBALANCED = 1.5  # largest class by smallest, from which on it is told
+_UNBALANCED = 1.5  # ratio of the largest to the smallest class from which it is reported
 
 
 def set_table(manifest: Manifest) -> list[list[str]]:
-    """Rows of a table: classes, then what was found, by split; header first.
+    """Rows of a table: header, classes, then findings, by split.
 
-    An empty row stands for a line across. Classes are rows, for any number of them has to fit.
+    An empty row stands for a horizontal line. Classes are rows, so that any number of them fits.
     """
     splits = [manifest.class_counts(split) for split in SPLIT_NAMES]
     columns = [*splits, [sum(counts) for counts in zip(*splits, strict=True)]]
@@ -53,7 +53,7 @@ def _counts(name: str, counts: list[int]) -> list[str]:
 
 
 def remarks(manifest: Manifest) -> list[str]:
-    """One line for each thing worth knowing before the set is trained on."""
+    """One line for each thing worth knowing before training on the set."""
     source, image = manifest.source, manifest.image
     colour = "grey" if image.channels == 1 else "colour"
     lines = [
@@ -63,21 +63,21 @@ def remarks(manifest: Manifest) -> list[str]:
     ]
     if source.left_out:
         reasons = ", ".join(f"{count:,} ({reason})" for reason, count in source.left_out.items())
-        lines.append(f"passed over in the source: {reasons}")
+        lines.append(f"skipped in the source: {reasons}")
     for split in SPLIT_NAMES:
         lines += _about_split(manifest, split)
     if manifest.identical is not None and manifest.identical.groups:
         same = manifest.identical
         lines.append(
-            f"identical images in the source: {same.groups + same.copies:,} samples have one of "
+            f"identical images in the source: {same.groups + same.copies:,} samples share "
             f"{same.groups:,} images; labels differ for {same.conflicting_groups:,} of them "
             f"({same.conflicting_samples:,} samples)"
         )
     if manifest.votes:
-        lines.append(f"votes are in each sample's JSON: {', '.join(manifest.votes)}")
+        lines.append(f"each sample's JSON contains votes: {', '.join(manifest.votes)}")
     told = other_options(manifest.options)
     if told:
-        lines.append(f"made with {' '.join(told)}")
+        lines.append(f"created with {' '.join(told)}")
     return lines
 
 
@@ -97,13 +97,15 @@ def _about_split(manifest: Manifest, split: SplitName) -> list[str]:
         told = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
         lines.append(f"left out of {split}: {told}")
     if findings.converted:
-        lines.append(f"{split}: {findings.converted:,} images had another size or mode")
+        lines.append(
+            f"{split}: {findings.converted:,} images were converted from another size or mode"
+        )
     counts = dict(zip(manifest.labels, manifest.class_counts(split), strict=True))
     if not any(counts.values()):
         return [*lines, f"{split} has no samples"]
     missing = [label for label, count in counts.items() if not count]
     if missing:
-        lines.append(f"{split} has no sample of {', '.join(missing)}")
+        lines.append(f"{split} has no samples of {', '.join(missing)}")
     elif split == "train":
         most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
         ratio = counts[most] / counts[least]
@@ -113,7 +115,7 @@ def _about_split(manifest: Manifest, split: SplitName) -> list[str]:
 
 
 def other_options(options: Options) -> list[str]:
-    """What the user decided otherwise than by default, as options of `shards create`."""
+    """The user's choices that differ from the defaults, as options of `shards create`."""
     said = options.model_dump()
     words = {**said.pop("reading")}
     words.update({name: value for name, value in said.items() if value != _DEFAULTS[name]})
@@ -124,7 +126,7 @@ _DEFAULTS = Options().model_dump()
 
 
 def print_manifest(manifest: Manifest) -> None:
-    """Print what a shard set holds, by class and split."""
+    """Print the contents of a shard set, by class and split."""
     from rich.markup import escape
 
     print_rows([[escape(cell) for cell in row] for row in set_table(manifest)])

@@ -1,4 +1,4 @@
-"""What a pass over a source has seen of each sample, as arrays, and what follows from them."""
+"""What a pass over a source found about each sample, as arrays, and what follows from it."""
 
 import hashlib
 from dataclasses import dataclass
@@ -7,23 +7,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-NEAR_BLANK = 5  # a standard deviation, of pixels from 0 to 255
+NEAR_BLANK = 5  # standard deviation of pixels from 0 to 255
 SEEN_BLANK, SEEN_NEAR_BLANK, SEEN_CONVERTED = 1, 2, 4  # bits of Survey.seen
 UNSPLIT = -1
 
 
 @dataclass(frozen=True)
 class Survey:
-    """A source's samples in their order, without their pixels.
+    """The samples of a source in order, without their pixels.
 
     Attributes:
-        rows: int64 [n], places in the source.
+        rows: int64 [n], positions in the source.
         labels: int64 [n].
-        splits: int8 [n], places in SPLIT_NAMES, or UNSPLIT.
-        groups: int64 [n]; samples with one number from 0 up belong together, -1 to nobody.
-        digests: uint64 [n, 2], equal where the pixels are.
+        splits: int8 [n], indices into SPLIT_NAMES, or UNSPLIT.
+        groups: int64 [n]; samples with the same number (0 or more) belong together; -1: no group.
+        digests: uint64 [n, 2], equal if and only if the pixels are.
         seen: uint8 [n], a sum of the SEEN bits.
-        facts: what the source says of each sample; empty where it says nothing of any.
+        facts: what the source says about each sample; empty if it says nothing about any.
     """
 
     rows: NDArray[np.int64]
@@ -39,12 +39,12 @@ class Survey:
 
 
 class Copies(NamedTuple):
-    """Which samples have one and the same image.
+    """Which samples share an image.
 
     Attributes:
-        group: int64 [n], a number of each distinct image, from 0 up.
+        group: int64 [n], the number of the sample's distinct image, from 0.
         counts: int64 [n], how many samples have this image.
-        conflict: bool [n], whether one of them has another label.
+        conflict: bool [n], whether they have different labels.
     """
 
     group: NDArray[np.int64]
@@ -53,19 +53,19 @@ class Copies(NamedTuple):
 
 
 def digest(image: NDArray[np.uint8]) -> bytes:
-    """16 bytes that tell one image's pixels from another's."""
+    """16 bytes that identify the pixels of an image."""
     return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
 def contrast(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """SEEN_BLANK or SEEN_NEAR_BLANK, or neither, for images [n, ...].
+    """SEEN_BLANK, SEEN_NEAR_BLANK or neither for images [n, ...].
 
-    In whole numbers, so that no two machines disagree about a sample.
+    In integer arithmetic, so that no two machines disagree about a sample.
     """
     pixels = images.reshape(len(images), -1)
     size = pixels.shape[1]
     sums = pixels.sum(axis=1, dtype=np.int64)
-    # A square needs 16 bits, their sum more.
+    # A square fits in 16 bits; their sum needs more.
     squares = np.square(pixels, dtype=np.uint16).sum(axis=1, dtype=np.int64)
     spread = size * squares - sums**2  # size^2 times the variance
     near = np.where(spread < NEAR_BLANK**2 * size**2, SEEN_NEAR_BLANK, 0)
@@ -75,7 +75,7 @@ def contrast(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def find_copies(digests: NDArray[np.uint64], labels: NDArray[np.int64]) -> Copies:
     """Group samples by their image; see `Survey` for the arrays."""
     _, group, counts = np.unique(digests, axis=0, return_inverse=True, return_counts=True)
-    group = group.reshape(-1).astype(np.int64)  # NumPy 2.0 alone gave it another axis
+    group = group.reshape(-1).astype(np.int64)  # only NumPy 2.0 adds an axis
     low = np.full(len(counts), np.iinfo(np.int64).max)
     high = np.full(len(counts), -1)
     np.minimum.at(low, group, labels)

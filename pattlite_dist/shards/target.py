@@ -1,6 +1,6 @@
-"""Where a shard set is written to: a local folder, or any address that fsspec can write to.
+"""Where a shard set is written: a local folder, or any address that fsspec can write to.
 
-Files appear under their names whole or not at all, so that at any moment a reader finds either a
+Files appear under their names whole or not at all, so that a reader always finds either a
 finished shard or none.
 """
 
@@ -21,18 +21,18 @@ from pattlite_dist.stores import without_secrets
 
 
 class Target(Protocol):
-    """A place for one shard set. It can be pickled, and used from several processes and threads."""
+    """A place for one shard set; picklable, and usable from several processes and threads."""
 
     @property
     def shown(self) -> str:
-        """What messages call it; without secrets."""
+        """Its name in messages, without secrets."""
         ...
 
     def check(self) -> None:
-        """Write something and take it away again.
+        """Write something and remove it again.
 
         Raises:
-            UserError: the place cannot be written to.
+            UserError: it is not writable.
         """
         ...
 
@@ -41,15 +41,15 @@ class Target(Protocol):
         ...
 
     def manifest(self) -> Manifest | None:
-        """The manifest that lies there, if any.
+        """The manifest there, if any.
 
         Raises:
-            UserError: it cannot be read, or is no manifest.
+            UserError: it cannot be read, or is not a manifest.
         """
         ...
 
     def shard_names(self) -> list[str]:
-        """Names of the files there that are called as shards are, sorted."""
+        """Names of the files there that are named like shards, sorted."""
         ...
 
     def place(self, temporary: Path, shard: ShardInfo) -> None:
@@ -61,23 +61,23 @@ class Target(Protocol):
         ...
 
     def holds(self, shard: ShardInfo) -> bool:
-        """Whether it lies there: by its hash in a folder, by its size in a store."""
+        """Whether it is there: checked by hash in a folder, by size in a store."""
         ...
 
     def save_manifest(self, manifest: Manifest) -> None:
-        """Write the manifest, whole or not at all, in the place of any other."""
+        """Write the manifest, whole or not at all, replacing any other."""
         ...
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files in this order; missing ones are fine."""
+        """Remove files in this order; missing files are ignored."""
         ...
 
 
 def open_target(out: str | Path) -> Target:
-    """The target that an address (with `://`) or a folder's path means; nothing is touched.
+    """The target for an address (with `://`) or a folder's path; accesses nothing.
 
     Raises:
-        UserError: it is an address of a kind that cannot be written to.
+        UserError: this kind of address cannot be written to.
     """
     if isinstance(out, Path) or "://" not in out:
         if str(out).startswith("pipe:"):
@@ -88,8 +88,8 @@ def open_target(out: str | Path) -> Target:
         return Folder(Path(out))
     if out.startswith(("http://", "https://")) or "?" in out:
         raise UserError(
-            f"shards cannot be written to {without_secrets(out)}, a web server's address or one "
-            "with a query; give a folder or an address such as s3://bucket/folder"
+            f"shards cannot be written to {without_secrets(out)}, a web address or one with a "
+            "query; give a folder or an address such as s3://bucket/folder"
         )
     return Remote(out)
 
@@ -106,7 +106,7 @@ class Folder:
         return str(self.path)
 
     def check(self) -> None:
-        """See `Target.check`; a folder that was not there is not there afterwards."""
+        """See `Target.check`; folders that did not exist do not exist afterwards."""
         missing: list[Path] = []
         try:
             if self.path.exists() and not self.path.is_dir():
@@ -123,7 +123,7 @@ class Folder:
                     folder.rmdir()
 
     def work(self) -> Path:
-        """`.creating` within it, so that shards need only take their names."""
+        """`.creating` inside it, so that finished shards only have to be renamed."""
         return self.path / ".creating"
 
     def manifest(self) -> Manifest | None:
@@ -140,7 +140,7 @@ class Folder:
             raise self._refused("read", self.path, error) from error
 
     def place(self, temporary: Path, shard: ShardInfo) -> None:
-        """See `Target.place`; the bytes are on the disk already if they were flushed to it."""
+        """See `Target.place`; the file must have been flushed to disk already."""
         path = self.path / shard.name
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -158,7 +158,7 @@ class Folder:
         temporary.unlink(missing_ok=True)
 
     def holds(self, shard: ShardInfo) -> bool:
-        """Whether the file has that size and that SHA-256."""
+        """Whether the file has the right size and SHA-256."""
         path = self.path / shard.name
         try:
             return path.stat().st_size == shard.bytes and sha256_file(path) == shard.sha256
@@ -170,7 +170,7 @@ class Folder:
         manifest.save(self.path)
 
     def remove(self, names: Iterable[str]) -> None:
-        """See `Target.remove`; gone for good when it returns."""
+        """See `Target.remove`; durable when it returns."""
         for name in names:
             try:
                 (self.path / name).unlink()
@@ -182,8 +182,8 @@ class Folder:
 
     @staticmethod
     def _refused(what: str, path: Path, error: OSError) -> UserError:
-        mend = "free some space or choose a folder that can be written"
+        fix = "free some space or choose a writable folder"
         reason = error.strerror or str(error)
         if isinstance(error, FileNotFoundError) and error.filename:
             reason = f"{error.filename} is missing"
-        return UserError(f"cannot {what} {path}: {reason}; {mend}")
+        return UserError(f"cannot {what} {path}: {reason}; {fix}")

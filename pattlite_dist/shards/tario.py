@@ -1,4 +1,4 @@
-"""Read one shard into arrays: checked against the manifest first, nothing ever unpickled."""
+"""Read one shard into arrays: checked against the manifest first; nothing is unpickled."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from pattlite_dist.shards.png import decode_png
 BLANK, LEAK, NEAR_BLANK, CONFLICT, COPY = 1, 2, 4, 8, 16  # bits of Block.flags
 _MEMBERS = ("png", "cls", "json")
 _LARGEST_MEMBER = 1 << 24
-_ROUNDED = 1e-3  # by which a target's sum may differ from 1
+_ROUNDED = 1e-3  # how far a target's sum may be from 1
 _BLOCK = 512
 _END = bytes(_BLOCK)
 _NAME = re.compile(r"([^./]+)\.(png|cls|json)")
@@ -31,10 +31,10 @@ class Block:
         images: uint8 [n, C, H, W].
         labels: int64 [n].
         flags: uint8 [n], a sum of `BLANK`, `LEAK`, `NEAR_BLANK`, `CONFLICT` (an identical image
-            has another label) and `COPY` (there is an identical image); sets of version 1 know
-            the first two only.
-        targets: float32 [n, classes], shares that sum to 1; None where the set has none.
-        facts: each sample's JSON by its key, in the shard's order; empty where it was not read.
+            has another label) and `COPY` (there is an identical image); version 1 sets have only
+            the first two.
+        targets: float32 [n, classes], shares that sum to 1; None if the set has none.
+        facts: each sample's JSON by key, in shard order; empty if it was not read.
     """
 
     images: NDArray[np.uint8]
@@ -45,7 +45,7 @@ class Block:
 
 
 def has_targets(manifest: Manifest) -> bool:
-    """Whether each sample has a share of every class beside its label."""
+    """Whether each sample has a share of every class besides its label."""
     return manifest.options.reading.get("target") == "soft"
 
 
@@ -55,11 +55,11 @@ def check_bytes(data: bytes, shard: ShardInfo, where: str) -> None:
     Raises:
         UserError: the size or the SHA-256 differs.
     """
-    mend = "fetch it again or create the shards again"
+    fix = "fetch it again or create the shards again"
     if len(data) != shard.bytes:
-        raise UserError(f"{where} has {len(data)} bytes, its manifest says {shard.bytes}; {mend}")
+        raise UserError(f"{where} has {len(data)} bytes, its manifest says {shard.bytes}; {fix}")
     if hashlib.sha256(data).hexdigest() != shard.sha256:
-        raise UserError(f"{where} differs from its manifest (SHA-256); {mend}")
+        raise UserError(f"{where} differs from its manifest (SHA-256); {fix}")
 
 
 def decode_shard(
@@ -68,14 +68,14 @@ def decode_shard(
     """Decode a shard's bytes.
 
     Args:
-        data: all of the shard.
-        shard: what the manifest says of it.
+        data: the whole shard.
+        shard: its entry in the manifest.
         image: the shape of every image.
-        where: the shard's name for messages.
-        soft: each sample must have a target; see `has_targets`.
+        where: the shard's name in messages.
+        soft: whether each sample must have a target; see `has_targets`.
 
     Raises:
-        UserError: the bytes do not match the manifest, or a member is not what the format says.
+        UserError: the bytes do not match the manifest, or a member violates the format.
     """
     check_bytes(data, shard, where)
     classes = len(shard.class_counts)
@@ -87,7 +87,7 @@ def decode_shard(
     try:
         samples = read_members(data)
         if len(samples) != shard.samples:
-            raise ValueError(f"{len(samples)} samples where the manifest says {shard.samples}")
+            raise ValueError(f"{len(samples)} samples, the manifest says {shard.samples}")
         for i, (key, parts) in enumerate(samples.items()):
             if sorted(parts) != sorted(_MEMBERS):
                 raise ValueError(f"sample {key} has the members {sorted(parts)}")
@@ -109,32 +109,32 @@ def decode_shard(
 
 
 def read_members(data: bytes) -> dict[str, dict[str, memoryview]]:
-    """Group a tar's members by key, in their order; see `_MEMBERS` for what they are called.
+    """Group a tar's members by key, in order; see `_MEMBERS` for their names.
 
-    A tar is read here and not with tarfile, which takes half of a cold epoch's time and knows a
-    dozen kinds of member that a shard must not have. What is left of the format is regular files
-    with short names (POSIX.1-1988, ustar): a header block of 512 bytes each, then the content.
+    tarfile is not used: it would take half the time of a cold epoch, and it accepts a dozen kinds
+    of member that a shard must not have. What remains of the format is regular files with short
+    names (POSIX.1-1988, ustar): for each, a header block of 512 bytes, then the content.
 
     Raises:
-        ValueError: it is no such tar.
+        ValueError: it is not such a tar.
     """
     samples: dict[str, dict[str, memoryview]] = {}
     place, view = 0, memoryview(data)
     blocks = np.frombuffer(data, np.uint8, len(data) // _BLOCK * _BLOCK).reshape(-1, _BLOCK)
-    sums = blocks.sum(axis=1, dtype=np.uint32).tolist()  # of all at once: a tenth of the time
+    sums = blocks.sum(axis=1, dtype=np.uint32).tolist()  # all at once: a tenth of the time
     while place < len(data):
         header = data[place : place + _BLOCK]
         if header == _END:
             break
         if len(header) < _BLOCK:
-            raise ValueError("it is not a tar file, or is cut off")
+            raise ValueError("it is not a tar file, or is truncated")
         name, key, kind, size = _header(header, sums[place // _BLOCK])
         place += _BLOCK
         if place + size > len(data):
-            raise ValueError(f"member {name!r} is cut off")
+            raise ValueError(f"member {name!r} is truncated")
         parts = samples.setdefault(key, {})
         if kind in parts:
-            raise ValueError(f"member {name!r} is there twice")
+            raise ValueError(f"member {name!r} appears twice")
         parts[kind] = view[place : place + size]
         place += -(-size // _BLOCK) * _BLOCK
     return samples
@@ -143,12 +143,12 @@ def read_members(data: bytes) -> dict[str, dict[str, memoryview]]:
 def _header(header: bytes, total: int) -> tuple[str, str, str, int]:
     """A member's name, key, kind and size; `total` is the sum of the header's bytes."""
     checksum = _OCTAL.fullmatch(header, 148, 156)
-    # The sum is taken with its own field as eight spaces.
+    # The checksum is computed with its own field as eight spaces.
     if not checksum or total - sum(header[148:156]) + 8 * 32 != int(checksum[1], 8):
-        raise ValueError("it is not a tar file, or is cut off")
+        raise ValueError("it is not a tar file, or is truncated")
     name = header[:100].rstrip(b"\0").decode("utf-8", "backslashreplace")
     match = _NAME.fullmatch(name)
-    # The byte after the checksum is the type; from 345 on is a folder to put before the name.
+    # The byte after the checksum is the type; a folder to prepend to the name starts at 345.
     if not match or header[156:157] not in (b"0", b"\0") or header[345:500].strip(b"\0"):
         folder = header[345:500].split(b"\0")[0].decode("utf-8", "backslashreplace")
         shown = f"{folder}/{name}" if folder else name.rstrip("/") or name
@@ -165,7 +165,7 @@ def _header(header: bytes, total: int) -> tuple[str, str, str, int]:
 def _label(text: memoryview, classes: int) -> int:
     label = int(bytes(text))
     if not 0 <= label < classes:
-        raise ValueError(f"a label is not one of 0 to {classes - 1}")
+        raise ValueError(f"a label is not from 0 to {classes - 1}")
     return label
 
 
@@ -183,9 +183,9 @@ def _target(facts: dict[str, Any], classes: int, key: str) -> list[float]:
     target = facts.get("target")
     if not isinstance(target, list) or len(target) != classes:
         raise ValueError(f"sample {key} has no target of {classes} shares")
-    # By type: NumPy would take text for numbers, and true for 1.
+    # By type: NumPy would accept text as numbers, and true as 1.
     if not all(type(share) in (int, float) and 0 <= share <= 2 for share in target):
-        raise ValueError(f"sample {key} has a target with a share that is none")
+        raise ValueError(f"sample {key} has a target with an invalid share")
     if abs(sum(target) - 1) > _ROUNDED:
         raise ValueError(f"sample {key} has a target that sums to {sum(target):.6g}, not to 1")
     return target

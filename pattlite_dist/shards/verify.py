@@ -1,4 +1,4 @@
-"""Check a shard set against its manifest: every byte, every image, every word about a sample."""
+"""Check a shard set against its manifest: every byte, every image, everything about a sample."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,18 +24,18 @@ from pattlite_dist.shards.survey import digest
 from pattlite_dist.shards.tario import BLANK, CONFLICT, LEAK, NEAR_BLANK, decode_shard, has_targets
 
 T = TypeVar("T")
-_MEND = "create the shards again"
+_FIX = "create the shards again"
 
 
 class Place(Protocol):
-    """Where a shard set lies. It travels to other processes, so it can be pickled."""
+    """Where a shard set is stored. Picklable, because it is passed to other processes."""
 
     def read(self, name: str, parse: Callable[[bytes], T], most: int = -1) -> T:
-        """What `parse` makes of a file's bytes; a `UserError` where they cannot be had."""
+        """The result of `parse` on a file's bytes; a `UserError` if they are not available."""
         ...
 
     def shown(self, name: str) -> str:
-        """Where a file is, for messages."""
+        """The location of a file in messages."""
         ...
 
 
@@ -46,7 +46,7 @@ class Folder:
     root: Path
 
     def read(self, name: str, parse: Callable[[bytes], T], most: int = -1) -> T:
-        """What `parse` makes of a file's bytes, all of them."""
+        """The result of `parse` on all of a file's bytes."""
         return parse(read_shard_file(self.root / name))
 
     def shown(self, name: str) -> str:
@@ -55,7 +55,7 @@ class Folder:
 
 
 class Problem(NamedTuple):
-    """What is wrong with a shard; `name` is empty where no shard of the manifest is to blame."""
+    """What is wrong with a shard; `name` is empty if no shard of the manifest is at fault."""
 
     name: str
     line: str
@@ -71,7 +71,7 @@ class _Task(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """What a good shard has told: each sample's row, marks and pixels' digest."""
+    """What was read from a good shard: the row, marks and pixel digest of each sample."""
 
     rows: NDArray[np.int64]
     marks: NDArray[np.uint8]
@@ -82,7 +82,7 @@ class _Seen(NamedTuple):
 def verify_shards(
     folder: Path, jobs: int = 1, progress: Progress = lambda what, done, total: None
 ) -> tuple[Manifest, list[Problem]]:
-    """Check a local folder, and that no other shard lies in it; see `check_shards`.
+    """Check a local folder, and that it contains no other shards; see `check_shards`.
 
     Raises:
         UserError: there is no readable manifest.
@@ -101,8 +101,8 @@ def check_shards(
     """Compare sizes, hashes, counts, every image and every sample's JSON with the manifest.
 
     Returns:
-        What is wrong, in the order of the manifest; nothing when all is well. What is said of a
-        split as a whole is compared only where each of its shards is good.
+        What is wrong, in the order of the manifest; empty if all is well. The findings about a
+        split as a whole are compared only if all of its shards are good.
     """
     splits = [name for name in SPLIT_NAMES if manifest.shards.get(name)]
     tasks = [
@@ -129,12 +129,12 @@ def check_shards(
             progress("verify", done, total)
         if len(seen) == len(manifest.shards[split]):
             lines = _split_problems(seen, findings, manifest.version)
-            problems += [Problem("", f"{place.shown(split)}: {line}; {_MEND}") for line in lines]
+            problems += [Problem("", f"{place.shown(split)}: {line}; {_FIX}") for line in lines]
     return problems
 
 
 def _check(task: _Task) -> "_Seen | str":
-    """What a shard has told, or the line about what is wrong with it."""
+    """What was read from a shard, or a line about what is wrong with it."""
     where = task.place.shown(task.shard.name)
     try:
         return task.place.read(
@@ -153,7 +153,7 @@ def _look(data: bytes, task: _Task, where: str) -> _Seen:
         if type(row) is not int or row < 0 or key != f"{row:08d}" or said != needed:
             raise UserError(
                 f"{where}: the JSON of sample {key} says {row!r}, {said[0]!r}, {said[1]!r}, but it "
-                f"is a sample of {needed[0]} with the label {needed[1]}; {_MEND}"
+                f"is a sample of {needed[0]} with the label {needed[1]}; {_FIX}"
             )
         rows[i] = row
     pixels = block.images.reshape(len(block.images), -1)
@@ -162,7 +162,7 @@ def _look(data: bytes, task: _Task, where: str) -> _Seen:
 
 
 def _row_problem(seen: _Seen, findings: Findings, manifest: Manifest) -> str | None:
-    """The first sample whose marks are not those that its pixels or the manifest's rows ask for."""
+    """The first sample whose marks do not match its pixels or the rows in the manifest."""
     marking = manifest.options.blanks != "keep"
     blank = set(findings.blank_rows)
     near_blank = set(findings.near_blank_rows)
@@ -171,15 +171,15 @@ def _row_problem(seen: _Seen, findings: Findings, manifest: Manifest) -> str | N
         seen.rows.tolist(), seen.marks.tolist(), seen.one_value.tolist(), strict=True
     ):
         if row in dropped:
-            return f"row {row} is here, though the manifest says that it was left out; {_MEND}"
+            return f"row {row} is here, but the manifest says that it was left out; {_FIX}"
         if (row in blank) != one_value:
             said = "blank" if row in blank else "not blank"
-            return f"the manifest calls the image of row {row} {said}, which it is not; {_MEND}"
+            return f"the manifest wrongly says that the image of row {row} is {said}; {_FIX}"
         if bool(mark & BLANK) != (marking and row in blank):
-            return f"row {row} {_marked(mark, BLANK)} blank, its manifest says otherwise; {_MEND}"
+            return f"row {row} {_marked(mark, BLANK)} blank, its manifest says otherwise; {_FIX}"
         if bool(mark & NEAR_BLANK) != (marking and row in near_blank):
             told = _marked(mark, NEAR_BLANK)
-            return f"row {row} {told} nearly blank, its manifest says otherwise; {_MEND}"
+            return f"row {row} {told} nearly blank, its manifest says otherwise; {_FIX}"
     return None
 
 
@@ -188,13 +188,13 @@ def _marked(mark: int, bit: int) -> str:
 
 
 def _split_problems(seen: list[_Seen], findings: Findings, version: int) -> Iterator[str]:
-    """What the shards of a split hold together that its findings do not say."""
+    """Differences between the shards of a split, taken together, and its findings."""
     rows = np.concatenate([part.rows for part in seen])
     marks = np.concatenate([part.marks for part in seen])
     distinct = len({value for part in seen for value in part.digests})
     twice = len(rows) - len(np.unique(rows))
     if twice:
-        yield f"{twice:,} rows are there more than once"
+        yield f"{twice:,} rows appear more than once"
     pairs = [("leaks", int(((marks & LEAK) > 0).sum()), findings.leaks)]
     if version > 1:  # the first version did not look for these
         pairs += [
@@ -209,7 +209,7 @@ def _split_problems(seen: list[_Seen], findings: Findings, version: int) -> Iter
 def stray_shards(folder: Path, manifest: Manifest) -> list[Problem]:
     """One line for each tar file that the manifest does not name.
 
-    A reader that is given `train-*.tar` would take it for a part of the set.
+    A reader that is given `train-*.tar` would treat it as part of the set.
     """
     named = {shard.name for shard in manifest.all_shards()}
     return [
@@ -220,7 +220,7 @@ def stray_shards(folder: Path, manifest: Manifest) -> list[Problem]:
 
 
 def wrong_sizes(folder: Path, shards: list[ShardInfo]) -> list[str]:
-    """One line for each shard that is missing or has another size; looks inside none."""
+    """One line for each shard that is missing or has the wrong size; opens none of them."""
     lines = []
     for shard in shards:
         path = folder / shard.name
@@ -234,12 +234,12 @@ def wrong_sizes(folder: Path, shards: list[ShardInfo]) -> list[str]:
 
 
 def read_shard_file(path: Path) -> bytes:
-    """The bytes of a local shard, or a `UserError` that names it."""
+    """The bytes of a local shard; a `UserError` names it."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
         raise UserError(
-            f"{path} is missing though its manifest names it; create the shards again"
+            f"{path} is missing although its manifest names it; create the shards again"
         ) from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; check its permissions") from error

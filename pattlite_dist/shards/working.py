@@ -1,4 +1,4 @@
-"""The folder of what is not finished, held by one process at a time."""
+"""The working folder for unfinished files, held by one process at a time."""
 
 import contextlib
 import hashlib
@@ -11,14 +11,14 @@ from filelock import FileLock, Timeout
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.target import Target
 
-PLAN_NAME = "plan.json"  # while it lies there, a conversion can go on
+PLAN_NAME = "plan.json"  # while it exists, a conversion can resume
 _LOCK_NAME = "lock"
 
 
 def working_folder(target: Target, named: Path | None) -> Path:
-    """Where unfinished files of a target lie: within the folder that the user names, if any.
+    """Where unfinished files of a target are kept: inside the folder the user names, if any.
 
-    Never that folder itself, for everything in a working folder is ours to remove.
+    Never that folder itself, because everything in a working folder may be removed.
     """
     if named is None:
         return target.work()
@@ -28,12 +28,12 @@ def working_folder(target: Target, named: Path | None) -> Path:
 
 @contextlib.contextmanager
 def working(target: Target, folder: Path) -> Iterator[None]:
-    """Hold a target and its working folder; without a plan nothing of that is left after an error.
+    """Hold a target and its working folder; without a plan, the latter is removed afterwards.
 
     Raises:
-        UserError: another process holds the target, or the folder cannot be written.
+        UserError: another process holds the target, or the folder is not writable.
     """
-    own = target.work()  # the lock lies here whatever the user names, for all to see
+    own = target.work()  # always holds the lock, where every process looks for it
     folders = dict.fromkeys([own, folder])
     missing = [path for each in folders for path in (each, *each.parents) if not path.exists()]
     try:
@@ -50,8 +50,8 @@ def working(target: Target, folder: Path) -> Iterator[None]:
         _remove_empty(missing)
         where = error.filename or folder
         raise UserError(
-            f"cannot write {where}: {error.strerror or error}; free some space or choose a folder "
-            "that can be written"
+            f"cannot write {where}: {error.strerror or error}; free some space or choose a "
+            "writable folder"
         ) from error
     try:
         yield
@@ -64,7 +64,7 @@ def working(target: Target, folder: Path) -> Iterator[None]:
 
 
 def clear(folder: Path) -> None:
-    """Remove what an earlier conversion left in a held working folder, its plan first."""
+    """Remove what an earlier conversion left in a held working folder, starting with its plan."""
     (folder / PLAN_NAME).unlink(missing_ok=True)
     for path in folder.iterdir():
         if path.name != _LOCK_NAME:
@@ -73,5 +73,5 @@ def clear(folder: Path) -> None:
 
 def _remove_empty(folders: list[Path]) -> None:
     for path in folders:  # inner ones first
-        with contextlib.suppress(OSError):  # something lies there
+        with contextlib.suppress(OSError):  # not empty
             path.rmdir()

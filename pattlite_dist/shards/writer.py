@@ -1,6 +1,6 @@
-"""One shard: its samples as PNG, class and JSON in a tar that is the same whoever writes it.
+"""Write one shard: samples as PNG, class and JSON in a reproducible tar.
 
-The tar is written here, for that takes an eighth of tarfile's time.
+The tar is written here because that takes an eighth of tarfile's time.
 """
 
 import json
@@ -16,9 +16,9 @@ from pattlite_dist.shards.manifest import ShardInfo
 from pattlite_dist.shards.png import encode_pngs
 
 _BLOCK = 512
-_RECORD = 20 * _BLOCK  # a tar's length is a multiple of it, by custom
-# What is the same in all headers: before the size, after it, and after the sum over the header, in
-# which that itself counts as blanks.
+_RECORD = 20 * _BLOCK  # by convention, a tar's length is a multiple of it
+# The constant parts of all headers: before the size, after the size, and after the checksum, which
+# is computed with its own field as spaces.
 _OWNER = b"0000644\0" + b"0000000\0" * 2
 _TIME = b"\0" + b"0" * 11 + b"\0"
 _KIND = (b"0" + bytes(100) + b"ustar\x0000").ljust(_BLOCK - 156, b"\0")
@@ -26,20 +26,20 @@ _FIXED = sum(_OWNER + _TIME + b" " * 8 + _KIND)
 
 
 class Sample(NamedTuple):
-    """What a shard says of one sample, beside its image; `row` of its facts names it."""
+    """What a shard stores for one sample besides its image; `row` in its facts names it."""
 
     label: int
     facts: dict[str, Any]
 
 
 def tar_member(name: str, data: bytes) -> bytes:
-    """A regular file in a tar (POSIX.1-1988, ustar), its header and its content.
+    """A regular file in a tar (POSIX.1-1988, ustar), header and content.
 
-    Fixed time, owner and mode: the same samples give the same bytes, whoever writes them.
+    Time, owner and mode are fixed: the same samples give the same bytes, whoever writes them.
 
     Args:
-        name: ASCII, of 100 bytes at most.
-        data: of less than 8 GiB.
+        name: ASCII, at most 100 bytes.
+        data: less than 8 GiB.
     """
     called, size = name.encode(), b"%011o" % len(data)
     check = b"%06o\0 " % (_FIXED + sum(called) + sum(size))
@@ -64,7 +64,7 @@ def write_shard(
     """Write the tar of shard `name` to `path`, whole or not at all, and describe it.
 
     Raises:
-        UserError: the folder cannot be written or the disk is full.
+        UserError: the folder is not writable or the disk is full.
     """
     with atomic_write(path) as stream:
         for member in shard_members(images, samples):
@@ -74,6 +74,6 @@ def write_shard(
         name=name,
         samples=len(samples),
         bytes=path.stat().st_size,
-        sha256=sha256_file(path),  # as it lies on the disk
+        sha256=sha256_file(path),  # as stored on disk
         class_counts=np.bincount([s.label for s in samples], minlength=classes).tolist(),
     )

@@ -5,11 +5,13 @@ for all that a start needs to know lies in the run folder.
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
 from submitit.helpers import Checkpointable
 
+from pattlite_dist.compat.submitit import check_handler
 from pattlite_dist.errors import UserError
 from pattlite_dist.runtime.imports import quick_imports
 from pattlite_dist.runtime.signals import Signals, Stopped
@@ -39,6 +41,7 @@ class TrainJob(Checkpointable):
         # From here on signals are noted, the long imports included.
         with Signals() as signals:
             try:
+                check_handler(signals.previous.get(signal.SIGUSR2))
                 from pattlite_dist.slurm.pin import warn_if_changed
                 from pattlite_dist.tracking.folder import load_config
 

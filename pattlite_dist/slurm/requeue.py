@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from pattlite_dist.compat.submitit import requeue_by
 from pattlite_dist.runtime.signals import Signals, Stopped
 from pattlite_dist.slurm.queue import state_of
 from pattlite_dist.tracking import history
@@ -93,8 +94,8 @@ def _requeue(handler: Any, command: str | None, job: str) -> str | None:
     if command is not None:
         line = command.replace("{job}", job)  # not `format`: shells have braces of their own
         # Its environment's own way is `scontrol requeue`, which containers lack.
-        handler.__self__.env._requeue = lambda countdown: subprocess.run(
-            line, shell=True, check=True, timeout=60
+        requeue_by(
+            handler, lambda countdown: subprocess.run(line, shell=True, check=True, timeout=60)
         )
     try:
         handler(signal.SIGUSR2, None)

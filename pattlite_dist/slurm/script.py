@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pattlite_dist.compat.submitit import sbatch_text
 from pattlite_dist.errors import UserError
 from pattlite_dist.slurm.profile import Profile
 
@@ -115,7 +116,4 @@ def script_text(given: dict[str, Any], python: str, folder: Path, array: int | N
         folder: of submitit's pickles and logs.
         array: how many jobs, where it is an array.
     """
-    from submitit.slurm.slurm import _make_sbatch_string
-
-    command = f"{python} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-    return _make_sbatch_string(command=command, folder=folder, map_count=array, **given)
+    return sbatch_text(python, shlex.quote(str(folder)), folder, array, given)

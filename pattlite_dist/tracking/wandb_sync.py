@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pattlite_dist.compat.wandb import FEW_RETRIES
 from pattlite_dist.errors import UserError
 from pattlite_dist.tracking.lock import taken
 from pattlite_dist.tracking.settings import WandbConfig
@@ -56,8 +57,7 @@ def make_command(run: Path, run_id: str, settings: WandbConfig, upload: list[Seg
     """
     from pattlite_dist.tracking.wandb_run import wandb_folders
 
-    # By default, wandb retries an unresponsive server for half an hour.
-    variables = {**wandb_folders(run), "WANDB__GRAPHQL_RETRY_MAX": "3", "WANDB_SILENT": "false"}
+    variables = {**wandb_folders(run), **FEW_RETRIES, "WANDB_SILENT": "false"}
     entity = ["--entity", settings.entity] if settings.entity else []
     return [
         "env", *(f"{name}={value}" for name, value in variables.items()),

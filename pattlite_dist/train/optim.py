@@ -8,6 +8,7 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from pattlite_dist.compat.lightning import restart_average
 from pattlite_dist.config import Config
 from pattlite_dist.train.settings import OptimConfig, Schedule
 
@@ -87,6 +88,6 @@ class Ema(WeightAveraging):
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """Copy until the warm-up has ended, then average after every step."""
-        if step_idx is not None and step_idx < self.start_step and self._average_model is not None:
-            self._average_model.n_averaged.zero_()  # 0 averaged: the next update copies
+        if step_idx is not None and step_idx < self.start_step:
+            restart_average(self)
         return step_idx is not None

@@ -7,6 +7,8 @@ from typing import TypeVar
 import pytorch_lightning as pl
 import torch
 
+from pattlite_dist.compat import lightning
+from pattlite_dist.compat import torch as torch_parts
 from pattlite_dist.config import Config
 from pattlite_dist.data.fetch import check_sizes, fetch_manifest
 from pattlite_dist.data.module import FERData, origin
@@ -65,6 +67,8 @@ def train(config: Config, signals: Signals | None = None) -> Path:
         with Signals() as signals:
             return train(config, signals)
     quiet_libraries()
+    lightning.check()
+    torch_parts.check()
     world = worlds.detect()
     run = run_folder(config)
     lock = RunLock(run)

@@ -8,6 +8,12 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint, WeightAveraging
 
+from pattlite_dist.compat.lightning import (
+    begin_validation,
+    is_last_batch,
+    logged_step,
+    restart_validation,
+)
 from pattlite_dist.errors import UserError
 from pattlite_dist.runtime.signals import Signals, Stopped
 from pattlite_dist.runtime.world import Agreement, World, from_main
@@ -96,7 +102,7 @@ class Saver(Checkpoint):
         if self._first and self.world.main:
             history.append(self.run, "first_step", step=step)
         self._first = False
-        last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        last = is_last_batch(trainer)
         # To look at the loss is to wait for the GPU: only where it is logged, and before saving.
         logged = step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         looks = logged or last or pl_module.device.type == "cpu"
@@ -121,7 +127,7 @@ class Saver(Checkpoint):
         Else Lightning would count on from the checkpoint, and take the next start for another
         one that was stopped there.
         """
-        trainer.fit_loop.epoch_loop.val_loop.batch_progress.reset()
+        restart_validation(trainer)
 
     def on_validation_batch_end(
         self,
@@ -149,8 +155,7 @@ class Saver(Checkpoint):
         Raises:
             UserError: the run has ended and its last checkpoint could not be written.
         """
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
-        log_before_saving(trainer, ("train/top1",), step)
+        log_before_saving(trainer, ("train/top1",), logged_step(trainer))
         failure = self._save(trainer, float(trainer.callback_metrics["val/top1"]))
         if failure and trainer.current_epoch + 1 == trainer.max_epochs:
             raise UserError(f"{failure}; then run the same command again")
@@ -166,18 +171,8 @@ class Saver(Checkpoint):
         They are those of a validation whose first batch has begun and not ended. What Lightning
         writes by itself at an epoch's last step makes it pass over that epoch's validation.
         """
-        if not self._validation_ahead:
-            return
-        fit = checkpoint["loops"]["fit_loop"]
-        trained = fit["epoch_loop.batch_progress"]
-        for count in (trained["total"], trained["current"]):
-            count["completed"] = count["processed"]
-        begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
-        fit["epoch_loop.val_loop.batch_progress"] = {
-            "total": begun,
-            "current": dict.fromkeys(begun, 0),
-            "is_last_batch": False,
-        }
+        if self._validation_ahead:
+            begin_validation(checkpoint)
 
     def _agree(self, bad_step: int = NEVER) -> tuple[int, bool]:
         """The signal that some rank was sent, 0 if none, and whether the clock asks to save.

@@ -4,19 +4,19 @@ A parameter is in training where it requires a gradient. The others get none, so
 pass runs through them and neither optimiser nor weight decay moves them.
 """
 
-from typing import Any
-
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.parallel import DistributedDataParallel
 
+from pattlite_dist.compat.lightning import rewrap
 from pattlite_dist.model.backbones import MobileNetV1, MobileNetV2
 from pattlite_dist.model.build import MobileNetV2ViT, PattLite
 from pattlite_dist.train.settings import FinetuneConfig
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+DROPOUTS = (
+    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout
+)  # fmt: skip
 
 
 def blocks(backbone: MobileNetV1 | MobileNetV2) -> list[nn.Module]:
@@ -33,7 +33,7 @@ def unfrozen(backbone: MobileNetV1 | MobileNetV2, last: int | None) -> list[nn.P
         parameter
         for part in parts[0 if last is None else len(parts) - last :]
         for module in part.modules()
-        if not isinstance(module, _BatchNorm)
+        if not isinstance(module, BATCH_NORMS)
         for parameter in module.parameters(recurse=False)
     ]
 
@@ -87,26 +87,10 @@ class Stages(Callback):
     def _tune(self, trainer: "pl.Trainer") -> None:
         if self.config.dropout is not None:
             for module in self.network.modules():
-                if isinstance(module, _DropoutNd):
+                if isinstance(module, DROPOUTS):
                     module.p = self.config.dropout
         later = unfrozen(self.network.backbone, self.config.unfreeze)
         if later and not later[0].requires_grad:
             for parameter in later:
                 parameter.requires_grad_(True)
             rewrap(trainer)
-
-
-def rewrap(trainer: "pl.Trainer") -> None:
-    """Let DDP reduce what requires a gradient now. Collective; nothing happens without DDP.
-
-    DDP looks for those parameters when it is made, and later ones would silently not be reduced.
-    """
-    strategy: Any = trainer.strategy
-    if not isinstance(strategy, DDPStrategy):
-        return
-    former = strategy.model
-    assert isinstance(former, DistributedDataParallel)
-    former.zero_grad()  # gradients are views into its buckets
-    former.reducer._remove_autograd_hooks()
-    strategy.model = former.module
-    strategy.configure_ddp()

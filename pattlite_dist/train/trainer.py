@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.strategies import DDPStrategy
 
+from pattlite_dist.compat.lightning import leave_signals_alone
 from pattlite_dist.config import Config
 from pattlite_dist.data.augment import Preprocess
 from pattlite_dist.model.build import MobileNetV2ViT, PattLite
@@ -107,8 +108,5 @@ def build_trainer(config: Config, world: World, run: Path, saver: Saver, steps: 
         enable_progress_bar=sys.stdout.isatty(),
         default_root_dir=run,
     )
-    # Lightning's own handler of SIGTERM starts a collective, and its loop broadcasts a flag through
-    # the device at every step; in 2.6.6 no option switches either off.
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    leave_signals_alone(trainer)
     return trainer

@@ -1,4 +1,4 @@
-"""A tiny data set in the form of fer2013.csv, and what is known of it beforehand."""
+"""A tiny data set in the format of fer2013.csv, and its known contents."""
 
 import csv
 import gzip
@@ -25,8 +25,8 @@ NUL = "\ue000"  # what stands for it, for before Python 3.11 csv cannot write it
 
 # 24 rows of Training, 8 of PublicTest and 8 of PrivateTest, in this order as in the real file.
 TRAIN_BLANKS, VAL_BLANKS = [5, 11], [29]
-LEAKS = {26: 3, 34: 3, 37: 10}  # row of val or test: the train row it repeats
-# Chosen by hand so that no two splits and no two classes of train look alike.
+LEAKS = {26: 3, 34: 3, 37: 10}  # row of val or test: the train row it duplicates
+# Chosen so that no two splits and no two classes of train look alike.
 TRAIN_COUNTS, VAL_COUNTS, TEST_COUNTS = [6, 0, 3, 5, 2, 1, 5], [1, 2, 1, 1, 1, 1, 1], [8] + 6 * [0]
 TINY_PER_SHARD = 10
 TINY_OPTIONS = Options(blanks="drop")
@@ -56,12 +56,12 @@ def random_image(seed: int) -> Pixels:
 
 
 def face(label: int = 0, usage: str = "Training", seed: int = 0) -> CsvRow:
-    """A good row."""
+    """A valid row."""
     return CsvRow(str(label), pixel_text(random_image(seed)), usage)
 
 
 def csv_text(rows: Iterable[Sequence[str]], header: Sequence[str] = HEADER) -> str:
-    """The CSV of `rows`, its columns in the order of `header` whatever blanks surround them."""
+    """The CSV of `rows`, with columns in the order of `header`, ignoring spaces around names."""
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(header)
@@ -73,7 +73,7 @@ def csv_text(rows: Iterable[Sequence[str]], header: Sequence[str] = HEADER) -> s
 
 
 def pack(path: Path, text: str) -> Path:
-    """Write `text` to `path` in the form that its suffix names."""
+    """Write `text` to `path` in the format of its suffix."""
     data = text.encode()
     if path.suffix == ".xz":
         data = lzma.compress(data)
@@ -114,12 +114,12 @@ def _labels() -> list[int]:
 
     train = spread(TRAIN_COUNTS)
     for index in TRAIN_BLANKS:
-        train.insert(index, 4)  # dropped, and so not among TRAIN_COUNTS
+        train.insert(index, 4)  # dropped, so not in TRAIN_COUNTS
     return [*train, *spread(VAL_COUNTS), *spread(TEST_COUNTS)]
 
 
 def tiny_images() -> list[Pixels]:
-    """The pixels of the 40 rows, read back without the reader under test."""
+    """The pixels of the 40 rows, read without the reader under test."""
     return [np.array(row.pixels.split(), dtype=np.uint8).reshape(1, 48, 48) for row in tiny_rows()]
 
 
@@ -134,13 +134,13 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="session")
 def tiny_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny set as a plain CSV; not to be changed."""
+    """The tiny set as a plain CSV; must not be changed."""
     return write_csv(tmp_path_factory.mktemp("tiny") / "fer2013.csv", tiny_rows())
 
 
 @pytest.fixture(scope="session")
 def tiny_shards(tiny_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of the tiny set, three of train; not to be changed."""
+    """Shards of the tiny set, three for train; must not be changed."""
     folder = tmp_path_factory.mktemp("tiny-shards") / "out"
     create_shards(
         open_source(tiny_csv), folder, samples_per_shard=TINY_PER_SHARD, options=TINY_OPTIONS
@@ -150,21 +150,21 @@ def tiny_shards(tiny_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture
 def shard_copy(tiny_shards: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny shards to do damage to."""
+    """A copy of the tiny shards that may be damaged."""
     return shutil.copytree(tiny_shards, tmp_path / "shards")
 
 
 @pytest.fixture(scope="session")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set with something of everything that can be found in one."""
-    from tests.shards.flawed import flawed_set  # which wants what is above
+    """A set with one of everything that can be found in a set."""
+    from tests.shards.flawed import flawed_set  # it needs the definitions above
 
     return flawed_set(tmp_path_factory.mktemp("flawed"))
 
 
 @pytest.fixture
 def shards(original: Path, tmp_path: Path) -> Path:
-    """A copy to do damage to."""
+    """A copy that may be damaged."""
     return shutil.copytree(original, tmp_path / "set")
 
 

@@ -1,4 +1,4 @@
-"""A set of twenty samples that has every flaw once, and forgery of what it says."""
+"""A set of twenty samples with every flaw once, and tools to forge its contents."""
 
 import hashlib
 import io
@@ -49,7 +49,7 @@ def flawed_set(folder: Path, **options: Any) -> Path:
 
 
 def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Let `change` change the manifest's JSON."""
+    """Apply `change` to the manifest's JSON."""
     path = folder / "manifest.json"
     content = json.loads(path.read_text())
     change(content)
@@ -57,7 +57,7 @@ def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> N
 
 
 def edit_shard(folder: Path, name: str, **changes: Any) -> None:
-    """Change what the manifest says of one shard."""
+    """Change the manifest's entry for one shard."""
 
     def change(content: dict[str, Any]) -> None:
         for shards in content["shards"].values():
@@ -69,7 +69,7 @@ def edit_shard(folder: Path, name: str, **changes: Any) -> None:
 
 
 def forge(folder: Path, name: str, change: Callable[[str, bytes], tuple[str, bytes]]) -> None:
-    """Pass each member's name and bytes through `change`; the manifest is made to agree."""
+    """Apply `change` to each member's name and bytes, and update the manifest to match."""
     stream = io.BytesIO()
     with (
         tarfile.open(folder / name) as old,
@@ -88,7 +88,7 @@ def forge(folder: Path, name: str, change: Callable[[str, bytes], tuple[str, byt
 
 
 def forge_facts(folder: Path, name: str, row: int, /, **changes: Any) -> None:
-    """Change the JSON of one sample, or of each one if `row` is -1; None takes a fact away."""
+    """Change the JSON of one sample, or of all if `row` is -1; None removes a key."""
 
     def change(member: str, data: bytes) -> tuple[str, bytes]:
         if not member.endswith(".json") or (row >= 0 and member != f"{row:08d}.json"):

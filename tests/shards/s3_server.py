@@ -1,4 +1,4 @@
-"""A local server that speaks S3 (moto's), which counts what it is asked and errs when told to."""
+"""A local S3 server (moto) that counts requests and fails on demand."""
 
 import contextlib
 import itertools
@@ -14,18 +14,18 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 KEY, SECRET = "tester", "wonderful/secret"
 ERROR = "<Error><Code>{}</Code><Message>{}</Message></Error>"
-_buckets = itertools.count()  # moto keeps one memory for all servers of a process
+_buckets = itertools.count()  # moto shares one state between all servers of a process
 Answer = Callable[[str, list[tuple[str, str]]], Any]
 
 
 class S3Server:
-    """Answers as S3 does, from memory.
+    """Answers like S3, from memory.
 
     Attributes:
         address: for AWS_ENDPOINT_URL.
-        asked: how often each "METHOD name" was, whatever the answer; the last part of the path.
-        faults: "METHOD name" to how often it is answered with 500 before it is heard.
-        moments: "METHOD name" to what shall happen when it comes, which is then answered with 500.
+        asked: number of requests by "METHOD name", the last part of the path, whatever the answer.
+        faults: "METHOD name" to how often it is answered with 500 before it succeeds.
+        moments: "METHOD name" to a function to call when it arrives; it is answered with 500.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class S3Server:
     ) -> Iterable[bytes]:
         length = int(environ.get("CONTENT_LENGTH") or 0)
         if length or environ.get("wsgi.input_terminated"):
-            environ["wsgi.input"].read(length or -1)  # who still sends would see a broken pipe
+            environ["wsgi.input"].read(length or -1)  # or a sending client sees a broken pipe
         answer(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(text)))])
         return [b"" if environ["REQUEST_METHOD"] == "HEAD" else text.encode()]
 
@@ -83,7 +83,7 @@ def s3_server() -> Iterator[S3Server]:
 
 @contextlib.contextmanager
 def s3_clients(**changes: str | None) -> Iterator[None]:
-    """Make s3fs connect anew, with a changed environment; None takes a variable away."""
+    """Make s3fs reconnect with a changed environment; None removes a variable."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in changes.items():
             patch.delenv(name, raising=False) if value is None else patch.setenv(name, value)
@@ -93,7 +93,7 @@ def s3_clients(**changes: str | None) -> Iterator[None]:
 
 
 def s3_environment(server: S3Server) -> dict[str, str]:
-    """What makes s3fs talk to this server, and to nothing else on the machine."""
+    """The environment that makes s3fs use only this server."""
     return {
         "AWS_ENDPOINT_URL": server.address,
         "AWS_ACCESS_KEY_ID": KEY,
@@ -102,12 +102,12 @@ def s3_environment(server: S3Server) -> dict[str, str]:
         "AWS_CONFIG_FILE": "/nowhere",
         "AWS_SHARED_CREDENTIALS_FILE": "/nowhere",
         "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_MAX_ATTEMPTS": "1",  # botocore's own, so that ours are seen
+        "AWS_MAX_ATTEMPTS": "1",  # no retries by botocore, so that ours are visible
     }
 
 
 def new_bucket(server: S3Server) -> str:
-    """A fresh bucket's name; from here on faults and requests count."""
+    """The name of a new bucket; resets faults and request counts."""
     name = f"bucket-{next(_buckets)}"
     s3fs.S3FileSystem().mkdir(name)
     server.faults.clear()

@@ -77,19 +77,19 @@ CSV = csv_text([FACE]).encode()
 RAF_LIST = "EmoLabel/list_patition_label.txt"
 TREE = images(["train/cat/1.png", "train/dog/2.png"])
 
-# The source, and what is told of it beside its path.
+# The source, and what the message must contain besides its path.
 SOURCES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "missing": (lambda folder: folder / "none.csv", "does not exist"),
     "name too long": (lambda folder: folder / ("x" * 300), "too long"),
     "below a file": (lambda folder: _file("a", b"")(folder) / "b.csv", "does not exist"),
     "a pipe": (_pipe, "neither a folder nor a file"),
-    "unknown kind": (_file("faces.npz", b"PK"), "not of a known kind"),
+    "unknown kind": (_file("faces.npz", b"PK"), "of an unknown kind"),
     "empty csv": (_file("fer2013.csv", b""), "has no column emotion, pixels, Usage"),
     "binary csv": (_file("fer2013.csv", bytes(range(256))), "is not text"),
     "UTF-16": (_file("fer2013.csv", csv_text([FACE]).encode("utf-16")), "is not text"),
     "no column": (_rows(FACE, header=("emotion", "pixels", "use")), "has no column Usage"),
-    "two columns": (_rows(FACE, header=(*HEADER, "Usage")), "two columns Usage"),
-    "no rows": (_rows(), "a header and no rows"),
+    "two columns": (_rows(FACE, header=(*HEADER, "Usage")), "two columns named Usage"),
+    "no rows": (_rows(), "a header but no rows"),
     "bad label": (_rows(FACE, face(9)), "row 1 (line 3): label '9'"),
     "bad usage": (_rows(face(0, "x\ny")), "row 0 (line 2): Usage 'x\\ny'"),
     "too few pixels": (_rows(FACE._replace(pixels="1 2")), "row 0 (line 2): 2 pixels"),
@@ -99,14 +99,14 @@ SOURCES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "endless field": (_file("fer2013.csv", b'a,"' + b"1\n" * 100_000), "not a CSV file"),
     "cut xz": (_cut(".csv.xz"), "truncated or damaged"),
     "cut gz": (_cut(".csv.gz"), "truncated or damaged"),
-    "cut zip": (_zip({"fer2013.csv": CSV}, -20), "cut off or damaged"),
-    "no zip": (_file("set.zip", b"something"), "is no zip"),
-    "zip that climbs": (_climbing, "leads out of the zip"),
+    "cut zip": (_zip({"fer2013.csv": CSV}, -20), "truncated or damaged"),
+    "no zip": (_file("set.zip", b"something"), "is not a zip"),
+    "zip that climbs": (_climbing, "points outside the zip"),
     "zip with a name twice": (_twice, "two of this name"),
-    "zip of two csv files": (_zip({"a.csv": CSV, "b.csv": CSV}), "holds 2 CSV files"),
+    "zip of two csv files": (_zip({"a.csv": CSV, "b.csv": CSV}), "contains 2 CSV files"),
     "zip of a zip": (_zip({"fer2013.csv.zip": b"PK"}), "a zip within a zip"),
-    "empty folder": (_tree({}), "holds nothing that a reader knows"),
-    "no class folders": (_tree(images(["1.png"])), "holds nothing that a reader knows"),
+    "empty folder": (_tree({}), "contains nothing that can be read"),
+    "no class folders": (_tree(images(["1.png"])), "contains nothing that can be read"),
     "challenge without labels": (
         _zip({name: csv_text([FACE], header).encode() for name, header in (
             ("train.csv", ("emotion", "pixels")), ("test.csv", ("pixels",)),
@@ -120,7 +120,7 @@ SOURCES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "damaged image": (_tree({**TREE, "train/cat/3.png": encoded(3)[:99]}), "train/cat/3.png: "),
     "no image": (_tree({**TREE, "train/cat/3.png": b"text"}), "train/cat/3.png: "),
     "empty image": (_tree({**TREE, "train/cat/3.png": b""}), "train/cat/3.png: "),
-    "image beside classes": (_tree({**TREE, **images(["train/3.png"])}), "no class folder"),
+    "image beside classes": (_tree({**TREE, **images(["train/3.png"])}), "not in a class folder"),
     "folder too deep": (_tree(images(["a/b/c/d/1.png", "a/x/1.png"])), "class folder"),
     "FER2013 in a class of its own": (_tree(images(["train/glad/Training_1.png"])), "'glad'"),
     "CK+48 in a class of its own": (_tree(images(["glad/S010_004_00000017.png"])), "'glad'"),
@@ -129,7 +129,7 @@ SOURCES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "RAF-DB with an empty list": (_tree({RAF_LIST: b""}), "it is empty"),
 }  # fmt: skip
 
-# Options that are wrong whatever the source, and what is told beside the option's name.
+# Options that are wrong for any source, and what the message must contain besides their names.
 OPTIONS: dict[str, str] = {
     "--source=nonsense": "not a reader",
     "--source=folder": "reads folders and zips",
@@ -161,7 +161,7 @@ OPTIONS: dict[str, str] = {
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run `shards create` with arguments; gives the one line with which it is refused."""
+    """Run `shards create` with arguments; returns the one line of its refusal."""
 
     def run(*arguments: object) -> str:
         words = [str(argument) for argument in arguments]
@@ -171,7 +171,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         assert said.out == ""
         (line,) = said.err.splitlines()
         assert line.startswith("pattlite: error: ")
-        assert "; " in line  # and then how to mend it
+        assert "; " in line  # followed by how to fix it
         return line
 
     return run
@@ -194,7 +194,7 @@ def test_a_bad_option_is_told_in_one_line_and_leaves_nothing(
 ) -> None:
     line = refused(tiny_csv, tmp_path / "out", option)
     name, value = option.removeprefix("--").split("=")
-    # The parser of the command line calls some by the name of their variable.
+    # The command-line parser calls some by their variable names.
     assert value in line if name == "votes" else name in line or name.replace("-", "_") in line
     assert OPTIONS[option] in line
     assert not (tmp_path / "out").exists()
@@ -205,11 +205,11 @@ def test_a_bad_option_is_told_in_one_line_and_leaves_nothing(
     [
         ([], "is empty"),
         (["a,b"], "begins with 'a,b'"),
-        ([VOTES_HEADER], "it has 0 rows and none for"),
+        ([VOTES_HEADER], "it has 0 rows but none for"),
         ([VOTES_HEADER, "Training,x,1"], "row 0 (line 2): 3 fields"),
         ([VOTES_HEADER, "Training,x" + ",x" * 10], "'x' is not a number of votes"),
-        ([VOTES_HEADER, "PublicTest,x" + ",1" * 10], "it is of val"),
-        ([VOTES_HEADER, *["Training,x" + ",1" * 10] * 2], "it has 2 rows where"),
+        ([VOTES_HEADER, "PublicTest,x" + ",1" * 10], "it is in val"),
+        ([VOTES_HEADER, *["Training,x" + ",1" * 10] * 2], "it has 2 rows, but"),
     ],
 )
 def test_bad_votes_are_told_in_one_line_and_leave_nothing(
@@ -267,7 +267,7 @@ def test_another_set_or_other_files_are_not_replaced(
     refused: Callable[..., str], tiny_csv: Path, shard_copy: Path
 ) -> None:
     before = snapshot(shard_copy)
-    assert "--force" in refused(tiny_csv, shard_copy)  # of other options
+    assert "--force" in refused(tiny_csv, shard_copy)  # because of other options
     (shard_copy / "manifest.json").unlink()
     assert "no manifest" in refused(tiny_csv, shard_copy)
     (shard_copy / "manifest.json").write_text("{")

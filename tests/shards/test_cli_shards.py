@@ -27,13 +27,13 @@ class Shell:
 
     def __call__(self, *arguments: object) -> Said:
         words = [str(argument) for argument in arguments]
-        # One process: to start more takes longer than all else here.
+        # One process: starting more takes longer than everything else here.
         status = main(words + ["--jobs=1"] * (words[:2] == ["shards", "create"] and len(words) > 3))
         out, err = self.capsys.readouterr()
         return Said(status, out, err)
 
     def refuses(self, *arguments: object) -> str:
-        """The one line with which the command is refused."""
+        """The one line of the command's refusal."""
         said = self(*arguments)
         assert said.status == 2
         assert said.out == ""
@@ -63,7 +63,7 @@ def test_create_verify_and_stats_in_turn(
 
     verified = pattlite("shards", "verify", out, "--jobs=1")
     samples = sum(map(manifest.samples, SPLIT_NAMES))
-    line = f"{out}: 5 shards, {samples} samples, all as the manifest says\n"
+    line = f"{out}: 5 shards, {samples} samples, all match the manifest\n"
     assert verified == (0, line, "")
 
     counted = pattlite("shards", "stats", out)
@@ -99,7 +99,7 @@ def test_another_set_needs_force(pattlite: Shell, shard_copy: Path, tmp_path: Pa
 
 
 def bad_sources(folder: Path) -> dict[str, Path]:
-    """Sources that are refused, by what should be told of them."""
+    """Sources that are refused, by what the message must contain."""
     (folder / "empty").mkdir()
     (folder / "faces.npz").write_bytes(b"PK")
     (folder / "binary.csv").write_bytes(bytes(range(256)))
@@ -108,8 +108,8 @@ def bad_sources(folder: Path) -> dict[str, Path]:
     )
     return {
         "does not exist": folder / "none.csv",
-        "holds nothing that a reader knows": folder / "empty",
-        "not of a known kind": folder / "faces.npz",
+        "contains nothing that can be read": folder / "empty",
+        "of an unknown kind": folder / "faces.npz",
         "not text": folder / "binary.csv",
         "truncated or damaged": folder / "cut.csv.xz",
         "no column Usage": write_csv(folder / "a.csv", [face()], ("emotion", "pixels", "use")),
@@ -126,7 +126,7 @@ def test_every_bad_source_is_told_in_one_line_and_leaves_nothing(
         line = pattlite.refuses("shards", "create", source, tmp_path / "out")
         assert told in line
         assert str(source) in line
-        assert "; " in line  # and then how to mend it
+        assert "; " in line  # followed by how to fix it
     assert not (tmp_path / "out").exists()
 
 
@@ -188,7 +188,7 @@ def test_an_interruption_is_told_without_a_traceback(
     monkeypatch.setattr("pattlite_dist.shards.create.write_shard", interrupted)
     said = pattlite("shards", "create", tiny_csv, tmp_path / "out")
     assert said == (130, "", "pattlite: interrupted\n")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [".creating"]  # to go on from
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".creating"]  # to resume from
 
 
 def test_a_fault_of_ours_is_not_hidden(

@@ -45,7 +45,7 @@ from tests.sources import ArraySource
 
 
 def again(source: Source, out: Path, **other: Any) -> Manifest:
-    """As the tiny shards were made, unless said otherwise."""
+    """Create shards as for the tiny set, unless specified otherwise."""
     return create_shards(
         source, out, **{"samples_per_shard": TINY_PER_SHARD, "options": TINY_OPTIONS, **other}
     )
@@ -60,7 +60,7 @@ def other_source(folder: Path) -> Source:
     return open_source(write_csv(folder / "fer2013.csv", rows))
 
 
-# What is made
+# Output
 
 
 def test_the_folder_holds_the_shards_and_the_manifest_and_nothing_else(tiny_shards: Path) -> None:
@@ -146,7 +146,7 @@ def test_the_size_of_a_shard_does_not_change_the_samples(
     assert list(one.items()) == list(three.items())
 
 
-# WebDataset leaves the closing of its files to the garbage collector.
+# WebDataset leaves closing its files to the garbage collector.
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @pytest.mark.parametrize(
     ("split", "url"),
@@ -194,7 +194,7 @@ def test_progress_is_told_for_reading_and_writing(tiny_csv: Path, tmp_path: Path
     assert writes == [(10, 38), (20, 38), (22, 38), (30, 38), (38, 38)]
 
 
-# The same command again
+# Running the same command again
 
 
 @pytest.mark.parametrize("name", ["fer2013.csv", "fer2013.csv.gz"])
@@ -233,7 +233,7 @@ def test_the_same_source_again_replaces_shards_that_are_not_whole(
 
 def test_another_source_is_refused_and_changes_nothing(shard_copy: Path, tmp_path: Path) -> None:
     before, content = times(shard_copy), snapshot(shard_copy)
-    with pytest.raises(UserError, match=r"holds another shard set .*40 rows.*--force"):
+    with pytest.raises(UserError, match=r"contains another shard set .*40 rows.*--force"):
         again(other_source(tmp_path), shard_copy)
     assert (times(shard_copy), snapshot(shard_copy)) == (before, content)
 
@@ -249,7 +249,7 @@ def test_other_options_are_another_set(
     shard_copy: Path, tiny_csv: Path, other: dict[str, Any], told: str
 ) -> None:
     before = times(shard_copy)
-    with pytest.raises(UserError, match=f"holds another shard set .*{told}"):
+    with pytest.raises(UserError, match=f"contains another shard set .*{told}"):
         again(open_source(tiny_csv), shard_copy, **other)
     assert times(shard_copy) == before
 
@@ -258,7 +258,7 @@ def test_shards_without_a_manifest_are_not_replaced_without_force(
     tiny_csv: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "train-000000.tar").write_bytes(b"mine")
-    with pytest.raises(UserError, match=r"holds train-000000\.tar and no manifest; .*--force"):
+    with pytest.raises(UserError, match=r"contains train-000000\.tar but no manifest; .*--force"):
         again(open_source(tiny_csv), tmp_path)
     assert snapshot(tmp_path) == {"train-000000.tar": b"mine"}
 
@@ -304,7 +304,7 @@ def test_temporary_files_of_a_killed_run_go(
     assert snapshot(shard_copy) == snapshot(tiny_shards)
 
 
-# What cannot be
+# Invalid requests
 
 
 @pytest.mark.parametrize("size", [0, -1])
@@ -341,7 +341,7 @@ def test_a_source_without_samples_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("error", [UserError("it is gone; mend it"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [UserError("it is gone; fix it"), KeyboardInterrupt()])
 def test_a_source_that_goes_while_it_is_read_leaves_nothing(
     tmp_path: Path, error: BaseException
 ) -> None:
@@ -396,11 +396,11 @@ def test_a_folder_that_cannot_be_written_is_one_line(tiny_csv: Path, tmp_path: P
     assert done.stdout.count("\n") == 1 and "Read-only file system" in done.stdout
 
 
-# Disks that are full, and what comes after
+# Full disks, and recovery from them
 
 
 class FullDisk:
-    """Fails the n-th flush to the disk, once, and does nothing else; `calls` counts all."""
+    """Fails only the n-th flush to disk, and flushes nothing; `calls` counts all calls."""
 
     def __init__(self, patch: pytest.MonkeyPatch, at: int) -> None:
         self.calls, self.at = 0, at
@@ -416,7 +416,7 @@ class FullDisk:
 def test_a_full_disk_at_any_moment_is_one_line_and_the_next_run_goes_on(
     tiny_csv: Path, tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool
 ) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # many runs, and no power cut
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # many runs, and no power failure
     expected, source = snapshot(tiny_shards), open_source(tiny_csv)
     other = tmp_path / "other"
     create_shards(other_source(tmp_path), other, samples_per_shard=1)
@@ -441,7 +441,7 @@ def test_a_full_disk_at_any_moment_is_one_line_and_the_next_run_goes_on(
         told: list[str] = []
         forced = force and (out / "manifest.json").exists()
         again(source, out, force=forced, progress=lambda what, *_, told=told: told.append(what))
-        assert ("read" in told) != planned  # it is read again only where that was not finished
+        assert ("read" in told) != planned  # read again only if reading was not finished
         unread += planned
         assert snapshot(out) == expected
     assert call > 15 and unread > 10
@@ -467,7 +467,7 @@ def test_a_disk_too_small_is_one_line_and_leaves_nothing_in_part(
     done = on_small_disk(tmp_path / "disk", code)
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
-    assert "pixels-" in first and "No space left on device; free some space or name" in first
+    assert "pixels-" in first and "No space left on device; free some space or choose" in first
     assert second == "False"
 
 
@@ -486,7 +486,7 @@ def test_a_finished_spool_that_is_cut_off_is_read_again(
 
 
 def _full(*_: Any) -> Any:
-    raise UserError("full; mend it")
+    raise UserError("full; fix it")
 
 
 def _unfinished(source: Source, out: Path, monkeypatch: pytest.MonkeyPatch, **other: Any) -> None:
@@ -594,7 +594,7 @@ def test_two_sets_may_share_a_working_folder(
 
 def test_a_working_folder_that_cannot_be_made_is_one_line(tiny_csv: Path, tmp_path: Path) -> None:
     (tmp_path / "work").write_text("mine")
-    with pytest.raises(UserError, match=r"cannot write .*work.*choose a folder"):
+    with pytest.raises(UserError, match=r"cannot write .*work.*choose a writable folder"):
         again(open_source(tiny_csv), tmp_path / "deep" / "out", work=tmp_path / "work")
     assert not (tmp_path / "deep").exists()
 
@@ -618,7 +618,7 @@ def test_rewrite_refuses_another_source_and_changes_nothing(
     shard_copy: Path, tmp_path: Path
 ) -> None:
     before = times(shard_copy)
-    with pytest.raises(UserError, match="give the source and version that made the set"):
+    with pytest.raises(UserError, match="use the source and version that created it"):
         rewrite(other_source(tmp_path), shard_copy, ["train-000001.tar"], 1)
     assert times(shard_copy) == before
 
@@ -635,7 +635,7 @@ def test_shards_of_other_bytes_than_the_manifest_says_are_not_placed(
         return shard.model_copy(update={"sha256": "0" * 64})
 
     monkeypatch.setattr(create, "write_shard", otherwise)
-    with pytest.raises(UserError, match="this version writes other bytes"):
+    with pytest.raises(UserError, match="this version writes bytes that differ"):
         rewrite(open_source(tiny_csv), shard_copy, ["train-000001.tar"], 1)
     assert snapshot(shard_copy) == before
 

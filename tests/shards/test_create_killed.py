@@ -1,4 +1,4 @@
-"""`shards create` killed at any moment, until it comes to its end."""
+"""`shards create`, killed at arbitrary moments until it finishes."""
 
 import os
 import random
@@ -20,7 +20,7 @@ PER_SHARD = 8
 
 
 def alive(group: int) -> list[int]:
-    """Processes of a group that have not ended; those that nobody has reaped have."""
+    """Running processes of a group; zombies do not count."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -40,7 +40,7 @@ def wait_for_end_of(group: int) -> None:
 
 
 def moment(chance: random.Random, out: Path) -> Callable[[], bool]:
-    """When to kill: after some time, or as soon as so many files have come or gone."""
+    """When to kill: after some time, or once a number of files have appeared or disappeared."""
     if chance.random() < 0.3:
         end = time.monotonic() + chance.uniform(0.1, 1.5)
         return lambda: time.monotonic() > end
@@ -103,10 +103,10 @@ def test_twenty_kills_leave_the_bytes_of_an_undisturbed_run(tmp_path: Path) -> N
             killed_with.add(len(list(out.glob("*.tar"))))
             continue
         assert running.returncode == 0, stderr.decode()
-        assert snapshot(out) == expected  # of hidden files as well: nothing is left over
+        assert snapshot(out) == expected  # including hidden files: nothing is left over
         assert not (out / ".creating").exists()
         shutil.rmtree(out)
-    assert len(killed_with) > 3, killed_with  # so it was killed in quite different states
+    assert len(killed_with) > 3, killed_with  # it was killed in different states
     finish(start("out"))
     assert snapshot(out) == expected
     assert not (out / ".creating").exists()

@@ -1,4 +1,4 @@
-"""What is known of the real FER2013 and of FER+'s votes on it, and the four ways of holding it."""
+"""Known facts about the real FER2013 and FER+'s votes, and four forms of the former."""
 
 import hashlib
 import io
@@ -94,7 +94,7 @@ def test_without_the_leaked_train_rows_nothing_leaks(plain_csv: Path, tmp_path: 
 
 
 class Content(NamedTuple):
-    """A source's samples in their order."""
+    """A source's samples in order."""
 
     images: str  # hash, of pixels or of files
     labels: list[int]

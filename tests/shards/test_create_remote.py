@@ -1,4 +1,4 @@
-"""From the command line into a bucket, through kills and a server that errs."""
+"""From the command line to a bucket, despite kills and server errors."""
 
 import subprocess
 from collections import Counter
@@ -31,13 +31,13 @@ def server() -> Iterator[S3Server]:
 
 @pytest.fixture
 def bucket(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The address of an empty bucket; what is unfinished lies in the test's folder."""
+    """The address of an empty bucket; unfinished files go to the test's folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return f"s3://{new_bucket(server)}"
 
 
 def write_source(path: Path, first_label: int = 0) -> Path:
-    """The same 30 random images whatever their labels are."""
+    """The same 30 random images, whatever their labels."""
     images = np.random.default_rng(5).integers(0, 256, (30, 48 * 48), np.uint8)
     usages = ["Training"] * 20 + ["PublicTest"] * 5 + ["PrivateTest"] * 5
     rows = [
@@ -55,7 +55,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The files of the set, made in a folder by one process."""
+    """The files of the set, created in a folder by one process."""
     folder = tmp_path_factory.mktemp("local")
     create_shards(open_source(source), folder, samples_per_shard=PER_SHARD)
     return snapshot(folder)
@@ -67,14 +67,14 @@ def create(source: Path, out: str, *flags: str) -> list[str]:
 
 
 def lying_at(address: str) -> dict[str, bytes]:
-    """Every file there with its bytes, not asked of the code under test."""
+    """Every file there with its bytes, read without the code under test."""
     store, root = fsspec.core.url_to_fs(address)
     store.invalidate_cache()
     return {name.removeprefix(f"{root}/"): store.cat_file(name) for name in store.find(root)}
 
 
 def puts(server: S3Server) -> Counter[str]:
-    """How often each file of a set was sent."""
+    """How often each file of a set was uploaded."""
     sent = {name: times for name, times in server.asked.items() if name.startswith("PUT ")}
     return Counter({name.removeprefix("PUT "): times for name, times in sent.items()})
 
@@ -101,7 +101,7 @@ def test_a_set_goes_into_a_bucket_and_comes_back_from_it(
 def test_killed_between_uploads_it_goes_on_and_sends_nothing_twice(
     bucket: str, server: S3Server, source: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
-    # Another set lies there, whose shards have the very same sizes and other labels in them.
+    # Another set is there, whose shards have exactly the same sizes but other labels.
     out = f"{bucket}/faces"
     other = open_source(write_source(tmp_path / "fer2013.csv", first_label=1))
     create_shards(other, out, samples_per_shard=PER_SHARD)
@@ -115,7 +115,7 @@ def test_killed_between_uploads_it_goes_on_and_sends_nothing_twice(
     server.moments["PUT train-000002.tar"] = running.kill
     assert running.wait(120) == -9
     there = lying_at(out)
-    assert "manifest.json" not in there  # no reader takes the mixture for a set
+    assert "manifest.json" not in there  # no reader mistakes the mixture for a set
     assert {name for name in SHARDS if there[name] == expected[name]} == set(SHARDS[:2])
 
     again = subprocess.run(
@@ -125,7 +125,7 @@ def test_killed_between_uploads_it_goes_on_and_sends_nothing_twice(
     assert lying_at(out) == expected
     sent = puts(server)
     del sent[".writable"]
-    assert sent.pop("train-000002.tar") == 2  # the first of them was cut off by the kill
+    assert sent.pop("train-000002.tar") == 2  # the first upload was interrupted by the kill
     assert sent == {name: 1 for name in [*SHARDS, "manifest.json"] if name != "train-000002.tar"}
 
 
@@ -135,7 +135,7 @@ def test_a_server_that_fails_for_good_is_one_line_and_the_next_run_goes_on(
 ) -> None:
     out = f"{bucket}/faces"
     server.faults["PUT val-000000.tar"] = 99
-    # The endpoint from fsspec's own configuration this time.
+    # This time, the endpoint comes from fsspec's own configuration.
     place = {"AWS_ENDPOINT_URL": "", "FSSPEC_S3_ENDPOINT_URL": server.address}
     done = pattlite(*create(source, out), **place)
     assert done.returncode == 2

@@ -81,7 +81,7 @@ def test_the_cut_is_the_same_for_ever() -> None:
     labels = np.array([0, 1] * 10)
     ties = [np.array([7, 7, 7, *[-1] * 17])]
     part = cut(labels, ties, [0.6, 0.2, 0.2], 1)
-    # Not computed by hand: another result would make other sets of the same sources.
+    # Not computed by hand: any other result would change the sets made from the same sources.
     assert part.tolist() == [0, 0, 0, 2, 0, 0, 2, 0, 1, 0, 2, 0, 0, 1, 0, 2, 0, 1, 1, 0]
 
 

@@ -1,4 +1,4 @@
-"""shards/README.md is the format's specification: what it says is what the package does."""
+"""shards/README.md specifies the format: the package must do what it says."""
 
 import json
 import re
@@ -18,7 +18,7 @@ TYPES = {"integer": int, "string": str, "boolean": bool}
 
 
 def rows(header: str) -> list[list[str]]:
-    """The cells of the table with this first line, below it."""
+    """The cells of the table with this header line."""
     table = SPECIFICATION.split(header + "\n")[1].split("\n\n")[0]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()][
         1:
@@ -30,7 +30,7 @@ def names(cell: str) -> list[str]:
 
 
 def fields(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Every field under its path; what has no name of its own is called `*`."""
+    """Every field by path; unnamed parts are called `*`."""
     found: dict[str, dict[str, Any]] = {}
     for option in [schema, *schema.get("anyOf", [])]:
         at = root["$defs"][option["$ref"].split("/")[-1]] if "$ref" in option else option
@@ -54,7 +54,7 @@ def test_the_schema_file_is_what_the_model_gives() -> None:
 def test_the_table_of_the_manifest_has_each_field_and_no_other() -> None:
     schema = Manifest.model_json_schema()
     told = [name for row in rows("| field | type | default | what |") for name in names(row[0])]
-    assert sorted({*told, "image"}) == sorted(fields(schema, schema))  # of image each part is told
+    assert sorted({*told, "image"}) == sorted(fields(schema, schema))  # image: by its parts
 
 
 def test_the_table_of_the_manifest_has_its_defaults() -> None:
@@ -89,7 +89,7 @@ def test_the_example_writes_a_set_that_verify_finds_good(
     monkeypatch.chdir(tmp_path)
     exec(compile(example, "shards/README.md", "exec"), {"__name__": "example"})
     assert main(["shards", "verify", "noise", "--jobs=1"]) == 0
-    assert capsys.readouterr().out == "noise: 3 shards, 60 samples, all as the manifest says\n"
+    assert capsys.readouterr().out == "noise: 3 shards, 60 samples, all match the manifest\n"
     damaged = json.loads((tmp_path / "noise" / "manifest.json").read_text())
     damaged["findings"]["val"]["blank_rows"] = [40]
     (tmp_path / "noise" / "manifest.json").write_text(json.dumps(damaged))

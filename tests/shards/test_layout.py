@@ -49,7 +49,7 @@ def surveys(draw: st.DrawFn) -> Survey:
         column(st.integers(0, 12)), column(st.integers(0, 2)), column(st.integers(0, 2)),
         column(near),
     )  # fmt: skip
-    survey.splits[0], survey.seen[0], survey.digests[0] = 0, 0, 99  # something is left for train
+    survey.splits[0], survey.seen[0], survey.digests[0] = 0, 0, 99  # so that train is not empty
     return survey
 
 
@@ -146,7 +146,7 @@ def test_shards_take_the_kept_samples_in_order(survey: Survey, size: int, blanks
 
 def test_samples_without_a_split_are_cut_and_the_others_stay() -> None:
     number = 300
-    images = [index // 2 for index in range(number)]  # pairs, which are never parted
+    images = [index // 2 for index in range(number)]  # pairs, which are never separated
     splits = [UNSPLIT] * 200 + [0] * 50 + [2] * 50
     survey = survey_of(images, [index % 3 for index in range(number)], splits)
     options = Options(val_fraction=0.2, test_fraction=0.1)
@@ -173,7 +173,7 @@ def test_a_person_is_never_parted_by_the_cut() -> None:
 def test_a_cut_larger_than_the_whole_is_refused() -> None:
     survey = survey_of([0, 1, 2], [0, 1, 1], [0, UNSPLIT, UNSPLIT])
     options = Options(val_fraction=0.5, test_fraction=0.5)
-    with pytest.raises(UserError, match="none is left for train; give a smaller --val-fraction"):
+    with pytest.raises(UserError, match="leaving none for train; give a smaller --val-fraction"):
         layout.decide(survey, options, PARTS)
     layout.decide(survey, options, ("val",))
 
@@ -182,9 +182,9 @@ def test_samples_that_are_too_few_to_cut_are_refused() -> None:
     survey = survey_of([0, 1, 2], [0, 1, 2], [UNSPLIT] * 3)
     with pytest.raises(UserError, match=r"3 samples are too few to cut val .* --val-fraction"):
         layout.decide(survey, Options(), PARTS)
-    with pytest.raises(UserError, match=r"too few to cut test .* its own test split"):
+    with pytest.raises(UserError, match=r"too few to cut test .* that has a test split"):
         layout.decide(survey, Options(val_fraction=0.5), PARTS)
-    # Where the source has splits of its own, nothing is cut.
+    # Nothing is cut if the source has its own splits.
     layout.decide(survey_of([0, 1], [0, 1], [0, 1]), Options(), PARTS)
 
 

@@ -13,7 +13,7 @@ Content = dict[str, Any]
 
 
 def content() -> Content:
-    """A good manifest of two classes, as JSON gives it."""
+    """A valid manifest of two classes, as parsed JSON."""
 
     def shard(name: str, digit: str, counts: list[int]) -> Content:
         return {
@@ -77,7 +77,7 @@ def test_a_manifest_survives_the_disk(tmp_path: Path) -> None:
 
 
 def _check_within(old: object, new: object) -> None:
-    """A manifest of version 1, written again, has all that it had, and more."""
+    """A version 1 manifest, written again, keeps everything and gains more."""
     if isinstance(old, dict):
         assert isinstance(new, dict)
         for key in old:
@@ -283,7 +283,7 @@ def test_a_missing_manifest_is_told_with_the_way_to_make_one(tmp_path: Path, the
     with pytest.raises(UserError) as caught:
         load_manifest(folder)
     assert str(caught.value) == (
-        f"{folder} is not a finished shard set: it has no manifest.json; make one with "
+        f"{folder} is not a finished shard set: it has no manifest.json; create one with "
         f"`pattlite shards create SOURCE {folder}`"
     )
 

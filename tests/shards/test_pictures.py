@@ -49,7 +49,7 @@ def read(path: Path) -> Pixels:
 
 
 def places(picture: Pixels, tile: Pixels) -> list[tuple[int, int]]:
-    """Where a tile, uint8 [H, W, 3], lies in a picture, pixel by pixel."""
+    """Where a tile, uint8 [H, W, 3], occurs exactly in a picture."""
     height, width, _ = tile.shape
     corner = (picture[:, :, None] == tile[0, 0]).all(axis=-1)[..., 0]
     return [
@@ -128,7 +128,7 @@ def test_a_sheet_of_empty_rows_is_drawn(tmp_path: Path) -> None:
 
 
 def widths(picture: Pixels, colour: str) -> list[int]:
-    """How wide the bars of a colour are, from the top."""
+    """The widths of the bars of a colour, from the top."""
     is_bar = (picture == list(bytes.fromhex(colour[1:]))).all(axis=-1).sum(axis=1)
     starts = np.flatnonzero((is_bar[1:] > 0) & (is_bar[:-1] == 0)) + 2
     return [int(is_bar[start]) for start in starts]
@@ -151,12 +151,12 @@ def test_few_classes_and_many_are_drawn(tmp_path: Path, classes: int) -> None:
     counts = [10**6 // 2**label for label in range(classes)]
     labels = [f"class {label}" for label in range(classes)]
     draw_classes(manifest({"val": counts}, info, labels), tmp_path / "x.png")
-    # The smallest bars are less than a pixel wide; their counts tell of them.
+    # The smallest bars are less than a pixel wide; only their counts show them.
     assert len(widths(read(tmp_path / "x.png"), "#E69F00")) >= min(classes, 5)
 
 
 def test_a_picture_that_cannot_be_written_names_the_option(tmp_path: Path) -> None:
     info = ImageInfo(channels=1, height=48, width=48)
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match=r"cannot write .*x\.png: .*; say where with --picture"):
+    with pytest.raises(UserError, match=r"cannot write .*x\.png: .*; choose a file with --picture"):
         draw_classes(manifest({"val": [1, 2]}, info, ["a", "b"]), tmp_path / "file" / "x.png")

@@ -16,7 +16,7 @@ def square(number: int) -> tuple[int, int]:
 
 def fail(number: int) -> int:
     if number == 3:
-        raise UserError("item 3 is bad; mend it")
+        raise UserError("item 3 is bad; fix it")
     return number
 
 
@@ -38,7 +38,7 @@ def test_results_come_in_the_order_of_the_tasks(jobs: int) -> None:
 def test_an_error_in_a_worker_arrives_as_it_is(jobs: int) -> None:
     results = parallel(fail, range(10), jobs)
     assert [next(results) for _ in range(3)] == [0, 1, 2]
-    with pytest.raises(UserError, match=r"^item 3 is bad; mend it$"):
+    with pytest.raises(UserError, match=r"^item 3 is bad; fix it$"):
         next(results)
 
 
@@ -46,9 +46,9 @@ def test_an_error_in_a_worker_arrives_as_it_is(jobs: int) -> None:
 def test_an_error_while_tasks_are_made_arrives_as_it_is(jobs: int) -> None:
     def tasks() -> Iterator[int]:
         yield 1
-        raise UserError("row 1 is bad; mend it")
+        raise UserError("row 1 is bad; fix it")
 
-    with pytest.raises(UserError, match=r"^row 1 is bad; mend it$"):
+    with pytest.raises(UserError, match=r"^row 1 is bad; fix it$"):
         list(parallel(square, tasks(), jobs))
 
 

@@ -40,7 +40,7 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["s3", "memory", "file"])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Remote]:
-    """An empty place of each kind: uploads to the third are not whole by nature."""
+    """An empty place of each kind; uploads to the third are not atomic by themselves."""
     memory = fsspec.filesystem("memory")
     memory.store.clear()
     if request.param == "s3":
@@ -52,7 +52,7 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Remote]:
 
 
 def lying_at(target: Remote) -> dict[str, bytes]:
-    """Every file there with its bytes, not asked of the code under test."""
+    """Every file there with its bytes, read without the code under test."""
     store, root = fsspec.core.url_to_fs(target.address)
     store.invalidate_cache()
     names = store.find(root)
@@ -104,7 +104,7 @@ def test_what_others_have_done_since_counts(target: Remote, tmp_path: Path) -> N
     target.place(temporary, shard)
     target.place(*finished(tmp_path / "work", b"x", "val-000000.tar"))
     assert target.shard_names() == [shard.name, "val-000000.tar"]
-    # Another instance does not know what this one remembers, as if it were in another process.
+    # Another instance does not share this one's cache, as if it were in another process.
     root = fsspec.core.url_to_fs(target.address)[1]
     others = fsspec.filesystem(target.address.partition(":")[0], skip_instance_cache=True)
     others.rm_file(f"{root}/{shard.name}")
@@ -127,7 +127,7 @@ def test_a_folder_in_the_place_of_a_shard_is_not_that_shard(target: Remote) -> N
     if not target.address.startswith("s3"):
         store.makedirs(f"{root}/train-000000.tar")
     store.pipe_file(f"{root}/train-000000.tar/x", b"x")
-    size = store.info(f"{root}/train-000000.tar")["size"] or 1  # a folder of a disk has one
+    size = store.info(f"{root}/train-000000.tar")["size"] or 1  # a folder on disk has one
     shard = ShardInfo(
         name="train-000000.tar", samples=1, bytes=size, sha256="0" * 64, class_counts=[1, 0]
     )
@@ -233,8 +233,8 @@ def test_a_server_that_errs_once_is_asked_again(s3: str, server: S3Server, tmp_p
     target.place(temporary, shard)
     assert target.manifest() is None
     assert lying_at(target) == {shard.name: b"shard"}
-    assert server.asked["PUT train-000000.tar"] == 3  # once for each of its own and HEAD's errors
-    # s3fs asks for the size of what it reads, or did not yet.
+    assert server.asked["PUT train-000000.tar"] == 3  # once for each error of PUT and HEAD
+    # some versions of s3fs ask for the size of what they read.
     assert {server.asked[f"{method} manifest.json"] for method in ("HEAD", "GET")} == {0, 2}
 
 
@@ -309,7 +309,7 @@ def test_where_uploads_grow_they_do_so_under_another_name(
     assert target.shard_names() == []
     assert not target.holds(shard)
     target.place(temporary, shard)
-    assert lying_at(target) == {shard.name: b"shard"}  # what was left is taken over
+    assert lying_at(target) == {shard.name: b"shard"}  # the leftover was overwritten
 
 
 def test_work_lies_in_the_users_cache_apart_for_each_address(

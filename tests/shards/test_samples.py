@@ -54,7 +54,7 @@ def test_a_choice_fills_its_row_and_shows_flags(
     chosen = choose(flags, columns, np.random.default_rng(seed), flagged)
     assert len(set(chosen)) == len(chosen)
     marked = [bool(flags[index]) for index in chosen]
-    assert marked == sorted(marked)  # plain ones first
+    assert marked == sorted(marked)  # unflagged samples first
     there = sum(map(bool, flags))
     if flagged:
         assert all(marked)
@@ -104,7 +104,7 @@ def test_only_flagged_samples_are_shown_on_demand(shards: Path) -> None:
 def test_a_split_without_samples_is_a_user_error(shards: Path) -> None:
     manifest = load_manifest(shards)
     empty = manifest.model_copy(update={"shards": {**manifest.shards, "val": []}})
-    with pytest.raises(UserError, match="this set has no samples of val"):
+    with pytest.raises(UserError, match="this set has no val samples"):
         pick_samples(Folder(shards), empty, "val", 3, 0)
 
 

@@ -33,7 +33,7 @@ class Shell:
         return Said(status, *self.capsys.readouterr())
 
     def refuses(self, *arguments: object) -> str:
-        """The one line with which the command is refused."""
+        """The one line of the command's refusal."""
         said = self(*arguments)
         (line,) = said.err.splitlines()
         assert (said.status, said.out) == (2, "")
@@ -57,7 +57,7 @@ def break_two(shards: Path) -> None:
 
 
 def test_a_good_set_is_one_line(pattlite: Shell, shards: Path) -> None:
-    line = f"{shards}: 5 shards, 20 samples, all as the manifest says\n"
+    line = f"{shards}: 5 shards, 20 samples, all match the manifest\n"
     assert pattlite("verify", shards, "--jobs", 1) == (0, line, "")
 
 
@@ -80,7 +80,7 @@ def test_a_set_in_a_store_is_verified_and_shown(
     store = fsspec.filesystem("memory")
     store.put(f"{shards}/", "/checked/", recursive=True)
     try:
-        line = "memory://checked: 5 shards, 20 samples, all as the manifest says\n"
+        line = "memory://checked: 5 shards, 20 samples, all match the manifest\n"
         assert pattlite("verify", "memory://checked", "--jobs=1") == (0, line, "")
         assert "--picture" in pattlite.refuses("show", "memory://checked")
         assert "--picture" in pattlite.refuses("stats", "memory://checked")
@@ -110,10 +110,8 @@ def test_bad_shards_are_written_again_and_nothing_else_is_touched(
     said = pattlite("verify", shards, "--repair", source, "--jobs=1")
     assert (said.status, said.err) == (0, "")
     first, second = said.out.splitlines()
-    assert first == (
-        f"{shards}: wrote train-000001.tar, val-000000.tar again, as the manifest says"
-    )
-    assert second.endswith("all as the manifest says")
+    assert first == (f"{shards}: rewrote train-000001.tar, val-000000.tar from the source")
+    assert second.endswith("all match the manifest")
     assert snapshot(shards) == {**snapshot(original), "notes.txt": b"mine"}
     assert (shards / "train-000000.tar").stat().st_mtime_ns == good
 
@@ -160,7 +158,7 @@ def test_a_shard_that_would_be_written_otherwise_is_let_be(
     edit_shard(shards, "val-000000.tar", sha256="0" * 64)
     before = (shards / "val-000000.tar").read_bytes()
     line = pattlite.refuses("verify", shards, "--repair", source, "--jobs=1")
-    assert "val-000000.tar cannot be written as its manifest says" in line
+    assert "val-000000.tar cannot be reproduced" in line
     assert (shards / "val-000000.tar").read_bytes() == before
 
 
@@ -170,7 +168,7 @@ def test_a_set_with_votes_wants_them_for_its_repair(
     edit_manifest(shards, lambda content: content.update(votes=["neutral"]))
     break_two(shards)
     line = pattlite.refuses("verify", shards, "--repair", source, "--jobs=1")
-    assert "give it as well, with --votes FILE" in line
+    assert "give that file with --votes FILE" in line
     assert "--repair SOURCE" in pattlite.refuses("verify", shards, "--votes", source)
 
 
@@ -186,7 +184,9 @@ def test_the_words_of_a_manifest_become_what_was_said_to_the_reader(tmp_path: Pa
     "words", [{"mood": "good"}, {"channels": "2"}, {"unlabelled": "x"}, {"image_size": "big"}]
 )
 def test_words_of_another_version_are_refused(words: dict[str, str]) -> None:
-    with pytest.raises(UserError, match=rf"{next(iter(words))}.*; use the one that made the set"):
+    with pytest.raises(
+        UserError, match=rf"{next(iter(words))}.*; use the version that created the set"
+    ):
         reading_of(words, None)
 
 
@@ -198,7 +198,7 @@ def column(out: str, name: str) -> list[str]:
 
 
 def test_stats_prints_a_table_and_remarks_and_draws(pattlite: Shell, shards: Path) -> None:
-    for name in ("train-000000.tar", "val-000000.tar"):  # the manifest is all that is needed
+    for name in ("train-000000.tar", "val-000000.tar"):  # only the manifest is needed
         (shards / name).unlink()
     said = pattlite("stats", shards)
     assert (said.status, said.err) == (0, "")
@@ -220,7 +220,7 @@ def test_stats_of_a_set_without_samples_draws_nothing(pattlite: Shell, shards: P
     edit_manifest(shards, lambda content: content.update(shards={}))
     said = pattlite("stats", shards)
     assert said.status == 0
-    assert said.out.splitlines()[-1] == f"{shards}: no samples, and so no picture"
+    assert said.out.splitlines()[-1] == f"{shards}: no samples, so no picture"
     assert not (shards / "classes.png").exists()
 
 
@@ -237,7 +237,7 @@ def test_show_draws_a_sheet(pattlite: Shell, shards: Path, tmp_path: Path) -> No
 def test_show_says_when_nothing_is_flagged(pattlite: Shell, shards: Path) -> None:
     forge_facts(shards, "val-000000.tar", flawed.LEAK, leak=False, copies=1)
     said = pattlite("show", shards, "--split=val", "--flagged")
-    assert said == (0, f"{shards}: no sample of val is flagged, and so no picture\n", "")
+    assert said == (0, f"{shards}: no sample of val is flagged, so no picture\n", "")
     assert not (shards / "samples.png").exists()
 
 
@@ -247,7 +247,7 @@ def test_a_place_that_cannot_be_written_names_the_option(
 ) -> None:
     said = pattlite(verb, shards, "--picture", shards / "manifest.json" / "x.png")
     assert said.status == 2
-    assert said.err.endswith("; say where with --picture\n")
+    assert said.err.endswith("; choose a file with --picture\n")
     assert len(said.err.splitlines()) == 1
 
 

@@ -68,9 +68,9 @@ def test_remarks_tell_where_a_set_comes_from_and_what_is_odd_about_it(manifest: 
     assert first.endswith(f"fingerprint {manifest.fingerprint()[:12]}")
     assert others == [
         "train has 3.0 times as many samples of happy as of sad",
-        "val has no sample of sad, surprise, neutral",
-        "test has no sample of disgust, fear, happy",
-        "identical images in the source: 8 samples have one of 4 images; "
+        "val has no samples of sad, surprise, neutral",
+        "test has no samples of disgust, fear, happy",
+        "identical images in the source: 8 samples share 4 images; "
         "labels differ for 2 of them (4 samples)",
     ]
 
@@ -81,7 +81,7 @@ def test_remarks_tell_what_was_left_out_and_why(manifest: Manifest) -> None:
         manifest, "train", dropped_rows=[1, 2, 8, 9, 10], blank_rows=[1], near_blank_rows=[2]
     ).model_copy(update={"source": source})
     told = remarks(changed)
-    assert "passed over in the source: 1,200 (no majority), 3 (no label)" in told
+    assert "skipped in the source: 1,200 (no majority), 3 (no label)" in told
     assert "left out of train: 1 blank, 1 near blank, 3 with a copy in val or test" in told
 
 
@@ -96,8 +96,8 @@ def test_remarks_tell_of_votes_conversion_and_an_empty_split(manifest: Manifest)
         }
     )
     told = "\n".join(remarks(changed))
-    assert "test: 1,234 images had another size or mode" in told
-    assert "votes are in each sample's JSON: neutral, happiness" in told
+    assert "test: 1,234 images were converted from another size or mode" in told
+    assert "each sample's JSON contains votes: neutral, happiness" in told
     assert "val has no samples" in told
     assert "identical images" not in told
 
@@ -110,5 +110,5 @@ def test_only_options_other_than_the_default_are_told(tmp_path: Path) -> None:
     told = ["--unlabelled skip", "--image-size 48", "--blanks drop", "--val-fraction 0.2"]
     assert other_options(options) == [*told, "--seed 3"]
     folder = flawed_set(tmp_path, blanks="drop")
-    assert remarks(load_manifest(folder))[-1] == "made with --blanks drop"
+    assert remarks(load_manifest(folder))[-1] == "created with --blanks drop"
     assert "left out of train: 1 blank, 1 near blank" in remarks(load_manifest(folder))

@@ -71,7 +71,7 @@ def test_digests_differ_where_one_pixel_does() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2)), max_size=30))
 def test_copies_are_those_of_a_search_through_all_pairs(samples: list[tuple[int, int]]) -> None:
-    # Digests that share a half must not pass for equal.
+    # Digests that share one half must not be treated as equal.
     digests = np.array([(image // 2, image % 2) for image, _ in samples], np.uint64)
     labels = np.array([label for _, label in samples], np.int64)
     found = find_copies(digests.reshape(-1, 2), labels)

@@ -28,7 +28,7 @@ MANIFEST = Manifest.model_validate(
 
 
 def finished(folder: Path, data: bytes, name: str = "train-000000.tar") -> tuple[Path, ShardInfo]:
-    """A finished temporary file and what it is to be."""
+    """A finished temporary file and the shard it should become."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.tmp"
     path.write_bytes(data)
@@ -87,8 +87,10 @@ def test_a_file_in_the_way_is_the_users_error(target: Folder, tmp_path: Path) ->
 
 
 def test_a_folder_that_cannot_be_written_is_the_users_error() -> None:
-    # Root may write anywhere, but not here.
-    with pytest.raises(UserError, match=r"cannot write in /sys/kernel/new: .*choose a folder"):
+    # Even root cannot write here.
+    with pytest.raises(
+        UserError, match=r"cannot write in /sys/kernel/new: .*choose a writable folder"
+    ):
         Folder(Path("/sys/kernel/new")).check()
 
 
@@ -232,9 +234,9 @@ def test_a_disk_that_is_another_or_full_or_read_only_gets_whole_shards_or_none(
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["disk"] == {"train-000000.tar": 10_000}
-    assert told["work"] == ["train-000001.tar"]  # moved, and kept where it could not be
+    assert told["work"] == ["train-000001.tar"]  # moved, or kept if that failed
     assert "000001.tar: No space left on device; free some space" in told["train-000001.tar"]
     assert "train-000000.tar" not in told
     assert [line.partition(": ")[2] for line in told["read-only"]] == 3 * [
-        "Read-only file system; free some space or choose a folder that can be written"
+        "Read-only file system; free some space or choose a writable folder"
     ]

@@ -45,7 +45,7 @@ WHERE = "some/where/train-000000.tar"
 
 
 def tar_of(parts: Iterable[tuple[str | tarfile.TarInfo, bytes]]) -> bytes:
-    """A tar of these members; a TarInfo is taken with all that it claims."""
+    """A tar of these members; a TarInfo is used with everything it claims."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for what, data in parts:
@@ -67,7 +67,7 @@ def sample(
 
 
 def describe(data: bytes, samples: int = 1, counts: list[int] | None = None) -> ShardInfo:
-    """What a manifest would say of these bytes: a forger makes the hash agree."""
+    """A manifest entry for these bytes, as a forger would write it to match."""
     return ShardInfo(
         name="train-000000.tar",
         samples=samples,
@@ -186,14 +186,14 @@ def test_a_rounded_target_is_taken_as_it_is() -> None:
         ({"happy": 1}, "no target of 7 shares"),
         (SHARES[:6], "no target of 7 shares"),
         ([*SHARES, 0], "no target of 7 shares"),
-        ([1.5, -0.5, 0, 0, 0, 0, 0], "a share that is none"),
-        ([float("nan"), 1, 0, 0, 0, 0, 0], "a share that is none"),
-        ([float("inf"), 1, 0, 0, 0, 0, 0], "a share that is none"),
-        ([10**400, 0, 0, 0, 0, 0, 0], "a share that is none"),
-        ([True, False, 0, 0, 0, 0, 0], "a share that is none"),
-        (["1", 0, 0, 0, 0, 0, 0], "a share that is none"),
-        ([None, 1, 0, 0, 0, 0, 0], "a share that is none"),
-        ([[1], 0, 0, 0, 0, 0, 0], "a share that is none"),
+        ([1.5, -0.5, 0, 0, 0, 0, 0], "an invalid share"),
+        ([float("nan"), 1, 0, 0, 0, 0, 0], "an invalid share"),
+        ([float("inf"), 1, 0, 0, 0, 0, 0], "an invalid share"),
+        ([10**400, 0, 0, 0, 0, 0, 0], "an invalid share"),
+        ([True, False, 0, 0, 0, 0, 0], "an invalid share"),
+        (["1", 0, 0, 0, 0, 0, 0], "an invalid share"),
+        ([None, 1, 0, 0, 0, 0, 0], "an invalid share"),
+        ([[1], 0, 0, 0, 0, 0, 0], "an invalid share"),
         ([0] * 7, "sums to 0, not to 1"),
         ([0.5, 0.4, 0, 0, 0, 0, 0], "sums to 0.9, not to 1"),
         ([0.5, 0.502, 0, 0, 0, 0, 0], "sums to 1.002, not to 1"),
@@ -206,7 +206,7 @@ def test_a_bad_target_is_told_with_its_shard_and_sample(target: object, told: st
     message = str(caught.value)
     assert message.startswith(f"{WHERE}: sample 00000007 has ")
     assert message.endswith(f"{told}; create the shards again")
-    assert decode(data, 2).labels.tolist() == [0, 0]  # where nobody asks, nobody minds
+    assert decode(data, 2).labels.tolist() == [0, 0]  # targets are checked only on request
 
 
 def test_a_sample_without_the_target_that_it_should_have_is_named() -> None:
@@ -286,7 +286,7 @@ def test_a_member_of_another_name_is_refused(name: str) -> None:
 
 
 def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
-    # This one makes a file when it is loaded.
+    # This one creates a file when unpickled.
     spy = tmp_path / "loaded"
     pickle = f"cos\nsystem\n(S'touch {spy}'\ntR.".encode()
     for kind in ("pkl", "pyd", "cls", "json", "png"):
@@ -353,7 +353,7 @@ def test_a_size_that_is_none_is_refused(size: bytes) -> None:
 
 
 def test_a_member_that_is_cut_off_is_named() -> None:
-    assert "member '00000000.png' is cut off" in refusal(tar_of(sample())[:1024])
+    assert "member '00000000.png' is truncated" in refusal(tar_of(sample())[:1024])
 
 
 def test_the_largest_honest_images_are_read() -> None:
@@ -366,7 +366,7 @@ def test_the_largest_honest_images_are_read() -> None:
 @pytest.mark.parametrize(("present", "claimed"), [(2, 1), (1, 2), (3, 2)])
 def test_another_number_of_samples_is_told(present: int, claimed: int) -> None:
     data = tar_of(part for index in range(present) for part in sample(f"{index:08d}"))
-    told = f"{present} samples where the manifest says {claimed}"
+    told = f"{present} samples, the manifest says {claimed}"
     assert told in refusal(data, claimed)
 
 
@@ -380,7 +380,7 @@ def test_a_sample_without_a_member_is_named(missing: str) -> None:
 def test_a_member_that_is_there_twice_is_refused(again: str) -> None:
     parts = sample("00000007")
     double = [part for part in parts if part[0].endswith(again)]
-    assert f"'00000007.{again}' is there twice" in refusal(tar_of([*parts, *double]))
+    assert f"'00000007.{again}' appears twice" in refusal(tar_of([*parts, *double]))
 
 
 def test_other_class_counts_are_told() -> None:
@@ -425,14 +425,14 @@ def picture(mode: str, size: tuple[int, int] = (48, 48), form: str = "PNG") -> b
 
 @pytest.mark.parametrize("mode", ["1", "P", "LA", "RGB", "RGBA", "I;16"])
 def test_an_image_of_another_mode_is_refused(mode: str) -> None:
-    assert f"an image is {mode} of 48x48 where L of 48x48 is needed" in refusal(
+    assert f"an image is {mode} of 48x48, but must be L of 48x48" in refusal(
         tar_of(sample(png=picture(mode)))
     )
 
 
 @pytest.mark.parametrize("size", [(47, 48), (48, 49), (24, 96), (1, 1), (480, 480)])
 def test_an_image_of_another_size_is_refused(size: tuple[int, int]) -> None:
-    assert f"an image is L of {size[0]}x{size[1]} where L of 48x48 is needed" in refusal(
+    assert f"an image is L of {size[0]}x{size[1]}, but must be L of 48x48" in refusal(
         tar_of(sample(png=picture("L", size)))
     )
 
@@ -450,7 +450,7 @@ def test_an_image_of_another_format_is_refused(form: str) -> None:
     refusal(tar_of(sample(png=picture("L", form=form))))
 
 
-# Pillow warns of the second one and refuses the others by itself.
+# Pillow itself warns about the second one and refuses the others.
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(
     ("width", "height"), [(20_000, 10_000), (10_000, 10_000), (65_535, 65_535)]
@@ -488,7 +488,7 @@ def test_a_damaged_image_is_refused_or_has_its_shape() -> None:
 
 
 def test_a_damaged_header_is_refused_or_changes_nothing() -> None:
-    # The checksum is mended after the damage, or tarfile itself would stop at it.
+    # The checksum is fixed after the damage; otherwise tarfile itself would reject it.
     good, chance = tar_of(sample()), random.Random(4)
     with tarfile.open(fileobj=io.BytesIO(good)) as tar:
         starts = [member.offset for member in tar]
@@ -540,7 +540,7 @@ def test_pixels_are_the_same_whoever_wrote_and_whoever_reads_them(
     for data in (own, pillow_png(pixels), pillow_png(pixels, optimize=True)):
         np.testing.assert_array_equal(decode_png(data, image), pixels)
         np.testing.assert_array_equal(decode_png(memoryview(data), image), pixels)
-    # Ours is read without Pillow.
+    # Our own PNGs are read without Pillow.
     monkeypatch.setattr("pattlite_dist.shards.png._decode_any", lambda *_: None)
     np.testing.assert_array_equal(decode_png(own, image), pixels)
 
@@ -558,7 +558,7 @@ def test_a_png_of_ours_with_any_byte_changed_is_refused_or_gives_what_pillow_giv
             continue
         with Image.open(io.BytesIO(data)) as picture:
             np.testing.assert_array_equal(found[0], np.asarray(picture))
-    for length in range(len(own)):  # Pillow does not miss the end of a file
+    for length in range(len(own)):  # Pillow does not notice a missing end of file
         with contextlib.suppress(ValueError):
             np.testing.assert_array_equal(decode_png(own[:length], image), pixels)
 

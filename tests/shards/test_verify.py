@@ -58,7 +58,7 @@ def test_a_set_as_it_was_made_has_no_problems(tmp_path: Path, options: dict[str,
         ("flipped", "differs from its manifest (SHA-256)"),
         ("truncated", "bytes, its manifest says"),
         ("empty", "has 0 bytes, its manifest says"),
-        ("missing", "is missing though its manifest names it"),
+        ("missing", "is missing although its manifest names it"),
         ("folder", "Is a directory"),
     ],
 )
@@ -95,10 +95,10 @@ def test_shards_that_changed_places_are_both_named(shards: Path) -> None:
 
 def test_a_sample_more_than_the_manifest_says_is_told(shards: Path) -> None:
     counts = [0] * 7
-    counts[flawed.LABELS[10]] = 1  # of row 11 nothing is said
+    counts[flawed.LABELS[10]] = 1  # row 11 is not mentioned
     edit_shard(shards, "train-000002.tar", samples=1, class_counts=counts)
     (line,) = lines(shards)
-    assert "train-000002.tar: 2 samples where the manifest says 1" in line
+    assert "train-000002.tar: 2 samples, the manifest says 1" in line
 
 
 def test_wrong_class_counts_are_told(shards: Path) -> None:
@@ -120,7 +120,7 @@ def test_images_of_another_shape_than_the_manifest_says_are_told(shards: Path) -
     edit_manifest(shards, lambda content: content["image"].update(height=47))
     told = lines(shards)
     assert len(told) == len(NAMES)
-    assert all("an image is L of 48x48 where L of 48x47 is needed" in line for line in told)
+    assert all("an image is L of 48x48, but must be L of 48x47" in line for line in told)
 
 
 @pytest.mark.parametrize(
@@ -158,10 +158,10 @@ def test_a_sample_that_is_not_named_by_its_row_is_told(shards: Path) -> None:
 @pytest.mark.parametrize(
     ("split", "found", "shard", "told"),
     [
-        ("train", {"blank_rows": []}, 0, "the manifest calls the image of row 1 not blank"),
-        ("train", {"blank_rows": [1, 3]}, 0, "the manifest calls the image of row 3 blank"),
+        ("train", {"blank_rows": []}, 0, "says that the image of row 1 is not blank"),
+        ("train", {"blank_rows": [1, 3]}, 0, "says that the image of row 3 is blank"),
         ("train", {"near_blank_rows": [3]}, 0, "row 2 is marked as nearly blank"),
-        ("train", {"dropped_rows": [8]}, 1, "row 8 is here, though the manifest says"),
+        ("train", {"dropped_rows": [8]}, 1, "row 8 is here, but the manifest says"),
         ("train", {"copies": 1}, None, "set/train: 2 copies in its shards, 1 in its manifest"),
         ("train", {"conflicts": 2}, None, "set/train: 3 conflicts in its shards, 2 in"),
         ("val", {"leaks": 0}, None, "set/val: 1 leaks in its shards, 0 in its manifest"),
@@ -189,7 +189,7 @@ def test_rows_that_are_there_twice_are_told(shards: Path) -> None:
     shutil.copy(shards / "train-000000.tar", shards / "train-000001.tar")
     (first, *_) = load_manifest(shards).shards["train"]
     edit_shard(shards, "train-000001.tar", **first.model_dump(exclude={"name"}))
-    assert "set/train: 5 rows are there more than once; create the shards again" in lines(shards)[0]
+    assert "set/train: 5 rows appear more than once; create the shards again" in lines(shards)[0]
 
 
 def test_a_set_of_the_first_version_is_held_to_what_it_says(shards: Path) -> None:
@@ -229,7 +229,7 @@ def test_tar_files_that_the_manifest_does_not_name_are_told_and_other_files_are_
 
 
 def test_a_missing_shard_file_is_a_user_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"x\.tar is missing though its manifest names it"):
+    with pytest.raises(UserError, match=r"x\.tar is missing although its manifest names it"):
         read_shard_file(tmp_path / "x.tar")
 
 

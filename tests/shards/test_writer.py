@@ -23,7 +23,7 @@ from tests.shards.conftest import (
 )
 
 PLACES = {"train": range(24), "val": range(24, 32), "test": range(32, 40)}
-# Row 3 is there three times, row 10 twice, and no blank looks like another.
+# Row 3 appears three times, row 10 twice, and no two blanks look alike.
 COPIES = {3: 3, 26: 3, 34: 3, 10: 2, 37: 2}
 
 
@@ -96,7 +96,7 @@ def test_a_sample_is_three_members_with_the_facts_of_its_row(tiny_shards: Path, 
             "conflict": len(labels) > 1,
         }
         told = found[f"{key}.json"].decode()
-        assert told == json.dumps(expected, sort_keys=True)  # so true and false, not 1 and 0
+        assert told == json.dumps(expected, sort_keys=True)  # true and false, not 1 and 0
         with Image.open(io.BytesIO(found[f"{key}.png"])) as picture:
             assert (picture.format, picture.mode, picture.size) == ("PNG", "L", (48, 48))
             np.testing.assert_array_equal(np.asarray(picture), images[row][0], strict=True)

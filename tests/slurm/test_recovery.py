@@ -18,15 +18,12 @@ from pattlite_dist.tracking import history
 from pattlite_dist.tracking.record import read_metrics
 from pattlite_dist.train.names import listed
 from tests.conftest import command, environment, tiny
-from tests.slurm.conftest import Cluster
+from tests.slurm.conftest import Cluster, apart
 from tests.train.conftest import zygote
 from tests.train.harness import Zygote, assert_same_training
-from tests.workers import SECOND_CLUSTER
 
 __all__ = ["zygote"]  # a fixture
-# As long as all of the cluster's other tests: it has a worker, and where there is one a cluster,
-# of its own.
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.xdist_group(SECOND_CLUSTER)]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, apart]
 
 # Twice as many as six starts take until each is stopped.
 EPOCHS, STEPS = 20, 13  # steps an epoch: 104 samples in global batches of 8

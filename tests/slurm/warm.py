@@ -121,7 +121,7 @@ if __name__ == "__main__":
     import torch
     import torchmetrics
     import torchvision
-    import wandb
+    import wandb.sdk.launch  # as `wandb.init` does, for a second
 
     torch.set_num_threads(1)
     assert pytorch_lightning and submitit and torchmetrics and torchvision and wandb

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pattlite_dist.compat.wandb import split
 from pattlite_dist.errors import UserError
-from pattlite_dist.tracking.wandb_segments import Segment, read_segment, split
+from pattlite_dist.tracking.wandb_segments import Segment, read_segment
 
 HEADER = b":W&B\xe1\xbe\x00"
 

@@ -1,1 +1,1 @@
-"""Readers of the forms in which people hold a data set, behind one small interface."""
+"""Readers of the formats in which people store data sets, behind one small interface."""

@@ -1,4 +1,4 @@
-"""What a reader of a data set gives: its samples in order, not yet decoded, and facts about it."""
+"""The interface of a data set reader: its samples in order, not yet decoded, and its metadata."""
 
 import contextlib
 from collections.abc import Iterator
@@ -18,16 +18,16 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Reading:
-    """What the user says to a reader.
+    """The user's options for a reader.
 
     Attributes:
-        kind: of the source; `auto` looks at what is there.
-        unlabelled: what to do about samples without a label.
+        kind: of the source; `auto` detects it.
+        unlabelled: what to do with samples without a label.
         image_size: side of every image in pixels; None: the data set's own, or the first image's.
         channels: 1 for grey, 3 for colour; None as for `image_size`.
-        other_images: what to do about images of another size or mode.
-        votes: FER+'s `fer2013new.csv`, to be joined by row.
-        target: the classes are those of the data set (`labels`), or FER+'s: the one with most of
+        other_images: what to do with images of another size or mode.
+        votes: FER+'s `fer2013new.csv`, joined by row number.
+        target: the classes are the data set's (`labels`), or FER+'s: the one with the majority of
             the votes (`majority`), or all by their share of the votes (`soft`).
     """
 
@@ -40,10 +40,10 @@ class Reading:
     target: Literal["labels", "majority", "soft"] = "labels"
 
     def words(self) -> dict[str, str]:
-        """What differs from the default, for the manifest.
+        """What differs from the defaults, for the manifest.
 
-        Left out are where the votes lie, and the kind: the manifest tells the source's own, be it
-        named or found.
+        The path of the votes is left out, and so is the kind: the manifest has the source's own,
+        whether named or detected.
         """
         told = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
@@ -54,17 +54,17 @@ class Reading:
 
 
 class Item(NamedTuple):
-    """One sample as its source holds it; decoding is left to another process.
+    """One sample as stored in its source; it is decoded in another process.
 
     Attributes:
-        row: its place in the source, by which it is named for ever; rising, gaps allowed.
+        row: its position in the source, which names it forever; increasing, gaps allowed.
         label: from 0 to below the number of classes.
-        split: None where the source does not say, and the stratified cut shall.
+        split: None if the source does not say, so that the stratified cut decides.
         data: the encoded image, or the text of its pixels.
-        where: what messages call it: the file, and the row or member.
-        group: samples with one group, such as those of a person, are never parted by the cut;
+        where: its name in messages: the file, and the row or member.
+        group: samples of the same group, such as one person's, are never separated by the cut;
             empty for none.
-        facts: goes into the sample's JSON, beside what every sample has.
+        facts: added to the JSON that every sample has.
     """
 
     row: int
@@ -77,30 +77,28 @@ class Item(NamedTuple):
 
 
 class Decoder(Protocol):
-    """Turns an item into pixels. It travels to other processes, so it can be pickled."""
+    """Turns an item into pixels. Picklable, because it is passed to other processes."""
 
     def __call__(self, item: Item) -> tuple[Pixels, bool]:
         """Pixels, uint8 [C, H, W], and whether they were converted from another size or mode.
 
         Raises:
-            UserError: the item is damaged, or of a kind that the user wants refused.
+            UserError: the item is damaged, or of a kind that the user chose to refuse.
         """
         ...
 
 
 class Source(Protocol):
-    """A data set that can be read, from its beginning each time."""
+    """A data set that can be read, each time from the beginning."""
 
     kind: str
-    name: str  # the same for the same content, wherever it lies
+    name: str  # the same for the same content, wherever it is stored
     labels: tuple[str, ...]
-    votes: tuple[str, ...]  # the columns of the "votes" among a sample's facts; none: ()
+    votes: tuple[str, ...]  # columns of the "votes" in a sample's facts; () for none
     image: ImageInfo
     decode: Decoder
-    cut: tuple[
-        SplitName, ...
-    ]  # what the cut has to make of the items without a split, beside train
-    left_out: dict[str, int]  # how many samples `items` has passed over, by reason
+    cut: tuple[SplitName, ...]  # splits to cut from the items without one, besides train
+    left_out: dict[str, int]  # how many samples `items` has skipped, by reason
 
     def items(self) -> Iterator[Item]:
         """Yield every sample; after the last one `sha256` and `left_out` are known."""
@@ -108,31 +106,31 @@ class Source(Protocol):
 
     @property
     def sha256(self) -> str:
-        """Hash of the content, the same for each packing of it."""
+        """Hash of the content, however it is packed."""
         ...
 
     def stamp(self) -> str:
-        """What changes when the files do, told without reading them: paths, sizes, times.
+        """A value that changes when the files do, without reading them: paths, sizes, times.
 
         Raises:
-            UserError: they are gone.
+            UserError: the files are gone.
         """
         ...
 
     def expected(self, items: int) -> int | None:
-        """How many items there will be, as far as can be told after so many; for progress."""
+        """Estimated total number of items after reading `items` of them; for progress."""
         ...
 
 
-def refusal(where: str, what: str, mend: str) -> UserError:
+def refusal(where: str, what: str, fix: str) -> UserError:
     """The error for one bad item."""
-    return UserError(f"{where}: {what}; {mend}")
+    return UserError(f"{where}: {what}; {fix}")
 
 
 @contextlib.contextmanager
-def refusing(where: str, mend: str) -> Iterator[None]:
+def refusing(where: str, fix: str) -> Iterator[None]:
     """Turn a `ValueError` that says what is wrong with one item into the error for it."""
     try:
         yield
     except ValueError as error:
-        raise refusal(where, str(error), mend) from None
+        raise refusal(where, str(error), fix) from None

@@ -1,4 +1,4 @@
-"""CK+48: peak frames of the extended Cohn-Kanade set (Lucey et al., CVPR Workshops 2010)."""
+"""CK+48: peak frames of the Extended Cohn-Kanade data set (Lucey et al., CVPR Workshops 2010)."""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from pattlite_dist.shards.sources.imagefiles import ImageFiles, Picture
 from pattlite_dist.shards.sources.spellings import emotion, images_of, is_image
 
 ABOUT = (
-    "CK+48: anger/S010_004_00000017.png, cut into splits so that a person is in one only; in a "
+    "CK+48: anger/S010_004_00000017.png, cut into splits so that each person is in only one; in a "
     "folder or .zip"
 )
 CKPLUS_LABELS = ("angry", "contempt", "disgust", "fear", "happy", "sad", "surprise")
@@ -17,7 +17,7 @@ _FRAME = re.compile(r"(S[0-9]{3})_[0-9]{3}_[0-9]{8}\.\w+", re.ASCII | re.IGNOREC
 
 
 def matches(names: Sequence[str]) -> bool:
-    """Whether these are CK+48's images: one lies in a class folder and is named as they are."""
+    """Whether these are CK+48's images: one is in a class folder and has a name of that form."""
     return any(
         is_image(name) and len(parts := name.split("/")) == 2 and _FRAME.fullmatch(parts[1])
         for name in names
@@ -25,14 +25,14 @@ def matches(names: Sequence[str]) -> bool:
 
 
 def parse_name(name: str) -> tuple[int, str]:
-    """The label in `CKPLUS_LABELS` and the subject, `S010`, of an image by its relative name.
+    """The label in `CKPLUS_LABELS` and the subject, such as `S010`, from an image's relative name.
 
     Raises:
-        ValueError: the name is another; the message says how.
+        ValueError: the name has another form; the message says how.
     """
     *folders, file = name.split("/")
     if len(folders) != 1:
-        raise ValueError("it does not lie in a class folder at the top")
+        raise ValueError("it is not in a top-level class folder")
     number = emotion(folders[0])
     label = EMOTIONS[number] if number is not None else folders[0].strip().casefold()
     if label not in CKPLUS_LABELS:
@@ -46,21 +46,21 @@ def parse_name(name: str) -> tuple[int, str]:
 
 
 class CkPlus(ImageFiles):
-    """CK+48's images, in the order of their names; val and test are to be cut by subject.
+    """CK+48's images, in the order of their names; val and test are cut by subject.
 
-    Contempt is a class of its own, and there is no neutral one. Three frames of a sequence are
-    nearly alike, and so a cut that parts the frames of a person would test on what it has seen.
+    Contempt is a separate class, and there is no neutral class. The three frames of a sequence
+    are nearly identical, so a cut that separated the frames of a person would test on known images.
 
     Raises:
-        UserError: an image has a name of another form, or lies elsewhere; names it.
+        UserError: an image has a name of another form or is elsewhere; names it.
     """
 
     def __init__(self, files: Files, reading: Reading) -> None:
         names, others = images_of(files.names)
         pictures = []
         for name in names:
-            mend = "take it out, or read the tree without its subjects with --source folder"
-            with refusing(files.where(name), mend):
+            fix = "remove it, or read the tree without subjects with --source folder"
+            with refusing(files.where(name), fix):
                 label, subject = parse_name(name)
             pictures.append(Picture(name, label, None, subject, {"subject": subject}))
         super().__init__(

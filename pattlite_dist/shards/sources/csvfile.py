@@ -1,4 +1,4 @@
-"""A CSV file of long lines, read fast: packed or not, hashed on the way, never unpacked to disk."""
+"""Fast reader for CSV files with long lines: plain or packed, hashed while reading."""
 
 import contextlib
 import csv
@@ -32,12 +32,12 @@ class Record(NamedTuple):
 
 
 class _Source(io.RawIOBase):
-    """Bytes of a file, hashed on the way, so that it is read only once for both."""
+    """Bytes of a file, hashed while reading, so that it is read only once for both."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream = stream
         self.digest = hashlib.sha256()
-        self.again = b""  # to be read before the rest
+        self.again = b""  # read again before the rest
 
     def readable(self) -> bool:
         return True
@@ -61,7 +61,7 @@ class CsvFile:
     """A file, or a member of a zip archive.
 
     Attributes:
-        path: plain, or packed as its suffix tells.
+        path: plain, or packed according to its suffix.
         member: of the archive at `path`; None for its only CSV file.
     """
 
@@ -75,18 +75,18 @@ class CsvFile:
 
     @property
     def shown(self) -> str:
-        """For messages."""
+        """Its name in messages."""
         return shown(f"{self.path}, member {self.member}" if self.member else str(self.path))
 
     @property
     def sha256(self) -> str:
-        """Hash of the uncompressed bytes; known once `records` has come to its end."""
+        """Hash of the uncompressed bytes; known once `records` is exhausted."""
         if not self._sha256:
-            raise RuntimeError("the hash is known once all is read to its end")
+            raise RuntimeError("the hash is known only after records() has been read to its end")
         return self._sha256
 
     def share(self) -> float:
-        """How much of the (packed) file has been read, from 0 to 1."""
+        """The fraction of the (packed) file that has been read, from 0 to 1."""
         if self._sha256:
             return 1.0
         if self._raw is None or self._raw.closed:
@@ -97,7 +97,7 @@ class CsvFile:
         """Yield the header and the rows.
 
         Raises:
-            UserError: it cannot be read, is truncated or damaged, or is no CSV file.
+            UserError: it cannot be read, is truncated or damaged, or is not a CSV file.
         """
         self._sha256 = ""
         try:
@@ -145,14 +145,14 @@ class CsvFile:
             return stack.enter_context(archive.open(info)), info.filename.lower()
         except KeyError:
             raise UserError(
-                f"{self.shown} is no longer there; run the command again once the zip is whole"
+                f"{self.shown} is no longer there; run the command again once the zip is complete"
             ) from None
         except (RuntimeError, NotImplementedError) as error:  # a password, an unknown method
             raise UserError(
                 f"{shown(str(self.path))} cannot be unpacked ({shown(str(error))}); unpack it and "
                 "give the CSV file"
             ) from error
-        except (struct.error, ValueError, OverflowError) as error:  # sizes and places out of range
+        except (struct.error, ValueError, OverflowError) as error:  # sizes and offsets out of range
             raise zipfile.BadZipFile(str(error)) from error
 
 
@@ -161,28 +161,28 @@ def _only(archive: zipfile.ZipFile, path: Path) -> str:
     names = [name for name in names if "__MACOSX" not in name]
     if len(names) != 1:
         raise UserError(
-            f"{shown(str(path))} holds {len(names)} CSV files where one is needed; unpack it and "
-            "give the one to read"
+            f"{shown(str(path))} contains {len(names)} CSV files, but must contain one; unpack it "
+            "and give the one to read"
         )
     return names[0]
 
 
 def _records(source: _Source) -> Iterator[Record]:
-    """Split at line ends and commas; with quotes or strange line ends the csv module does it.
+    """Split at line ends and commas; quotes and unusual line ends are left to the csv module.
 
-    That takes eight times as long, mostly in a field of thousands of digits.
+    That takes eight times as long, mostly in fields of thousands of digits.
     """
     rest, line = b"", 0
     while block := source.block():
         if not line and not rest:
             block = block.removeprefix(_BOM)
-        # To look for one is much faster than to count them.
+        # Searching for one is much faster than counting them.
         strange = b"\r" in block and block.count(b"\r") != block.count(b"\r\n")
         if strange or b'"' in block:
             source.again = rest + block
             text = io.TextIOWrapper(io.BufferedReader(source, _BLOCK), "utf-8", newline="")
             rows, before = csv.reader(_lines(text, line)), 0
-            for row in rows:  # which may go over several lines
+            for row in rows:  # each may span several lines
                 yield Record(line + before + 1, [field.encode() for field in row])
                 before = rows.line_num
             return
@@ -197,7 +197,7 @@ def _records(source: _Source) -> Iterator[Record]:
 
 
 def _lines(text: io.TextIOWrapper, before: int) -> Iterator[str]:
-    """The lines of `text`, never a whole file without line ends."""
+    """The lines of `text`, without ever reading a whole file that has no line ends."""
     for number in itertools.count(before + 1):
         line = text.readline(_LONGEST + 1)
         if len(line) > _LONGEST:

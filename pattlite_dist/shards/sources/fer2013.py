@@ -1,4 +1,4 @@
-"""FER2013 as a CSV file: `fer2013.csv`, `icml_face_data.csv`, the challenge's train and test."""
+"""FER2013 as CSV: `fer2013.csv`, `icml_face_data.csv`, or the challenge's train and test files."""
 
 import contextlib
 import re
@@ -23,14 +23,14 @@ FER2013_SPLITS: dict[str, SplitName] = {
 FER2013_SIDE = 48
 _IMAGE = ImageInfo(channels=1, height=FER2013_SIDE, width=FER2013_SIDE)
 _CSV_NAME = re.compile(r"(.+?)\.csv(?:\.xz|\.gz|\.zip)?", re.IGNORECASE)
-_MEND = "mend the row, or download the file again if it is truncated"
+_FIX = "fix the row, or download the file again if it is truncated"
 
 
 def decode_pixels(item: Item) -> tuple[Pixels, bool]:
-    """Pixels of text such as `70 80 82`, uint8 [1, 48, 48]; never converted.
+    """Pixels from text such as `70 80 82`, uint8 [1, 48, 48]; never converted.
 
     Raises:
-        UserError: it is anything else than 2304 whole numbers from 0 to 255.
+        UserError: it is not 2304 whole numbers from 0 to 255.
     """
     plain = _decode_plain(item.data)
     if plain is not None:
@@ -39,27 +39,27 @@ def decode_pixels(item: Item) -> tuple[Pixels, bool]:
         if item.data.translate(None, b"-0123456789 \t"):
             raise ValueError
         with warnings.catch_warnings():
-            # Before NumPy 2.3 it warned of bad text, and took what came before.
+            # Before NumPy 2.3 bad text only raised a warning, and what came before was used.
             warnings.simplefilter("error", DeprecationWarning)
             pixels = np.fromstring(item.data, dtype=np.int64, sep=" ")
     except (ValueError, DeprecationWarning):
-        what = "the pixels are not whole numbers between blanks"
-        raise refusal(item.where, what, _MEND) from None
+        what = "the pixels are not whole numbers separated by spaces"
+        raise refusal(item.where, what, _FIX) from None
     if len(pixels) != FER2013_SIDE**2:
-        what = f"{len(pixels)} pixels where {FER2013_SIDE**2} are needed"
-        raise refusal(item.where, what, _MEND)
+        what = f"{len(pixels)} pixels, but {FER2013_SIDE**2} are needed"
+        raise refusal(item.where, what, _FIX)
     if pixels.min() < 0 or pixels.max() > 255:
-        raise refusal(item.where, "a pixel lies outside 0 to 255", _MEND)
+        raise refusal(item.where, "a pixel is outside 0 to 255", _FIX)
     return pixels.astype(np.uint8).reshape(_IMAGE.shape), False
 
 
 def _decode_plain(text: bytes) -> Pixels | None:
-    """Numbers of one to three digits between single blanks, in half of NumPy's own time.
+    """Parse numbers of one to three digits separated by single spaces, in half of NumPy's time.
 
-    None for anything else, whether it is wrong or only written otherwise.
+    None for anything else, whether it is wrong or only formatted differently.
     """
     characters = np.frombuffer(b"   " + text + b" ", np.uint8)
-    digits = characters - np.uint8(48)  # of anything else than a digit: 10 or more
+    digits = characters - np.uint8(48)  # 10 or more for anything but a digit
     last = np.flatnonzero(characters[3:] == ord(" ")) + 2  # of each number
     if len(last) != FER2013_SIDE**2:
         return None
@@ -70,14 +70,14 @@ def _decode_plain(text: bytes) -> Pixels | None:
         ones.max() > 9
         or np.count_nonzero(two) + np.count_nonzero(three) + 2 * len(last) != len(text) + 1
     ):
-        return None  # a number has no digit, or more than three, or something else
+        return None  # a number has no digits or more than three, or there is something else
     pixels = (ones + tens * two * np.uint8(10)).astype(np.uint16)
     pixels += np.multiply(hundreds * three, 100, dtype=np.uint16)
     return None if pixels.max() > 255 else pixels.astype(np.uint8)
 
 
 class _Columns(NamedTuple):
-    """Where a file has what; -1 for nowhere."""
+    """Positions of a file's columns; -1 if missing."""
 
     names: list[str]
     emotion: int
@@ -86,14 +86,14 @@ class _Columns(NamedTuple):
 
 
 class Fer2013Csv:
-    """`fer2013.csv` of the 2013 challenge (Goodfellow et al., arXiv:1307.0414), or its like.
+    """`fer2013.csv` of the 2013 challenge (Goodfellow et al., arXiv:1307.0414), or a similar file.
 
-    Columns are found by name, whatever their order and the blanks around the names. Each file may
-    be plain or `.xz`, `.gz` or lie in a `.zip`; it is never unpacked to disk.
+    Columns are found by name, in any order and with any spaces around the names. Each file may
+    be plain, `.xz`, `.gz` or in a `.zip`; it is never unpacked to disk.
 
     Args:
-        files: `fer2013.csv`, or the challenge's `train.csv` and perhaps `test.csv`.
-        reading: `unlabelled` is about `test.csv`, which has no labels.
+        files: `fer2013.csv`, or the challenge's `train.csv` and optionally `test.csv`.
+        reading: `unlabelled` applies to `test.csv`, which has no labels.
     """
 
     name = "fer2013.csv"
@@ -105,12 +105,12 @@ class Fer2013Csv:
         self.files, self.reading = list(files), reading
         self.kind = "fer2013-csv"
         self.decode: Callable[[Item], tuple[Pixels, bool]] = decode_pixels
-        self.cut: tuple[SplitName, ...] = ("val", "test")  # where a file has no Usage
+        self.cut: tuple[SplitName, ...] = ("val", "test")  # if a file has no Usage
         self.left_out: dict[str, int] = {}
 
     @property
     def sha256(self) -> str:
-        """Hash of the uncompressed CSV, of both where there are two; known after `items`."""
+        """Hash of the uncompressed CSV, or of both if there are two; known after `items`."""
         return "+".join(file.sha256 for file in self.files)
 
     def stamp(self) -> str:
@@ -118,7 +118,7 @@ class Fer2013Csv:
         return stamp_of([file.path for file in self.files])
 
     def expected(self, items: int) -> int | None:
-        """By the share read of the first file, for a second has no labels; rows are of a size."""
+        """From the fraction read of the first file, as a second has no labels; rows are alike."""
         share = self.files[0].share()
         return max(items, round(items / share)) if share > 0 else None
 
@@ -132,21 +132,21 @@ class Fer2013Csv:
         row = 0
         for file in self.files:
             records = cast("Generator[Record, None, None]", file.records())
-            with contextlib.closing(records):  # at once where a row is refused
+            with contextlib.closing(records):  # immediately if a row is refused
                 first, row = row, (yield from self._rows(file, records, row))
             if row == first:
-                raise UserError(f"{file.shown} has a header and no rows; copy or download it again")
+                raise UserError(f"{file.shown} has a header but no rows; copy or download it again")
 
     def _rows(
         self, file: CsvFile, records: Iterator[Record], row: int
     ) -> Generator[Item, None, int]:
-        """Yield the rows of a file, the first with the number `row`; returns the one to go on."""
+        """Yield the rows of a file, numbered from `row`; returns the next number."""
         columns = self._columns(file, next(records, Record(1, [])))
         for record in records:
             where = f"{file.shown}, row {row} (line {record.line})"
             if len(record.fields) != len(columns.names):
-                what = f"{len(record.fields)} fields where {len(columns.names)} are needed"
-                raise refusal(where, what, _MEND)
+                what = f"{len(record.fields)} fields, but {len(columns.names)} are needed"
+                raise refusal(where, what, _FIX)
             if columns.emotion < 0:
                 self._leave_out(where)
             else:
@@ -158,8 +158,8 @@ class Fer2013Csv:
         if self.reading.unlabelled == "refuse":
             raise refusal(
                 where,
-                "it has no label, for the challenge kept those of its test.csv to itself",
-                "give fer2013.csv, or leave such rows out with --unlabelled skip",
+                "it has no label, because the challenge did not publish those of its test.csv",
+                "give fer2013.csv, or skip such rows with --unlabelled skip",
             )
         self.left_out["unlabelled"] = self.left_out.get("unlabelled", 0) + 1
 
@@ -176,13 +176,13 @@ class Fer2013Csv:
             )
         for name in wanted:
             if names.count(name) > 1:
-                raise UserError(f"{file.shown} has two columns {name}; take one of them out")
+                raise UserError(f"{file.shown} has two columns named {name}; remove one of them")
         emotion, pixels, usage = (
             names.index(name) if name in names else -1 for name in ("emotion", "pixels", "Usage")
         )
         if emotion >= 0 and file is not self.files[0]:
             raise UserError(
-                f"{file.shown} has labels, which the challenge's test.csv has not; give one CSV "
+                f"{file.shown} has labels, but the challenge's test.csv has none; give one CSV "
                 "file with a column Usage, or the file to read"
             )
         return _Columns(names, emotion, pixels, usage)
@@ -204,11 +204,11 @@ def _item(row: int, fields: list[bytes], columns: _Columns, where: str) -> Item:
 
 
 def _label(text: bytes, where: str) -> int:
-    # Three digits at most: int() refuses thousands of them with an error of its own.
+    # At most three digits: int() raises a different error for thousands of them.
     if text.isdigit() and len(text) <= 3 and int(text) < len(FER2013_LABELS):
         return int(text)
     found = short([text.decode("utf-8", "backslashreplace")])
-    raise refusal(where, f"label {found!r} is not one of 0 to {len(FER2013_LABELS) - 1}", _MEND)
+    raise refusal(where, f"label {found!r} is not from 0 to {len(FER2013_LABELS) - 1}", _FIX)
 
 
 def _split(text: bytes, where: str) -> SplitName:
@@ -216,20 +216,20 @@ def _split(text: bytes, where: str) -> SplitName:
     if name in FER2013_SPLITS:
         return FER2013_SPLITS[name]
     known = ", ".join(FER2013_SPLITS)
-    raise refusal(where, f"Usage {short([name])!r} is not one of {known}", _MEND)
+    raise refusal(where, f"Usage {short([name])!r} is not one of {known}", _FIX)
 
 
 def short(names: list[str]) -> str:
-    """Names for a message, cut where they are long."""
+    """Names for a message, shortened if they are long."""
     text = ", ".join(names)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def csv_files(names: Sequence[str]) -> list[str]:
-    """Of the names in a folder or an archive, the CSV files that are FER2013's.
+    """FER2013's CSV files among the names in a folder or an archive.
 
     `fer2013.csv` or `icml_face_data.csv`, or the challenge's `train.csv` and `test.csv`, or all
-    that might be it.
+    candidates.
     """
     stems: dict[str, list[str]] = {}
     for name in names:
@@ -245,6 +245,6 @@ def csv_files(names: Sequence[str]) -> list[str]:
 
 
 def _one(names: list[str]) -> list[str]:
-    """The first of a file's packings; all where there are several files, in several folders."""
+    """The first of a file's packings; all of them if they are in several folders."""
     folders = {name.rpartition("/")[0] for name in names}
     return names[:1] if len(folders) == 1 else names

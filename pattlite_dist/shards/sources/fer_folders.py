@@ -27,27 +27,27 @@ _PREFIXED = re.compile(
 _LAST_NUMBER = re.compile(r"([0-9]{1,18})\.\w+$", re.ASCII)
 _NUMBERED = re.compile(r"(?:Training|(?i:PublicTest|PrivateTest))/[0-9]+/[^/]+", re.ASCII)
 _LABEL = re.compile(r"[0-6]", re.ASCII)
-_WITHOUT = 10**18  # sorts names without a number behind all others
+_WITHOUT = 10**18  # sorts names without a number after all others
 
 
 class FerName(NamedTuple):
-    """What the name of a file tells: its label in `EMOTIONS`, split, and number."""
+    """What a file's name says: its label in `EMOTIONS`, split, and number."""
 
     label: int
     split: SplitName
     number: int
 
 
-_MOVE = "move or rename it, or read the tree by its folders alone with --source folder"
-_LABEL_IT = "put it into one (train/angry), or pass over such with --unlabelled skip"
+_MOVE = "move or rename it, or read the tree by folders only with --source folder"
+_LABEL_IT = "move it into one (train/angry), or skip such files with --unlabelled skip"
 
 
 class NoLabel(ValueError):
-    """The file lies in no class folder."""
+    """The file is not in a class folder."""
 
 
 def matches(names: Sequence[str]) -> bool:
-    """Whether these are FER2013's images: an image is named or numbered as they are."""
+    """Whether these are FER2013's images: one is named or numbered like them."""
     return any(
         is_image(name) and (_PREFIXED.fullmatch(name.split("/")[-1]) or _NUMBERED.fullmatch(name))
         for name in names
@@ -55,21 +55,21 @@ def matches(names: Sequence[str]) -> bool:
 
 
 def parse_name(name: str) -> FerName:
-    """Tell label and split of an image, by its relative name.
+    """The label and split of an image, from its relative name.
 
-    The file's own name tells the split, for `PublicTest` and `PrivateTest` often lie together in
-    `test/`; only without one does the folder. The class folder's name tells the label: an
-    emotion, or a number from 0 to 6.
+    The split comes from the file name, because `PublicTest` and `PrivateTest` are often together
+    in `test/`; from the folder only if the file name has none. The label comes from the name of
+    the class folder: an emotion, or a number from 0 to 6.
 
     Raises:
         NoLabel: there is no class folder.
-        ValueError: the name is another, or says what its folder denies; the message says which.
+        ValueError: the name has another form, or contradicts its folder; the message says which.
     """
     *folders, file = name.split("/")
     if not folders or (len(folders) == 1 and split_folder(folders[0])):
-        raise NoLabel("it lies in no class folder")
+        raise NoLabel("it is not in a class folder")
     if len(folders) > 2:
-        raise ValueError("it lies too deep; there is a folder for the split and one for the class")
+        raise ValueError("it is nested too deep; expected a split folder and a class folder")
     return FerName(_label(folders[-1]), *_split_and_number(folders[:-1], file))
 
 
@@ -86,28 +86,28 @@ def _split_and_number(folders: Sequence[str], file: str) -> tuple[SplitName, int
     folder = folders[0] if folders else ""
     by_folder = split_folder(folder)
     if folders and by_folder is None:
-        raise ValueError(f"the folder {folder!r} is no split (train, val, test)")
+        raise ValueError(f"the folder {folder!r} is not a split (train, val, test)")
     if prefixed is None:
         split = FER2013_USAGES.get(folder.casefold())
         number = _LAST_NUMBER.search(file)
         if split is None:
-            raise ValueError("neither Training_, PublicTest_ nor PrivateTest_ and a number name it")
+            raise ValueError("its name is not Training_, PublicTest_ or PrivateTest_ and a number")
         return split, int(number[1]) if number else _WITHOUT
     split = FER2013_USAGES[prefixed[1].casefold()]
     mixed = folder.casefold() in ("test", "testing") and split != "train"
     if by_folder not in (None, split) and not mixed:
-        raise ValueError(f"its name says {prefixed[1]} and its folder says {folder}")
+        raise ValueError(f"its name says {prefixed[1]}, but its folder says {folder}")
     return split, int(prefixed[2])
 
 
 class FerFolder(ImageFiles):
-    """FER2013's images, by split, number and name: the order of the csv where the numbers are.
+    """FER2013's images, by split, number and name: the CSV's order if the numbers are its rows.
 
-    They are 48x48 and grey, unless the user says otherwise. The numbers of the widespread JPEG
+    They are 48x48 and grey, unless the user chooses otherwise. The numbers of the widespread JPEG
     copies are not the rows of `fer2013.csv`.
 
     Raises:
-        UserError: an image lies where it has no label or split; names it.
+        UserError: an image has no label or split where it is; names it.
     """
 
     def __init__(self, files: Files, reading: Reading) -> None:

@@ -1,9 +1,9 @@
-"""FER+: ten people's votes for every image of FER2013, joined to it by row.
+"""FER+: ten people's votes for every image of FER2013, joined by row number.
 
 Barsoum et al., Training Deep Networks for Facial Expression Recognition with Crowd-Sourced Label
-Distribution, ICMI 2016 (arXiv:1608.01041). The votes are github.com/microsoft/FERPlus's
-`fer2013new.csv`, whose row i is about row i of `fer2013.csv`. The numbers in its image names are
-not row numbers: they drift from row 60 on.
+Distribution, ICMI 2016 (arXiv:1608.01041). The votes are in `fer2013new.csv` of
+github.com/microsoft/FERPlus, whose row i belongs to row i of `fer2013.csv`. The numbers in its
+image names are not row numbers: they drift from row 60 on.
 """
 
 import contextlib
@@ -24,17 +24,17 @@ FERPLUS_VOTES = (
     "unknown", "NF",
 )  # fmt: skip
 FERPLUS_LABELS = ("neutral", "happy", "surprise", "sad", "angry", "disgust", "fear", "contempt")
-CSV_KINDS = ("fer2013-csv", "fer2013-challenge")  # whose item.row is the row of a CSV
-_CLASSES = len(FERPLUS_LABELS)  # the votes for them come first
+CSV_KINDS = ("fer2013-csv", "fer2013-challenge")  # item.row is the row in a CSV
+_CLASSES = len(FERPLUS_LABELS)  # their votes come first
 _NOT_A_FACE = FERPLUS_VOTES.index("NF")
 _HEADER = ["Usage", "Image name", *FERPLUS_VOTES]
-_MEND = "give FER+'s fer2013new.csv as it was published"
+_FIX = "give FER+'s original fer2013new.csv"
 
 LeftOut = Literal["not a face", "no majority"]
 
 
 class Votes(NamedTuple):
-    """One row: its number, the split that it names, and the counts, as in `FERPLUS_VOTES`."""
+    """One row: its number, split, and counts in the order of `FERPLUS_VOTES`."""
 
     row: int
     split: SplitName
@@ -45,16 +45,16 @@ class Votes(NamedTuple):
 def target_of(votes: Sequence[int], mode: Literal["majority", "soft"]) -> list[float] | LeftOut:
     """The share of each of FER+'s eight classes, or why the image is left out of the set.
 
-    As `_process_data` and `load_folders` of github.com/microsoft/FERPlus, src/ferplus.py, have it
-    in the modes `majority` and `probability`. Single votes count for nothing. `majority`: the
-    class with more than half of what is left. `soft`: the classes with most votes, those with
-    equally many together, until they have three quarters or are three. What has fewer votes than
-    "unknown" or "not a face" counts for nothing, and the image is left out where the classes
-    taken have no more than half, or are more than three.
+    Follows `_process_data` and `load_folders` in src/ferplus.py of github.com/microsoft/FERPlus,
+    modes `majority` and `probability`. Single votes are ignored. `majority`: the class with more
+    than half of the remaining votes. `soft`: the classes with the most votes, ties together, until
+    they have three quarters of the votes or number three. Classes with fewer votes than "unknown"
+    or "not a face" are ignored, and the image is left out if the chosen classes have no more than
+    half of the votes, or number more than three.
 
     Args:
-        votes: counts, as in `FERPLUS_VOTES`.
-        mode: `majority` gives one class all.
+        votes: counts, in the order of `FERPLUS_VOTES`.
+        mode: `majority` gives everything to one class.
 
     Returns:
         Eight shares that sum to 1, rounded to six digits.
@@ -84,27 +84,27 @@ def _largest(votes: list[int]) -> list[int]:
 
 
 def parse_votes(records: Iterable[Record], where: str) -> Iterator[Votes]:
-    """The rows of a `fer2013new.csv`, whose name for messages is `where`.
+    """The rows of a `fer2013new.csv`, called `where` in messages.
 
     Raises:
-        UserError: it is empty, has another header, or a row is malformed.
+        UserError: it is empty, has the wrong header, or a row is malformed.
     """
     records = iter(records)
     header = [_text(field) for field in next(records, Record(1, [])).fields]
     if not header:
-        raise UserError(f"{where} is empty; {_MEND}")
+        raise UserError(f"{where} is empty; {_FIX}")
     if header != _HEADER:
         found, needed = short([",".join(header)]), ",".join(_HEADER)
-        raise UserError(f"{where} begins with {found!r}, not with {needed!r}; {_MEND}")
+        raise UserError(f"{where} begins with {found!r}, not with {needed!r}; {_FIX}")
     for row, record in enumerate(records):
         place = f"{where}, row {row} (line {record.line})"
         if len(record.fields) != len(_HEADER):
-            what = f"{len(record.fields)} fields where {len(_HEADER)} are needed"
-            raise refusal(place, what, _MEND)
+            what = f"{len(record.fields)} fields, but {len(_HEADER)} are needed"
+            raise refusal(place, what, _FIX)
         usage = _text(record.fields[0])
         if usage not in FER2013_SPLITS:
             what = f"Usage {short([usage])!r} is not one of {', '.join(FER2013_SPLITS)}"
-            raise refusal(place, what, _MEND)
+            raise refusal(place, what, _FIX)
         counts = [_count(field.strip(), place) for field in record.fields[2:]]
         yield Votes(row, FER2013_SPLITS[usage], counts, place)
 
@@ -114,23 +114,23 @@ def _text(field: bytes) -> str:
 
 
 def _count(text: bytes, place: str) -> int:
-    # Three digits at most: int() refuses thousands of them with an error of its own.
+    # At most three digits: int() raises a different error for thousands of them.
     if text.isdigit() and len(text) <= 3:
         return int(text)
-    raise refusal(place, f"{short([_text(text)])!r} is not a number of votes", _MEND)
+    raise refusal(place, f"{short([_text(text)])!r} is not a number of votes", _FIX)
 
 
 class FerPlus:
     """FER2013 with FER+'s votes.
 
     Args:
-        source: of FER2013, one whose items have the rows of a CSV.
+        source: FER2013, with items numbered by the rows of a CSV.
         path: of `fer2013new.csv`.
-        target: `labels` keeps FER2013's classes and adds the votes; `majority` and `soft` put
-            FER+'s eight in their place, see `target_of`.
+        target: `labels` keeps FER2013's classes and adds the votes; `majority` and `soft` replace
+            them with FER+'s eight, see `target_of`.
 
     Raises:
-        UserError: the source's items have no such rows, or there is no such file.
+        UserError: the source has no such rows, or the file does not exist.
     """
 
     votes: tuple[str, ...] = FERPLUS_VOTES
@@ -140,12 +140,12 @@ class FerPlus:
     ) -> None:
         if source.kind not in CSV_KINDS:
             raise UserError(
-                f"FER+'s votes are joined to the rows of a fer2013.csv, and {source.name} is of "
-                f"the kind {source.kind}, which has none; give the CSV, or leave the votes out"
+                f"FER+'s votes are joined to the rows of a fer2013.csv, but {source.name} is of "
+                f"the kind {source.kind}, which has none; give the CSV, or leave out the votes"
             )
-        stamp_of([path])  # it is there
-        if not path.is_file():  # a pipe would be waited for
-            raise UserError(f"{path} is not a file; {_MEND}")
+        stamp_of([path])  # raises if it does not exist
+        if not path.is_file():  # reading a pipe would block
+            raise UserError(f"{path} is not a file; {_FIX}")
         self.source, self.file, self.target = source, CsvFile(path), target
         self.kind = f"{source.kind}+ferplus"
         self.name = f"{source.name} + fer2013new.csv"
@@ -156,16 +156,16 @@ class FerPlus:
 
     @property
     def sha256(self) -> str:
-        """Hash of the source's hash and the votes'; known once `items` has come to its end."""
+        """Hash of the source's hash and the votes'; known once `items` is exhausted."""
         both = f"{self.source.sha256}+{self.file.sha256}"
         return hashlib.sha256(both.encode()).hexdigest()
 
     def stamp(self) -> str:
-        """The source's, and path, size and time of the votes."""
+        """The source's, and the path, size and time of the votes."""
         return f"{self.source.stamp()}+{stamp_of([self.file.path])}"
 
     def expected(self, items: int) -> int | None:
-        """The source's, less the share that has been left out so far."""
+        """The source's, less the fraction left out so far."""
         expected = self.source.expected(self._read)
         return None if expected is None or not self._read else expected * items // self._read
 
@@ -173,10 +173,10 @@ class FerPlus:
         """Yield the source's items that have a target, with their votes.
 
         Raises:
-            UserError: the votes cannot be read, or are not those of the source's rows.
+            UserError: the votes cannot be read, or do not belong to the source's rows.
         """
         records = cast("Generator[Record, None, None]", self.file.records())
-        with contextlib.closing(records):  # at once where a row is refused, and not by the way
+        with contextlib.closing(records):  # immediately if a row is refused, not when collected
             yield from self._items(parse_votes(records, self.file.shown))
 
     def _items(self, rows: Iterator[Votes]) -> Iterator[Item]:
@@ -189,21 +189,21 @@ class FerPlus:
                 if votes.row == item.row:
                     break
             else:
-                raise refusal(shown, f"it has {counted:,} rows and none for {item.where}", _MEND)
+                raise refusal(shown, f"it has {counted:,} rows but none for {item.where}", _FIX)
             if item.split not in (None, votes.split):
-                what = f"it is of {votes.split}, and {item.where} of {item.split}"
-                raise refusal(votes.where, what, "give the votes and the images of the same rows")
+                what = f"it is in {votes.split}, but {item.where} is in {item.split}"
+                raise refusal(votes.where, what, "give votes and images of the same rows")
             target = None if self.target == "labels" else target_of(votes.counts, self.target)
             if isinstance(target, str):
                 left_out[target] += 1
             else:
                 yield self._joined(item, votes.counts, target)
         counted += sum(1 for _ in rows)
-        known = self._read + sum(self.source.left_out.values())  # rows left out have votes, too
+        known = self._read + sum(self.source.left_out.values())  # skipped rows have votes too
         if counted != known:
-            what = f"it has {counted:,} rows where {self.source.name} has {known:,}"
-            raise refusal(shown, what, "give the votes and the images of the same rows")
-        self.kind = f"{self.source.kind}+ferplus"  # a CSV's kind is known by its header
+            what = f"it has {counted:,} rows, but {self.source.name} has {known:,}"
+            raise refusal(shown, what, "give votes and images of the same rows")
+        self.kind = f"{self.source.kind}+ferplus"  # a CSV's kind is known only from its header
         self.left_out = {**self.source.left_out, **left_out}
 
     def _joined(self, item: Item, votes: list[int], target: list[float] | None) -> Item:

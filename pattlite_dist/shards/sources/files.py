@@ -1,4 +1,4 @@
-"""The files of a data set, in a folder or in a .zip, which is read without being unpacked."""
+"""The files of a data set, in a folder or in a .zip, which is read without unpacking it."""
 
 import contextlib
 import hashlib
@@ -17,8 +17,8 @@ from pattlite_dist.shards.sources.base import refusal, refusing
 from pattlite_dist.shards.sources.csvfile import CsvFile
 from pattlite_dist.shards.sources.spellings import common_top, is_litter, plain_name, shown
 
-LARGEST_FILE = 64 << 20  # bytes; no picture of a face is larger
-_MOST_FOLDERS = 100_000  # far beyond any data set: this is a home folder, or links in a maze
+LARGEST_FILE = 64 << 20  # bytes; no image of a face is larger
+_MOST_FOLDERS = 100_000  # far beyond any data set: a home folder, or a maze of links
 _ENCRYPTED = 1  # bit of a zip member's flags
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
@@ -33,12 +33,12 @@ _ZIP_ERRORS = (
 
 
 class Files(ABC):
-    """What lies in a folder or a zip.
+    """The contents of a folder or a zip.
 
     Attributes:
         path: of the folder or the zip.
-        names: of the files, relative, with `/`, sorted. Hidden files and the litter of file
-            managers are left out, and a single folder around everything is looked through.
+        names: of the files, relative, with `/`, sorted. Hidden files and files that file managers
+            create are left out, and a single folder around everything is stripped.
     """
 
     def __init__(self, path: Path, full_names: Iterable[str]) -> None:
@@ -51,38 +51,39 @@ class Files(ABC):
         self.names = tuple(name[len(self._top) :] for name in full)
 
     def where(self, name: str) -> str:
-        """What messages call a file."""
+        """The name of a file in messages."""
         return self._where(self._top + name)
 
     def read(self, name: str) -> bytes:
         """The whole of one of `names`.
 
         Raises:
-            UserError: it is gone, damaged, cannot be read, or has more than 64 MiB.
+            UserError: it is gone, damaged, unreadable, or larger than 64 MiB.
         """
         where = self.where(name)
         try:
             data = self._read(self._top + name)
         except _ZIP_ERRORS as error:
-            raise refusal(where, f"it is damaged ({_line(error)})", "make the zip again") from error
+            what = f"it is damaged ({_line(error)})"
+            raise refusal(where, what, "create the zip again") from error
         except OSError as error:
             reason = error.strerror or _line(error)
             raise refusal(
-                where, f"it cannot be read ({reason})", "check that it is there and readable"
+                where, f"it cannot be read ({reason})", "check that it exists and is readable"
             ) from error
         if len(data) > LARGEST_FILE:
             raise refusal(
-                where, f"it has more than {LARGEST_FILE >> 20} MiB", "take it out of the data set"
+                where, f"it is larger than {LARGEST_FILE >> 20} MiB", "remove it from the data set"
             )
         return data
 
     @abstractmethod
     def table(self, name: str) -> CsvFile:
-        """One of `names` as a CSV file, which may have any size."""
+        """One of `names` as a CSV file, which may be of any size."""
 
     @abstractmethod
     def stamp(self) -> str:
-        """A hash of names, sizes and times, which changes when a file does; reads no content.
+        """A hash of names, sizes and times, which changes when a file does; reads no contents.
 
         Raises:
             UserError: the files are gone.
@@ -119,12 +120,13 @@ class _Folder(Files):
 
 class _Zip(Files):
     def __init__(self, path: Path) -> None:
-        mend = "copy or download it again, or unpack it and give the folder"
+        name = shown(str(path))
+        fix = "copy or download it again, or unpack it and give the folder"
         try:
             self._archive = zipfile.ZipFile(path)
         except _ZIP_ERRORS as error:
             raise UserError(
-                f"{shown(str(path))} is no zip, or is cut off or damaged ({_line(error)}); {mend}"
+                f"{name} is not a zip, or is truncated or damaged ({_line(error)}); {fix}"
             ) from error
         except OSError as error:
             raise _unreadable(path, error) from error
@@ -145,16 +147,16 @@ class _Zip(Files):
         return shown(f"{self.path}, member {full}")
 
     def _read(self, full: str) -> bytes:
-        # A member's size is only what the zip says: no more than the limit is ever unpacked.
+        # A member's size is only the zip's claim: never unpack more than the limit.
         with self._archive.open(self._members[full]) as stream:
             return stream.read(LARGEST_FILE + 1)
 
 
 def open_files(path: Path) -> Files:
-    """List what lies in a folder or a zip.
+    """List the contents of a folder or a zip.
 
     Raises:
-        UserError: it is neither, is damaged, encrypted or cannot be read.
+        UserError: it is neither, or is damaged, encrypted or unreadable.
     """
     try:
         kind = path.stat().st_mode
@@ -171,24 +173,24 @@ def _members(path: Path, infos: Iterable[zipfile.ZipInfo]) -> dict[str, zipfile.
     members: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
         where = shown(f"{path}, member {info.filename}")
-        with refusing(where, "make the zip again"):
+        with refusing(where, "create the zip again"):
             name = plain_name(info.filename)
         is_link = stat.S_ISLNK(info.external_attr >> 16)
         if not name or info.filename.endswith(("/", "\\")) or is_litter(name):
             continue
         if is_link:
             raise refusal(
-                where, "it is a symbolic link", "make the zip again with what the link points to"
+                where, "it is a symbolic link", "create the zip again with the link's target"
             )
         if name in members:
-            raise refusal(where, "there are two of this name", "make the zip again")
+            raise refusal(where, "there are two of this name", "create the zip again")
         if info.flag_bits & _ENCRYPTED:
             raise refusal(where, "it is encrypted", "unpack it and give the folder")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            # The others can blow a few bytes up to any size in one step.
+            # The other methods can expand a few bytes to any size in one step.
             raise refusal(
                 where,
-                f"it is packed by method {info.compress_type}, not by deflate",
+                f"it is compressed with method {info.compress_type}, not deflate",
                 "unpack it and give the folder",
             )
         members[name] = info
@@ -196,9 +198,9 @@ def _members(path: Path, infos: Iterable[zipfile.ZipInfo]) -> dict[str, zipfile.
 
 
 def _walk(root: Path) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
-    """Every file below `root`, and every link that leads nowhere, which reading will refuse.
+    """Every file below `root`, and every broken link, which reading will refuse.
 
-    Links to folders are followed, except to one in which they lie themselves.
+    Links to folders are followed, except to a folder that contains them.
     """
     todo: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     folders = 0
@@ -207,7 +209,7 @@ def _walk(root: Path) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
         folders += 1
         if folders > _MOST_FOLDERS:
             raise UserError(
-                f"{shown(str(root))} holds more than {_MOST_FOLDERS} folders; give the folder "
+                f"{shown(str(root))} contains more than {_MOST_FOLDERS} folders; give the folder "
                 "of the data set itself"
             )
         try:
@@ -229,7 +231,7 @@ def _walk(root: Path) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
 
 
 def _kind(entry: "os.DirEntry[str]") -> Literal["folder", "file", "nowhere", ""]:
-    """What an entry is or leads to; the empty text for pipes, devices and the like."""
+    """What an entry is or points to; empty for pipes, devices and the like."""
     try:
         if entry.is_dir():
             return "folder"
@@ -241,7 +243,7 @@ def _kind(entry: "os.DirEntry[str]") -> Literal["folder", "file", "nowhere", ""]
 
 
 def _facts(entry: "os.DirEntry[str]") -> tuple[int, int]:
-    """Size in bytes and time of change in nanoseconds; -1 for what is gone."""
+    """Size in bytes and modification time in nanoseconds; -1 if it is gone."""
     with contextlib.suppress(OSError):
         info = entry.stat()
         return info.st_size, info.st_mtime_ns

@@ -1,4 +1,4 @@
-"""What all data sets of image files have in common."""
+"""The common base of all data sets of image files."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from pattlite_dist.shards.sources.images import EncodedImage, set_image
 
 
 class Picture(NamedTuple):
-    """One image file and what its place tells; see `Item`."""
+    """One image file and what its location says; see `Item`."""
 
     name: str
     label: int
@@ -22,22 +22,22 @@ class Picture(NamedTuple):
 
 
 class ImageFiles:
-    """A data set of image files whose labels are known from names and lists.
+    """A data set of image files whose labels come from names and lists.
 
-    Rows are numbered from 0 in the order of the pictures. The hash is that of their names and
-    contents in this order, so that a folder and a zip of it have the same. A sample's facts have
+    Rows are numbered from 0 in the order of the pictures. The hash covers their names and contents
+    in this order, so that a folder and a zip of it have the same hash. A sample's facts include
     its `file`.
 
     Args:
         kind: of the source.
-        files: where the pictures lie.
-        reading: the user's.
+        files: where the pictures are.
+        reading: the user's options.
         labels: of the classes.
         pictures: at least one.
         own: size and mode that the data set is known to have; None takes the first image's.
-        cut: splits that are to be cut from the pictures without one.
-        left_out: how many files were passed over, by reason.
-        lists: names of files, beside the pictures, on which the labels depend.
+        cut: splits to cut from the pictures without one.
+        left_out: how many files were skipped, by reason.
+        lists: names of files, besides the pictures, on which the labels depend.
 
     Raises:
         UserError: there are no pictures, or the first is needed and cannot be read.
@@ -61,7 +61,7 @@ class ImageFiles:
         if not pictures:
             raise UserError(
                 f"{files.path} has no labelled images to train on; give a folder or zip of a kind "
-                "that `pattlite shards sources` tells of"
+                "that `pattlite shards sources` lists"
             )
         self.kind = self.name = kind
         self.labels = tuple(labels)
@@ -75,9 +75,9 @@ class ImageFiles:
 
     @property
     def sha256(self) -> str:
-        """Hash of names and contents; known once `items` has been read to its end."""
+        """Hash of names and contents; known once `items` is exhausted."""
         if not self._sha256:
-            raise RuntimeError("the hash is known once items() has been read to its end")
+            raise RuntimeError("the hash is known only after items() has been read to its end")
         return self._sha256
 
     def items(self) -> Iterator[Item]:
@@ -105,7 +105,7 @@ class ImageFiles:
         return self._files.stamp()
 
     def expected(self, items: int) -> int | None:
-        """The number of pictures, whatever has been read."""
+        """The number of pictures, however many have been read."""
         return len(self._pictures)
 
 

@@ -1,4 +1,4 @@
-"""Encoded images: what is accepted, and how it is brought to the size and mode of the set."""
+"""Encoded images: what is accepted, and how it is converted to the set's size and mode."""
 
 import io
 import warnings
@@ -14,9 +14,9 @@ from pattlite_dist.shards.manifest import ImageInfo
 from pattlite_dist.shards.sources.base import Item, Pixels, Reading, refusal
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
-MOST_PIXELS = 1 << 26  # 200 MB of colour, more than any camera gives
-_LONGEST_SIDE = 4096  # of an image of the set; a shard's reader takes 16 MiB a member
-_MEND = "take it out of the data set or replace it"
+MOST_PIXELS = 1 << 26  # 200 MB in colour, more than any camera produces
+_LONGEST_SIDE = 4096  # of an image of the set; readers of shards accept 16 MiB per member
+_FIX = "remove it from the data set or replace it"
 _ORIENTATION = 0x0112  # EXIF's tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -31,21 +31,21 @@ _UPRIGHT = {
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """Decoder of a PNG, JPEG, BMP, WebP, GIF or TIFF file of one picture.
+    """Decoder for PNG, JPEG, BMP, WebP, GIF and TIFF files with a single picture.
 
-    An image that differs from the set's is brought to it in this order, and reported as
+    An image whose form differs from the set's is converted in these steps, and reported as
     converted:
 
-    1. It is turned as its EXIF orientation says.
-    2. Sixteen bits become eight by scaling; what is transparent shows black behind it.
-    3. Colour becomes grey by the weights of ITU-R 601-2 (Pillow's), grey becomes colour by
-       repeating it.
+    1. It is rotated according to its EXIF orientation.
+    2. Sixteen bits are scaled to eight; transparent areas are blended with black.
+    3. Colour is converted to grey with the weights of ITU-R 601-2 (Pillow's), grey to colour by
+       repeating the channel.
     4. It is cropped around its centre to the proportions of the set, so that faces are never
-       stretched, and resized with Pillow's Lanczos filter, which averages when it shrinks.
+       stretched, and resized with Pillow's Lanczos filter, which averages when shrinking.
 
     Attributes:
         image: the size and mode of the set.
-        other_images: `refuse` makes an error of each image that would be converted.
+        other_images: `refuse` raises an error for each image that would be converted.
     """
 
     image: ImageInfo
@@ -55,7 +55,8 @@ class EncodedImage:
         """Pixels, uint8 [C, H, W], and whether they were converted.
 
         Raises:
-            UserError: no image, damaged, too large, animated, or to be converted but not to be.
+            UserError: not an image, damaged, too large, animated, or in need of a conversion
+                that `other_images` refuses.
         """
         picture, form = open_image(item.data, item.where)
         mode = "L" if self.image.channels == 1 else "RGB"
@@ -64,7 +65,7 @@ class EncodedImage:
         if form != wanted and self.other_images == "refuse":
             raise refusal(
                 item.where,
-                f"it is {form} and the set is {wanted}",
+                f"it is {form}, but the set is {wanted}",
                 "replace it, or leave out --other-images refuse",
             )
         if picture.mode != mode:
@@ -79,18 +80,19 @@ def open_image(data: bytes, where: str) -> tuple[Image.Image, str]:
     """Decode a file to 8-bit grey (`L`) or colour (`RGB`), upright and without transparency.
 
     Returns:
-        The image, and its form as it was stored: mode and size, `L 48x48`, and whether it is
-        turned.
+        The image, and its form as stored: mode and size, such as `L 48x48`, and whether it was
+        rotated.
 
     Raises:
-        UserError: it is no image of `FORMATS`, damaged, too large, animated, or has 32 bits.
+        UserError: it is not an image in one of `FORMATS`, damaged, too large, animated, or has
+            32 bits.
     """
     if not data:
-        raise refusal(where, "it is empty", _MEND)
+        raise refusal(where, "it is empty", _FIX)
     try:
         with warnings.catch_warnings():
-            # Pillow warns of large images, which are refused here, and of flaws in EXIF data,
-            # which no viewer minds.
+            # Pillow warns about large images, which are refused here, and about flaws in EXIF
+            # data, which viewers ignore.
             warnings.simplefilter("ignore")
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
             _check(picture, where)
@@ -101,14 +103,16 @@ def open_image(data: bytes, where: str) -> tuple[Image.Image, str]:
     except UserError:
         raise
     except UnidentifiedImageError:
-        raise refusal(where, f"it is no image of {', '.join(FORMATS)}", _MEND) from None
+        raise refusal(
+            where, f"it is not an image of a known format ({', '.join(FORMATS)})", _FIX
+        ) from None
     except Image.DecompressionBombError:
         raise _too_large(where) from None
     except Exception as error:  # damaged files raise anything, from SyntaxError to struct.error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise refusal(where, f"it is cut off or damaged ({reason})", _MEND) from error
+        raise refusal(where, f"it is truncated or damaged ({reason})", _FIX) from error
     if turn is not None:
-        plain, form = plain.transpose(turn), f"{form} turned by its EXIF orientation"
+        plain, form = plain.transpose(turn), f"{form} rotated by its EXIF orientation"
     return plain, form
 
 
@@ -118,9 +122,9 @@ def set_image(
     """The size and mode of a set: the user's, else the data set's own, else the first image's.
 
     Args:
-        reading: the user's.
+        reading: the user's options.
         own: the data set's own; None if it has none.
-        first: reads the first image and tells what messages call it; called only if needed.
+        first: returns the first image and its name in messages; called only if needed.
 
     Raises:
         UserError: the size is out of range, or the first image cannot be read.
@@ -141,7 +145,7 @@ def set_image(
             raise refusal(
                 where,
                 f"it has {picture.width}x{picture.height} pixels, too many for a whole set",
-                "give the size of the set with --image-size",
+                "set the size with --image-size",
             )
     channels = reading.channels or (own.channels if own else 3)
     height, width = (own.height, own.width) if own and size is None else (size or 1, size or 1)
@@ -151,19 +155,19 @@ def set_image(
 def _check(picture: Image.Image, where: str) -> None:
     if picture.width * picture.height > MOST_PIXELS:
         raise _too_large(where)
-    # A camera's JPEG may hold a second picture for depth or preview (MPO): the first is meant.
+    # A camera's JPEG may contain a second picture for depth or preview (MPO): use the first.
     if picture.format != "MPO" and getattr(picture, "is_animated", False):
-        raise refusal(where, "it holds more than one picture", "save the one that is meant")
+        raise refusal(where, "it contains more than one picture", "save the intended one")
 
 
 def _too_large(where: str) -> UserError:
-    return refusal(where, f"it has more than {MOST_PIXELS} pixels", _MEND)
+    return refusal(where, f"it has more than {MOST_PIXELS} pixels", _FIX)
 
 
 def _orientation(picture: Image.Image) -> int:
     try:
         return int(picture.getexif().get(_ORIENTATION, 1))
-    except Exception:  # broken EXIF data raises anything, and the picture is none the worse
+    except Exception:  # broken EXIF data raises anything, and the picture is still fine
         return 1
 
 
@@ -173,12 +177,12 @@ def _stored_mode(picture: Image.Image) -> str:
 
 
 def _plain(picture: Image.Image, where: str) -> Image.Image:
-    """As `L` or `RGB` of eight bits."""
+    """As 8-bit `L` or `RGB`."""
     mode = picture.mode
     if mode.startswith("I;16") or (mode == "I" and picture.format == "PNG"):
         return Image.fromarray(((np.asarray(picture).astype(np.int64) + 128) // 257).astype("u1"))
     if mode in ("I", "F"):
-        raise refusal(where, "it has 32 bits a pixel, of unknown range", "save it with 8 bits")
+        raise refusal(where, "it has 32 bits per pixel, of unknown range", "save it with 8 bits")
     if mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in picture.info:
         coloured = picture.convert("RGBA")
         black = Image.new("RGBA", picture.size, (0, 0, 0, 255))

@@ -21,11 +21,11 @@ _ROOTS = ("", "basic/")
 # RAF-DB counts from 1.
 _LABELS = ("surprise", "fear", "disgust", "happy", "sad", "angry", "neutral")
 _LINE = re.compile(r"((train|test)_[0-9]{1,18})\.jpg[ \t]+(\S+)", re.ASCII)
-_MEND = "take EmoLabel from the archive again"
+_FIX = "extract EmoLabel from the archive again"
 
 
 class Entry(NamedTuple):
-    """One line of the list: its number from 1, the image, the label in `EMOTIONS`, the split."""
+    """One line of the list: its number from 1, the image, its label in `EMOTIONS`, its split."""
 
     line: int
     image: str
@@ -34,25 +34,25 @@ class Entry(NamedTuple):
 
 
 def matches(names: Sequence[str]) -> bool:
-    """Whether these are RAF-DB's files: the list of labels is there."""
+    """Whether these are RAF-DB's files: the list of labels exists."""
     return any(root + LABEL_LIST in names for root in _ROOTS)
 
 
 def parse_list(data: bytes, where: str) -> list[Entry]:
-    """Read lines such as `train_00001.jpg 5`, in their order.
+    """Read lines such as `train_00001.jpg 5`, in order.
 
     Args:
         data: the file's bytes.
-        where: what messages call it.
+        where: its name in messages.
 
     Raises:
-        UserError: it is empty or no text, a line is malformed, a label is not one of 1 to 7, or
+        UserError: it is empty or not text, a line is malformed, a label is not from 1 to 7, or
             an image is named twice; names the line.
     """
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise refusal(where, f"it is no text ({error.reason})", _MEND) from error
+        raise refusal(where, f"it is not text ({error.reason})", _FIX) from error
     entries: list[Entry] = []
     lines: dict[str, int] = {}
     for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
@@ -62,25 +62,25 @@ def parse_list(data: bytes, where: str) -> list[Entry]:
         found = _LINE.fullmatch(line.strip())
         if found is None:
             what = f"{shown(line.strip()[:40])!r} is not of the form train_00001.jpg 5"
-            raise refusal(here, what, _MEND)
+            raise refusal(here, what, _FIX)
         image, split, label = found.groups()
         if label not in tuple("1234567"):
-            raise refusal(here, f"label {shown(label[:20])!r} is not one of 1 to 7", _MEND)
+            raise refusal(here, f"label {shown(label[:20])!r} is not from 1 to 7", _FIX)
         if image in lines:
-            raise refusal(here, f"line {lines[image]} names {image}.jpg as well", _MEND)
+            raise refusal(here, f"line {lines[image]} also names {image}.jpg", _FIX)
         lines[image] = number
         place = EMOTIONS.index(_LABELS[int(label) - 1])
         entries.append(Entry(number, image, place, "train" if split == "train" else "test"))
     if not entries:
-        raise refusal(where, "it is empty", _MEND)
+        raise refusal(where, "it is empty", _FIX)
     return entries
 
 
 class RafDb(ImageFiles):
     """RAF-DB's aligned faces in the order of its list, with labels in FER2013's order.
 
-    Its test split is kept; val is to be cut from its train split. Aligned faces that the list
-    does not name are left out.
+    The test split is kept; val is cut from the train split. Aligned faces that the list does not
+    name are left out.
 
     Raises:
         UserError: the list is missing or wrong, or a face in it is missing; names the line.
@@ -95,7 +95,7 @@ class RafDb(ImageFiles):
             )
         where = files.where(root + LABEL_LIST)
         entries = parse_list(files.read(root + LABEL_LIST), where)
-        # It is handed out as an archive within the folder.
+        # It is distributed as an archive inside the folder.
         packed = f"{root}Image/aligned.zip" in names
         pictures = []
         for line, image, label, split in entries:
@@ -108,7 +108,7 @@ class RafDb(ImageFiles):
                 )
             pictures.append(Picture(name, label, None if split == "train" else split))
         if all(entry.split == "test" for entry in entries):
-            raise refusal(where, "it names no image of train", _MEND)
+            raise refusal(where, "it names no train images", _FIX)
         has_test = any(entry.split == "test" for entry in entries)
         faces, _ = images_of(name for name in names if name.startswith(root + _ALIGNED))
         super().__init__(

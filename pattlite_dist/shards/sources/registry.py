@@ -1,4 +1,4 @@
-"""Which reader reads what lies at a path."""
+"""The choice of a reader for a path."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ CSV_SUFFIXES = (".csv", ".csv.xz", ".csv.gz")
 
 
 class Kind(NamedTuple):
-    """A reader: its name for `--source`, what it reads, and whether a folder or zip is that."""
+    """A reader: its name for `--source`, what it reads, and whether it matches a folder or zip."""
 
     name: str
     about: str
@@ -30,8 +30,8 @@ def _csv_in(files: Files, reading: Reading) -> Source:
     stems = [_stem(name) for name in names]
     if len(names) != 1 and stems != ["train", "test"]:
         raise UserError(
-            f"{shown(str(files.path))} holds {len(names)} CSV files where one is needed; give the "
-            "one to read (unpacked, if it is a zip)"
+            f"{shown(str(files.path))} contains {len(names)} CSV files, but must contain one; give "
+            "the one to read (unpacked, if it is a zip)"
         )
     return Fer2013Csv([files.table(name) for name in names], reading)
 
@@ -44,10 +44,10 @@ def _known_csv(names: Sequence[str]) -> bool:
     stems = {_stem(name) for name in csv_files(names)}
     if stems & {"fer2013", "icml_face_data"}:
         return True
-    return "train" in stems and not any(map(is_image, names))  # a list beside images is no source
+    return "train" in stems and not any(map(is_image, names))  # such a CSV lists images
 
 
-# Most specific first: the first that matches reads it.
+# Most specific first: the first match is used.
 KINDS = (
     Kind(
         "fer2013-csv",
@@ -64,17 +64,17 @@ KINDS = (
 
 
 def open_source(path: Path, reading: Reading | None = None) -> Source:
-    """Choose the reader for what lies at `path`: a file, a folder or a zip archive.
+    """Choose the reader for `path`: a file, a folder or a zip archive.
 
     Raises:
-        UserError: nothing is there, or nothing that a reader knows.
+        UserError: nothing is there, or no reader supports it.
     """
     reading = reading or Reading()
     source = _open(path, reading)
     if reading.votes is not None:
         return FerPlus(source, reading.votes, reading.target)
     if reading.target != "labels":
-        raise UserError(f"--target {reading.target} is about votes; give them with --votes FILE")
+        raise UserError(f"--target {reading.target} requires votes; give them with --votes FILE")
     return source
 
 
@@ -96,22 +96,22 @@ def _open(path: Path, reading: Reading) -> Source:
     if path.is_file() and not name.endswith(".zip"):
         if not name.endswith(CSV_SUFFIXES):
             raise UserError(
-                f"{shown(str(path))} is not of a known kind; known are {', '.join(CSV_SUFFIXES)}, "
+                f"{shown(str(path))} is of an unknown kind; known are {', '.join(CSV_SUFFIXES)}, "
                 ".csv.zip, .zip and folders (see `pattlite shards sources`)"
             )
         if reading.kind not in ("auto", "fer2013-csv"):
             raise UserError(
-                f"{shown(str(path))} is a CSV file, and --source {reading.kind} reads folders and "
-                "zips; leave --source out, or give such"
+                f"{shown(str(path))} is a CSV file, but --source {reading.kind} reads folders and "
+                "zips; leave out --source, or give a folder or zip"
             )
         return Fer2013Csv([CsvFile(path)], reading)
     files = open_files(path)
     for kind in KINDS:
         if kind.name == reading.kind or (reading.kind == "auto" and kind.matches(files.names)):
             return kind.make(files, reading)
-    if csv_files(files.names):  # of another name
+    if csv_files(files.names):  # with other names
         return _csv_in(files, reading)
     raise UserError(
-        f"{shown(str(path))} holds nothing that a reader knows; see `pattlite shards sources` for "
-        "what they look for"
+        f"{shown(str(path))} contains nothing that can be read; see `pattlite shards sources` for "
+        "the known kinds"
     )

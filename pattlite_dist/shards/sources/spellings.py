@@ -1,4 +1,4 @@
-"""How people name emotions, splits and files; all of it pure."""
+"""How people name emotions, splits and files; pure functions."""
 
 from collections.abc import Iterable
 from pathlib import PurePosixPath
@@ -40,14 +40,14 @@ _LABELS = {
 
 
 def emotion(name: str) -> int | None:
-    """The place in `EMOTIONS` of what a folder is called, in any case; None if it is none."""
+    """The index in `EMOTIONS` for a folder's name, in any case; None if it is not an emotion."""
     return _LABELS.get(name.strip().casefold())
 
 
 def split_folder(name: str) -> SplitName | None:
-    """The split for which a folder's name stands, in any case; None if it stands for none.
+    """The split for a folder's name, in any case; None if it is not a split.
 
-    FER2013's own names count as well: `PublicTest` is val, `PrivateTest` is test.
+    FER2013's own names count too: `PublicTest` is val, `PrivateTest` is test.
     """
     key = name.strip().casefold()
     return _SPLITS.get(key) or FER2013_USAGES.get(key)
@@ -59,21 +59,21 @@ def is_image(name: str) -> bool:
 
 
 def images_of(names: Iterable[str]) -> tuple[list[str], int]:
-    """Those of `names` that are images, in their order, and how many others there are."""
+    """The images among `names`, in order, and the number of other files."""
     every = list(names)
     images = [name for name in every if is_image(name)]
     return images, len(every) - len(images)
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file is hidden, or made by a file manager for itself."""
+    """Whether a file is hidden, or created by a file manager for its own use."""
     return any(part.startswith(".") or part.casefold() in _LITTER for part in name.split("/"))
 
 
 def common_top(names: Iterable[str]) -> str:
-    """The folders, with a `/` at the end, in which everything lies and that say nothing.
+    """The folders, with a final `/`, that contain everything and carry no information.
 
-    The name of a split says something, and so does the last folder above the files.
+    The name of a split carries information, and so does the last folder above the files.
     """
     folders = [name.split("/")[:-1] for name in names]
     top = ""
@@ -86,17 +86,17 @@ def common_top(names: Iterable[str]) -> str:
 
 
 def plain_name(member: str) -> str:
-    """The name of a zip's member as it would be unpacked: with `/` only, and relative.
+    """The name of a zip member as it would be unpacked: relative, with `/` only.
 
     Raises:
-        ValueError: it would land outside of the folder.
+        ValueError: it would end up outside the folder.
     """
     parts = [part for part in member.replace("\\", "/").split("/") if part not in ("", ".")]
     if ".." in parts:
-        raise ValueError("the name leads out of the zip")
+        raise ValueError("the name points outside the zip")
     return "/".join(parts)
 
 
 def shown(text: str) -> str:
-    """`text` as it can stand in a message of one line."""
+    """`text` escaped for a one-line message."""
     return text if text.isprintable() else ascii(text)[1:-1]

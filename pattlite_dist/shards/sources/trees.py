@@ -1,4 +1,4 @@
-"""Any tree of class folders: one for each class, perhaps within one for each split."""
+"""Any tree of class folders: one for each class, optionally inside one for each split."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,12 +13,12 @@ from pattlite_dist.shards.sources.spellings import emotion, images_of, is_image,
 
 ABOUT = (
     "any images in folders by class: train/cat/1.png, val/cat/2.png, test/cat/3.png, or cat/1.png; "
-    "what has no validation or test split gets one by a stratified cut; in a folder or .zip"
+    "missing validation and test splits are made by a stratified cut; in a folder or .zip"
 )
 
 
 class Place(NamedTuple):
-    """Where an image lies: the split folder, if the tree has such, and the class folder."""
+    """Where an image is: the split folder, if the tree has any, and the class folder."""
 
     name: str
     split: SplitName | None
@@ -26,42 +26,42 @@ class Place(NamedTuple):
 
 
 def matches(names: Sequence[str]) -> bool:
-    """Whether an image lies in a folder, and no reader knows more about the tree."""
+    """Whether an image is in a folder, and no more specific reader matches."""
     specific = (fer_folders.matches, rafdb.matches, ckplus.matches)
     in_folders = any("/" in name and is_image(name) for name in names)
     return in_folders and not any(claims(names) for claims in specific)
 
 
 def place(name: str, has_splits: bool) -> Place | None:
-    """Tell split and class folder of an image; None where there is no class folder.
+    """The split and class folder of an image; None if there is no class folder.
 
     Args:
         name: relative, with `/`.
-        has_splits: whether the folders at the top are splits.
+        has_splits: whether the top-level folders are splits.
 
     Raises:
-        ValueError: the folders are others than those; the message says how.
+        ValueError: the folders have another form; the message says how.
     """
     *folders, _ = name.split("/")
     split = split_folder(folders[0]) if has_splits and folders else None
     if has_splits and folders and split is None:
-        raise ValueError(f"its folder {folders[0]!r} lies beside splits and is none")
+        raise ValueError(f"its folder {folders[0]!r} is next to splits but is not a split")
     classes = folders[1:] if has_splits else folders
     if not classes:
         return None
     if len(classes) > 1:
-        raise ValueError(f"it lies in a folder within the class folder {classes[0]!r}")
+        raise ValueError(f"it is in a folder inside the class folder {classes[0]!r}")
     return Place(name, split, classes[0])
 
 
 def class_names(places: Sequence[Place]) -> tuple[tuple[str, ...], dict[str, int]]:
     """The names of the classes, and the label of each class folder.
 
-    They are sorted by name; emotions, if all of them are such, are called and sorted as in
+    They are sorted by name; if all of them are emotions, they are named and sorted as in
     `EMOTIONS`.
 
     Raises:
-        ValueError: there are fewer than two, or one has no images to train on.
+        ValueError: there are fewer than two, or one has no images in train.
     """
     folders = sorted({where.folder for where in places})
     numbers = {folder: number for folder in folders if (number := emotion(folder)) is not None}
@@ -76,15 +76,15 @@ def class_names(places: Sequence[Place]) -> tuple[tuple[str, ...], dict[str, int
         if label not in trained:
             raise ValueError(f"the class {folder!r} has no images in train")
     if len(names) < 2:
-        raise ValueError(f"there are images of {len(names)} class, and two are needed")
+        raise ValueError(f"there are images of {len(names)} class, but two are needed")
     return names, labels
 
 
 class Tree(ImageFiles):
     """Images by class folder, in the order of their names.
 
-    Splits that the tree lacks, of val and test, are to be cut from train. Files that are no
-    images by their suffix are passed over.
+    If the tree lacks val or test, they are cut from train. Files without an image suffix are
+    skipped.
 
     Raises:
         UserError: the tree is not of this form, or a class has no images in train.
@@ -122,13 +122,13 @@ class Tree(ImageFiles):
 
 
 def _place(files: Files, name: str, has_splits: bool, reading: Reading) -> Place | None:
-    mend = "the tree has to be class/image, or train, val and test with class/image in each"
-    with refusing(files.where(name), mend):
+    fix = "the tree must be class/image, or train, val and test with class/image in each"
+    with refusing(files.where(name), fix):
         found = place(name, has_splits)
     if found is None and reading.unlabelled == "refuse":
         raise refusal(
             files.where(name),
-            "it lies in no class folder",
-            "put it into one, or pass over such with --unlabelled skip",
+            "it is not in a class folder",
+            "move it into one, or skip such files with --unlabelled skip",
         )
     return found

@@ -1,4 +1,4 @@
-"""Small trees of pictures, and what every source of image files has to do with them."""
+"""Small trees of pictures, and checks for every source of image files."""
 
 import io
 import zipfile
@@ -18,13 +18,13 @@ Make = Callable[[Files, Reading], Source]
 
 
 def picture(seed: int = 0, mode: str = "L", size: tuple[int, int] = (48, 48)) -> Image.Image:
-    """A picture whose every pixel is random."""
+    """A picture of random pixels."""
     shape = (size[1], size[0], len(mode)) if len(mode) > 1 else (size[1], size[0])
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, np.uint8), mode)
 
 
 def encoded(image: Image.Image | int, form: str = "PNG", **options: Any) -> bytes:
-    """The file of an image, or of the picture of a seed."""
+    """The file bytes of an image, or of the picture for a seed."""
     stream = io.BytesIO()
     (picture(image) if isinstance(image, int) else image).save(stream, form, **options)
     return stream.getvalue()
@@ -37,7 +37,7 @@ def pixels(image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def images(names: Iterable[str]) -> dict[str, bytes]:
-    """Other pixels for each name."""
+    """Different pixels for each name."""
     return {name: encoded(seed) for seed, name in enumerate(names)}
 
 
@@ -56,26 +56,26 @@ def write_zip(path: Path, content: Mapping[str, bytes], top: str = "") -> Path:
 
 
 def refused(action: Callable[[], object], *parts: str) -> str:
-    """The message of the error that `action` raises: one line that has `parts` and a remedy."""
+    """The message of the error that `action` raises: one line with `parts` and a fix."""
     with pytest.raises(UserError) as caught:
         action()
     message = str(caught.value)
     assert message.isprintable()
     for part in parts:
         assert part in message
-    what, mend = message.rsplit("; ", 1)
-    assert what and mend
+    what, fix = message.rsplit("; ", 1)
+    assert what and fix
     return message
 
 
 def read(make: Make, path: Path, **reading: Any) -> tuple[Source, list[Item]]:
-    """Read a source to its end."""
+    """Read a whole source."""
     source = make(open_files(path), Reading(**reading))
     return source, list(source.items())
 
 
 def check_packings(make: Make, tmp_path: Path, content: Mapping[str, bytes]) -> list[Item]:
-    """The items of a tree, after a test that a zip of it, with a folder around it, has the same."""
+    """The items of a tree, after checking that a zip of it, inside a folder, has the same ones."""
     source, items = read(make, write_tree(tmp_path / "tree", content))
     for top in ("", "data/set/"):
         packed, others = read(make, write_zip(tmp_path / "tree.zip", content, top))

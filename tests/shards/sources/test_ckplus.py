@@ -43,8 +43,8 @@ def test_a_person_is_one_group_and_contempt_a_class(tmp_path: Path) -> None:
         ("other/S010_004_00000017.png", "'other' is not one of angry"),
         ("anger/face.png", "SUBJECT_SESSION_FRAME"),
         ("anger/S10_004_00000017.png", "SUBJECT_SESSION_FRAME"),
-        ("S010_004_00000017.png", "class folder at the top"),
-        ("train/anger/S010_004_00000017.png", "class folder at the top"),
+        ("S010_004_00000017.png", "top-level class folder"),
+        ("train/anger/S010_004_00000017.png", "top-level class folder"),
     ],
 )
 def test_an_image_of_another_form_is_refused(tmp_path: Path, name: str, what: str) -> None:

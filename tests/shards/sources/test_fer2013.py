@@ -117,7 +117,7 @@ def test_pixels_are_not_reordered(tmp_path: Path) -> None:
 
 def test_an_empty_file_and_a_header_alone_are_refused(tmp_path: Path) -> None:
     refusal(pack(tmp_path / "fer2013.csv", ""), "has no column emotion, pixels, Usage")
-    refusal(write_csv(tmp_path / "fer2013.csv", []), "a header and no rows")
+    refusal(write_csv(tmp_path / "fer2013.csv", []), "a header but no rows")
 
 
 @pytest.mark.parametrize("missing", HEADER)
@@ -130,7 +130,7 @@ def test_a_missing_column_is_named(tmp_path: Path, missing: str) -> None:
 @pytest.mark.parametrize("twice", HEADER)
 def test_a_column_of_which_there_are_two_is_named(tmp_path: Path, twice: str) -> None:
     path = write_csv(tmp_path / "fer2013.csv", [face()], [*HEADER, f" {twice}"])
-    refusal(path, f"two columns {twice}")
+    refusal(path, f"two columns named {twice}")
 
 
 def test_a_file_without_a_header_is_refused_in_a_short_message(tmp_path: Path) -> None:
@@ -167,12 +167,12 @@ def _with_pixel(text: str) -> str:
 @pytest.mark.parametrize(
     ("bad", "told"),
     [
-        (GOOD._replace(pixels=" ".join(PIXELS[:-1])), "2303 pixels where 2304 are needed"),
-        (GOOD._replace(pixels=" ".join([*PIXELS, "7"])), "2305 pixels where 2304 are needed"),
-        (GOOD._replace(pixels=""), "0 pixels where 2304 are needed"),
-        (GOOD._replace(pixels=_with_pixel("256")), "a pixel lies outside 0 to 255"),
-        (GOOD._replace(pixels=_with_pixel("-1")), "a pixel lies outside 0 to 255"),
-        (GOOD._replace(pixels=_with_pixel("9" * 40)), "a pixel lies outside 0 to 255"),
+        (GOOD._replace(pixels=" ".join(PIXELS[:-1])), "2303 pixels, but 2304 are needed"),
+        (GOOD._replace(pixels=" ".join([*PIXELS, "7"])), "2305 pixels, but 2304 are needed"),
+        (GOOD._replace(pixels=""), "0 pixels, but 2304 are needed"),
+        (GOOD._replace(pixels=_with_pixel("256")), "a pixel is outside 0 to 255"),
+        (GOOD._replace(pixels=_with_pixel("-1")), "a pixel is outside 0 to 255"),
+        (GOOD._replace(pixels=_with_pixel("9" * 40)), "a pixel is outside 0 to 255"),
         (GOOD._replace(pixels=" ".join([*PIXELS[2:], "5-0"])), "not whole numbers"),
         (GOOD._replace(pixels="12 x"), "not whole numbers"),
         (GOOD._replace(pixels=_with_pixel("x")), "not whole numbers"),
@@ -180,16 +180,16 @@ def _with_pixel(text: str) -> str:
         (GOOD._replace(pixels=_with_pixel("³")), "not whole numbers"),
         (GOOD._replace(pixels=_with_pixel("1,2")), "not whole numbers"),
         (GOOD._replace(pixels=_with_pixel("1\0002")), "not whole numbers"),
-        (GOOD._replace(emotion="9"), "label '9' is not one of 0 to 6"),
-        (GOOD._replace(emotion="7"), "label '7' is not one of 0 to 6"),
-        (GOOD._replace(emotion="-1"), "label '-1' is not one of 0 to 6"),
-        (GOOD._replace(emotion="x"), "label 'x' is not one of 0 to 6"),
-        (GOOD._replace(emotion="³"), "label '³' is not one of 0 to 6"),
-        (GOOD._replace(emotion="٣"), "label '٣' is not one of 0 to 6"),
-        (GOOD._replace(emotion="1.0"), "label '1.0' is not one of 0 to 6"),
-        (GOOD._replace(emotion=""), "label '' is not one of 0 to 6"),
-        (GOOD._replace(emotion="3" * 5000), "is not one of 0 to 6"),  # past int()'s own limit
-        (GOOD._replace(emotion=GOOD.pixels), "is not one of 0 to 6"),
+        (GOOD._replace(emotion="9"), "label '9' is not from 0 to 6"),
+        (GOOD._replace(emotion="7"), "label '7' is not from 0 to 6"),
+        (GOOD._replace(emotion="-1"), "label '-1' is not from 0 to 6"),
+        (GOOD._replace(emotion="x"), "label 'x' is not from 0 to 6"),
+        (GOOD._replace(emotion="³"), "label '³' is not from 0 to 6"),
+        (GOOD._replace(emotion="٣"), "label '٣' is not from 0 to 6"),
+        (GOOD._replace(emotion="1.0"), "label '1.0' is not from 0 to 6"),
+        (GOOD._replace(emotion=""), "label '' is not from 0 to 6"),
+        (GOOD._replace(emotion="3" * 5000), "is not from 0 to 6"),  # beyond the limit of int()
+        (GOOD._replace(emotion=GOOD.pixels), "is not from 0 to 6"),
         (GOOD._replace(Usage="Test"), "Usage 'Test' is not one of Training, PublicTest, Private"),
         (GOOD._replace(Usage="training"), "Usage 'training' is not one of"),
         (GOOD._replace(Usage="x\ny"), "Usage 'x\\ny' is not one of"),
@@ -200,17 +200,17 @@ def _with_pixel(text: str) -> str:
 def test_a_bad_row_is_named_with_its_line(tmp_path: Path, bad: CsvRow, told: str) -> None:
     path = write_csv(tmp_path / "fer2013.csv", [face(), face(), bad, face()])
     message = refusal(path, told, f"{path}, row 2 (line 4): ")
-    assert message.endswith("mend the row, or download the file again if it is truncated")
+    assert message.endswith("fix the row, or download the file again if it is truncated")
     assert len(message) < 300 + len(str(path))
 
 
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        (f"{GOOD.emotion},{GOOD.pixels},{GOOD.Usage},more", "4 fields where 3 are needed"),
-        (f"{GOOD.emotion},{GOOD.pixels}", "2 fields where 3 are needed"),
-        ("0," + "1 " * 100_000, "2 fields where 3 are needed"),
-        ("", "0 fields where 3 are needed"),
+        (f"{GOOD.emotion},{GOOD.pixels},{GOOD.Usage},more", "4 fields, but 3 are needed"),
+        (f"{GOOD.emotion},{GOOD.pixels}", "2 fields, but 3 are needed"),
+        ("0," + "1 " * 100_000, "2 fields, but 3 are needed"),
+        ("", "0 fields, but 3 are needed"),
     ],
 )
 def test_a_row_with_too_many_or_too_few_fields_is_named(
@@ -233,7 +233,7 @@ def test_the_rows_before_a_bad_one_are_given_and_then_the_file_is_closed(tmp_pat
     seen: list[int] = []
     with pytest.raises(UserError, match="row 2"):
         seen.extend(row.label for row in read_rows(source))
-    # list.extend keeps what came before the exception.
+    # list.extend keeps the items before the exception.
     assert seen == [1, 2]
     raw = source.files[0]._raw
     assert raw is not None and raw.closed
@@ -252,7 +252,7 @@ def test_a_reader_that_stops_early_closes_the_file(tiny_csv: Path) -> None:
 def test_bad_pixels_are_refused_where_numpy_only_warns_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
 ) -> None:
-    # As NumPy did before 2.3, with a user who hides warnings.
+    # As NumPy did before 2.3, for a user who hides warnings.
     def old_fromstring(text: str, **_: object) -> np.ndarray:
         warnings.warn("string or file could not be read to its end", DeprecationWarning, 2)
         return np.zeros(2304, np.int64)
@@ -310,7 +310,7 @@ def test_a_csv_cut_anywhere_is_refused_or_ends_with_a_whole_row(tmp_path: Path) 
     path.write_bytes(whole)
     rows = plain(read(path))
     ends = [place for place, byte in enumerate(whole) if byte == ord("\n")]
-    # Up to the end of a row, with or without its newline, nothing tells that more should follow.
+    # Up to the end of a row, with or without its newline, nothing shows that more should follow.
     complete = {cut: count for count, end in enumerate(ends) for cut in (end, end + 1) if count}
     fewer = 0
     for cut in _cuts(whole):
@@ -320,7 +320,7 @@ def test_a_csv_cut_anywhere_is_refused_or_ends_with_a_whole_row(tmp_path: Path) 
             fewer += 1
         else:
             refusal(path)
-    assert fewer == 2 * len(usages) - 1  # the last cut leaves the file whole and is not made
+    assert fewer == 2 * len(usages) - 1  # the last cut would leave the file whole and is skipped
 
 
 def challenge(folder: Path, rows: int = 3) -> tuple[Path, Path]:

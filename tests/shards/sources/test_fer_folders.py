@@ -105,7 +105,9 @@ def test_what_is_no_image_is_passed_over_and_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["test/PrivateTest_9.png", "Training/9.png", "9.png"])
 def test_an_image_without_a_label_is_refused_or_passed_over(tmp_path: Path, name: str) -> None:
     write_tree(tmp_path, images([*PREFIXED, name]))
-    refused(lambda: read(FerFolder, tmp_path), str(tmp_path / name), "no class", "--unlabelled")
+    refused(
+        lambda: read(FerFolder, tmp_path), str(tmp_path / name), "not in a class", "--unlabelled"
+    )
     source, items = read(FerFolder, tmp_path, unlabelled="skip")
     assert len(items) == len(PREFIXED)
     assert source.left_out == {"no label": 1}
@@ -114,20 +116,20 @@ def test_an_image_without_a_label_is_refused_or_passed_over(tmp_path: Path, name
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("test/angry/Training_1.png", "its name says Training and its folder says test"),
-        ("train/angry/PublicTest_1.png", "its name says PublicTest and its folder says train"),
-        ("val/angry/PrivateTest_1.png", "its name says PrivateTest and its folder says val"),
+        ("test/angry/Training_1.png", "its name says Training, but its folder says test"),
+        ("train/angry/PublicTest_1.png", "its name says PublicTest, but its folder says train"),
+        ("val/angry/PrivateTest_1.png", "its name says PrivateTest, but its folder says val"),
         ("PublicTest/angry/PrivateTest_1.png", "its folder says PublicTest"),
         ("Training/7/1.png", "'7' is not one of angry"),
         ("Training/-1/1.png", "'-1' is not one of angry"),
         ("Training/\u0663/1.png", "is not one of angry"),
         ("train/contempt/Training_1.png", "'contempt' is not one of angry"),
-        ("other/angry/Training_1.png", "'other' is no split"),
+        ("other/angry/Training_1.png", "'other' is not a split"),
         ("train/angry/deep/Training_1.png", "too deep"),
-        ("test/angry/1.png", "neither Training_"),
-        ("train/angry/Training_1 (copy).png", "neither Training_"),
-        ("train/angry/Training_.png", "neither Training_"),
-        (f"train/angry/Training_{'9' * 5000}"[:200] + ".png", "neither Training_"),
+        ("test/angry/1.png", "is not Training_"),
+        ("train/angry/Training_1 (copy).png", "is not Training_"),
+        ("train/angry/Training_.png", "is not Training_"),
+        (f"train/angry/Training_{'9' * 5000}"[:200] + ".png", "is not Training_"),
     ],
 )
 def test_an_image_in_the_wrong_place_is_refused(tmp_path: Path, name: str, what: str) -> None:
@@ -144,7 +146,7 @@ def test_a_tree_without_images_is_refused(tmp_path: Path, content: dict[str, byt
 def test_a_damaged_image_is_named(tmp_path: Path) -> None:
     name = "train/angry/Training_1.jpg"
     source, items = read(FerFolder, write_tree(tmp_path, {name: encoded(1, "JPEG")[:-300]}))
-    refused(lambda: source.decode(items[0]), str(tmp_path / name), "cut off or damaged")
+    refused(lambda: source.decode(items[0]), str(tmp_path / name), "truncated or damaged")
 
 
 def test_an_image_that_vanishes_is_named(tmp_path: Path) -> None:

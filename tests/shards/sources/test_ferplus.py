@@ -38,7 +38,7 @@ MODES: tuple[Mode, ...] = ("majority", "soft")
 
 
 class Rows:
-    """FER2013 of as many rows as `items` says, of which some may be passed over."""
+    """FER2013 with as many rows as `items` says, some of which may be skipped."""
 
     name, labels, cut = "fer2013.csv", EMOTIONS, ("val", "test")
     image = ImageInfo(channels=1, height=48, width=48)
@@ -79,14 +79,14 @@ def write(folder: Path, lines: Sequence[str] = LINES) -> Path:
 
 
 def refusal(folder: Path, lines: Sequence[str], source: Rows | None = None) -> str:
-    """The one line with which these votes are refused."""
+    """The one line of the refusal of these votes."""
     with pytest.raises(UserError) as caught:
         list(FerPlus(source or Rows(), write(folder, lines), "labels").items())
     message = str(caught.value)
     assert "\n" not in message
     assert "fer2013new.csv" in message
-    what, mend = message.rsplit("; ", 1)
-    assert what and mend.startswith("give ")
+    what, fix = message.rsplit("; ", 1)
+    assert what and fix.startswith("give ")
     return what
 
 
@@ -173,7 +173,7 @@ def test_it_tells_its_kind_its_columns_and_what_to_expect(tmp_path: Path) -> Non
     assert source.votes == tuple(HEADER.split(",")[2:])
     items = source.items()
     next(items)  # the second of the rows
-    assert source.expected(1) == 2  # half of those that the source expects after two
+    assert source.expected(1) == 2  # half of what the source expects after two
 
 
 def test_line_ends_marks_and_blanks_around_the_fields_do_not_matter(tmp_path: Path) -> None:
@@ -210,25 +210,25 @@ def test_an_empty_file_is_refused(tmp_path: Path, lines: list[str]) -> None:
 
 @pytest.mark.parametrize("rows", range(len(ROWS)))
 def test_too_few_rows_are_refused(tmp_path: Path, rows: int) -> None:
-    told = f"it has {rows} rows and none for fer2013.csv, row {rows}"
+    told = f"it has {rows} rows but none for fer2013.csv, row {rows}"
     assert told in refusal(tmp_path, LINES[: 1 + rows])
 
 
 def test_too_many_rows_are_refused(tmp_path: Path) -> None:
-    assert "it has 6 rows where fer2013.csv has 5" in refusal(tmp_path, [*LINES, LINES[-1]])
+    assert "it has 6 rows, but fer2013.csv has 5" in refusal(tmp_path, [*LINES, LINES[-1]])
 
 
 def test_too_few_rows_for_what_the_source_passes_over_are_refused(tmp_path: Path) -> None:
     message = refusal(tmp_path, LINES[:-1], Rows(passed_over=(4,)))
-    assert "it has 4 rows where fer2013.csv has 5" in message
+    assert "it has 4 rows, but fer2013.csv has 5" in message
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (line("Training", [1] * 9), "11 fields where 12 are needed"),
-        (line("Training", [1] * 11), "13 fields where 12 are needed"),
-        ("", "0 fields where 12 are needed"),
+        (line("Training", [1] * 9), "11 fields, but 12 are needed"),
+        (line("Training", [1] * 11), "13 fields, but 12 are needed"),
+        ("", "0 fields, but 12 are needed"),
         (line("Training", ["x"] + [1] * 9), "'x' is not a number of votes"),
         (line("Training", [""] + [1] * 9), "'' is not a number of votes"),
         (line("Training", ["-1"] + [1] * 9), "'-1' is not a number of votes"),
@@ -237,7 +237,7 @@ def test_too_few_rows_for_what_the_source_passes_over_are_refused(tmp_path: Path
         (line("Training", ["²"] + [1] * 9), "'²' is not a number of votes"),
         (line("Training", ["9" * 5000] + [1] * 9), "...' is not a number of votes"),
         (line("Train", [1] * 10), "Usage 'Train' is not one of Training, PublicTest, PrivateTest"),
-        (line("PublicTest", [1] * 10), "it is of val, and fer2013.csv, row 1 of train"),
+        (line("PublicTest", [1] * 10), "it is in val, but fer2013.csv, row 1 is in train"),
     ],
 )
 def test_a_bad_row_is_refused_by_its_number_and_line(tmp_path: Path, text: str, told: str) -> None:
@@ -305,20 +305,20 @@ def face(**votes: int) -> list[int]:
         (face(happiness=10), {"happy": 1}, {"happy": 1}),
         (face(neutral=6, happiness=4), {"neutral": 1}, {"neutral": 0.6, "happy": 0.4}),
         (face(neutral=5, happiness=5), "no majority", {"neutral": 0.5, "happy": 0.5}),
-        # Single votes are taken for slips.
+        # Single votes are treated as mistakes.
         (face(anger=3, sadness=1, fear=1, disgust=1, neutral=2), {"angry": 1},
          {"angry": 0.6, "neutral": 0.4}),
         (face(neutral=1, happiness=1, surprise=1), "no majority", "no majority"),
         (face(), "no majority", "no majority"),
-        # Three quarters are enough: the last two votes are not taken.
+        # Three quarters are enough: the last two votes are not used.
         (face(neutral=6, fear=2), {"neutral": 1}, {"neutral": 1}),
         (face(neutral=5, fear=2), {"neutral": 1}, {"neutral": 0.714286, "fear": 0.285714}),
-        # Three classes are enough; those with equally many votes are taken together.
+        # Three classes are enough; ties are taken together.
         (face(neutral=3, fear=3, anger=2, sadness=2), "no majority", "no majority"),
         (face(neutral=4, fear=3, anger=3, sadness=2), "no majority",
          {"neutral": 0.4, "fear": 0.3, "angry": 0.3}),
         (face(neutral=2, fear=2, anger=2, sadness=2), "no majority", "no majority"),
-        # What is behind "unknown" does not count; what is beside it does.
+        # Classes with fewer votes than "unknown" do not count; ties with it do.
         (face(unknown=6, neutral=4), "no majority", "no majority"),
         (face(unknown=2, neutral=6, fear=2), {"neutral": 1}, {"neutral": 0.75, "fear": 0.25}),
         (face(unknown=3, neutral=5, fear=2), "no majority", "no majority"),
@@ -356,7 +356,7 @@ def test_a_target_is_shares_of_classes_that_have_more_than_one_vote(
         assert 1 <= len(taken) <= 3
         assert sum(votes[i] for i in taken) > sum(kept) / 2
         assert all(votes[i] > 1 for i in taken)
-        # None is taken before another with more votes, and shares go by votes.
+        # No class is taken before one with more votes, and shares are proportional to votes.
         least = min(votes[i] for i in taken)
         assert all(i in taken for i in range(8) if votes[i] > least)
         assert votes[target.index(max(target))] == max(votes[:8])

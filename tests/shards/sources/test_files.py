@@ -130,7 +130,7 @@ def test_a_link_that_leads_nowhere_is_refused_when_read(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Root may read everything, and tests may be run by root.
+    # Root can read everything, and tests may run as root.
     def deny(path: Path, mode: str) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -142,7 +142,7 @@ def test_a_file_that_cannot_be_read_is_told(
 def test_a_large_file_is_refused_and_not_read(tmp_path: Path) -> None:
     folder = write_tree(tmp_path / "f", {"a/1.png": b"", "b/2.png": b""})
     os.truncate(folder / "a/1.png", module.LARGEST_FILE + 1)
-    refused(lambda: open_files(folder).read("a/1.png"), "more than 64 MiB")
+    refused(lambda: open_files(folder).read("a/1.png"), "larger than 64 MiB")
 
 
 @pytest.mark.parametrize("told", [None, 10])
@@ -151,7 +151,7 @@ def test_a_member_that_unpacks_to_much_is_refused(
 ) -> None:
     monkeypatch.setattr(module, "LARGEST_FILE", 1 << 20)
     path = write_zip(tmp_path / "bomb.zip", {"a/1.png": bytes(1 << 23)})
-    if told is not None:  # the zip lies about the size
+    if told is not None:  # the zip claims a wrong size
         data = path.read_bytes().replace(struct.pack("<L", 1 << 23), struct.pack("<L", told))
         path.write_bytes(data)
     refused(lambda: open_files(path).read("a/1.png"), "bomb.zip, member a/1.png")
@@ -160,7 +160,7 @@ def test_a_member_that_unpacks_to_much_is_refused(
 @pytest.mark.parametrize("name", ["../1.png", "a/../../1.png", "/../1.png", "..\\1.png"])
 def test_a_member_that_leads_out_of_the_zip_is_refused(tmp_path: Path, name: str) -> None:
     path = write_zip(tmp_path / "f.zip", {name: b""})
-    refused(lambda: open_files(path), str(path), "leads out of the zip")
+    refused(lambda: open_files(path), str(path), "points outside the zip")
 
 
 def test_a_member_that_is_a_link_is_refused(tmp_path: Path) -> None:
@@ -202,13 +202,13 @@ def test_a_damaged_member_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", [b"", b"no zip at all", b"PK\x03\x04"])
 def test_what_is_no_zip_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "f.zip").write_bytes(data)
-    refused(lambda: open_files(tmp_path / "f.zip"), "f.zip", "no zip")
+    refused(lambda: open_files(tmp_path / "f.zip"), "f.zip", "is not a zip")
 
 
 def test_a_truncated_zip_is_refused(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "f.zip", TREE)
     path.write_bytes(path.read_bytes()[:-30])
-    refused(lambda: open_files(path), "f.zip", "cut off")
+    refused(lambda: open_files(path), "f.zip", "truncated")
 
 
 def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_another_size_is_cropped_and_averaged_but_never_stretched() -> None:
     wide.paste(150, (50, 0, 150, 100))  # the square in the middle
     found, converted = as_png(wide)
     assert converted and found.shape == (1, 48, 48)
-    assert abs(found.astype(int) - 150).max() < 10  # stretched it would have 50 at the sides
+    assert abs(found.astype(int) - 150).max() < 10  # stretched, it would have 50 at the sides
     lines = Image.fromarray(np.tile(np.uint8([0, 200]), (96, 48)))
     assert np.ptp(as_png(lines)[0][0, 8:40, 8:40]) < 20  # of 200: no moiré
 
@@ -190,21 +190,21 @@ def several(form: str) -> bytes:
     ("data", "what"),
     [
         (b"", "empty"),
-        (b"emotion,pixels\n", "no image of PNG"),
-        (encoded(0)[:8], "no image of PNG"),
-        (encoded(0)[:-700], "cut off or damaged"),
-        (encoded(0, "JPEG")[:-200], "cut off or damaged"),
-        (encoded(0, "BMP")[:-5], "cut off or damaged"),
+        (b"emotion,pixels\n", "not an image of a known format (PNG"),
+        (encoded(0)[:8], "not an image of a known format (PNG"),
+        (encoded(0)[:-700], "truncated or damaged"),
+        (encoded(0, "JPEG")[:-200], "truncated or damaged"),
+        (encoded(0, "BMP")[:-5], "truncated or damaged"),
         (encoded(0, "TIFF")[:100], "here/1.png"),
-        (encoded(0, "ICO"), "no image of PNG"),
-        (encoded(picture(0, "RGB"), "PCX"), "no image of PNG"),
+        (encoded(0, "ICO"), "not an image of a known format (PNG"),
+        (encoded(picture(0, "RGB"), "PCX"), "not an image of a known format (PNG"),
         (several("GIF"), "more than one picture"),
         (several("TIFF"), "more than one picture"),
         (several("WEBP"), "more than one picture"),
         (several("PNG"), "more than one picture"),
         (encoded(Image.new("F", (48, 48)), "TIFF"), "32 bits"),
         (bomb(), "more than 67108864 pixels"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no image of PNG"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image of a known format (PNG"),
     ],
 )
 def test_what_is_no_sound_image_is_refused(data: bytes, what: str) -> None:
@@ -280,4 +280,4 @@ def test_a_first_image_too_large_for_a_set_is_refused() -> None:
 
 
 def test_a_damaged_first_image_is_refused(tmp_path: Path) -> None:
-    refused(lambda: set_image(Reading(), None, lambda: (b"?", "1.png")), "1.png", "no image")
+    refused(lambda: set_image(Reading(), None, lambda: (b"?", "1.png")), "1.png", "not an image")

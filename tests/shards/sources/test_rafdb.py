@@ -26,7 +26,7 @@ LABELS = ["sad", "surprise", "neutral", "fear", "disgust", "happy", "angry"]
 
 
 def raf_tree(lines: list[str] | None = None, end: str = "\n") -> dict[str, bytes]:
-    """RAF-DB's files for a list, whose images are the seven of `LINES`."""
+    """RAF-DB's files for a list, with the seven images of `LINES`."""
     content = {LABEL_LIST: "".join(f"{line}{end}" for line in lines or LINES).encode()}
     for seed, line in enumerate(LINES):
         name = f"Image/aligned/{line.split('.')[0]}_aligned.jpg"
@@ -92,14 +92,14 @@ def test_without_test_images_a_test_split_is_cut(tmp_path: Path) -> None:
         ("train_00001.png 5", "is not of the form"),
         ("valid_00001.jpg 5", "is not of the form"),
         ("../train_00001.jpg 5", "is not of the form"),
-        ("train_00001.jpg 0", "label '0' is not one of 1 to 7"),
-        ("train_00001.jpg 8", "label '8' is not one of 1 to 7"),
-        ("train_00001.jpg 12", "label '12' is not one of 1 to 7"),
-        ("train_00001.jpg -1", "label '-1' is not one of 1 to 7"),
-        ("train_00001.jpg happy", "label 'happy' is not one of 1 to 7"),
-        ("train_00001.jpg \u0665", "is not one of 1 to 7"),
-        ("train_00001.jpg " + "5" * 9000, "is not one of 1 to 7"),
-        ("train_00002.jpg 5", "line 2 names train_00002.jpg as well"),
+        ("train_00001.jpg 0", "label '0' is not from 1 to 7"),
+        ("train_00001.jpg 8", "label '8' is not from 1 to 7"),
+        ("train_00001.jpg 12", "label '12' is not from 1 to 7"),
+        ("train_00001.jpg -1", "label '-1' is not from 1 to 7"),
+        ("train_00001.jpg happy", "label 'happy' is not from 1 to 7"),
+        ("train_00001.jpg \u0665", "is not from 1 to 7"),
+        ("train_00001.jpg " + "5" * 9000, "is not from 1 to 7"),
+        ("train_00002.jpg 5", "line 2 also names train_00002.jpg"),
         ("train_00009.jpg 5", "there is no Image/aligned/train_00009_aligned.jpg"),
         ("x" * 9000, "is not of the form"),
         ("\x00\x07", "is not of the form"),
@@ -112,8 +112,8 @@ def test_a_bad_line_is_refused_by_its_number(tmp_path: Path, line: str, what: st
 
 
 @pytest.mark.parametrize(
-    ("data", "what"), [(b"", "empty"), (b"\n \n", "empty"), (b"\xff\xfe\x00", "no text"),
-                       (b"test_0001.jpg 4\n", "no image of train")],
+    ("data", "what"), [(b"", "empty"), (b"\n \n", "empty"), (b"\xff\xfe\x00", "not text"),
+                       (b"test_0001.jpg 4\n", "no train images")],
 )  # fmt: skip
 def test_a_list_of_another_form_is_refused(tmp_path: Path, data: bytes, what: str) -> None:
     write_tree(tmp_path, raf_tree() | {LABEL_LIST: data})

@@ -1,4 +1,4 @@
-"""Which reader reads what, and what is refused by all of them."""
+"""The choice of reader, and what all readers refuse."""
 
 import os
 import zipfile
@@ -130,7 +130,7 @@ def test_an_unknown_kind_of_file_is_refused_with_the_known_ones(tmp_path: Path, 
     (tmp_path / name).write_text("something")
     refused(
         lambda: open_source(tmp_path / name),
-        f"{tmp_path / name} is not of a known kind", ".csv, .csv.xz, .csv.gz, .csv.zip, .zip",
+        f"{tmp_path / name} is of an unknown kind", ".csv, .csv.xz, .csv.gz, .csv.zip, .zip",
     )  # fmt: skip
 
 
@@ -143,13 +143,16 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ({}, "holds nothing that a reader knows"),
-        ({"README.txt": b"read me"}, "holds nothing that a reader knows"),
-        ({"fer2013new.csv": b"votes"}, "holds nothing that a reader knows"),
-        ({"1.png": b"", "2.png": b""}, "holds nothing that a reader knows"),
-        ({"a.csv": CSV, "b.csv": CSV}, "holds 2 CSV files where one is needed"),
-        ({"a/fer2013.csv": CSV, "b/fer2013.csv": CSV}, "holds 2 CSV files where one is needed"),
-        ({"a/train.csv": CSV, "b/train.csv": CSV}, "holds 2 CSV files where one is needed"),
+        ({}, "contains nothing that can be read"),
+        ({"README.txt": b"read me"}, "contains nothing that can be read"),
+        ({"fer2013new.csv": b"votes"}, "contains nothing that can be read"),
+        ({"1.png": b"", "2.png": b""}, "contains nothing that can be read"),
+        ({"a.csv": CSV, "b.csv": CSV}, "contains 2 CSV files, but must contain one"),
+        (
+            {"a/fer2013.csv": CSV, "b/fer2013.csv": CSV},
+            "contains 2 CSV files, but must contain one",
+        ),
+        ({"a/train.csv": CSV, "b/train.csv": CSV}, "contains 2 CSV files, but must contain one"),
     ],
 )
 def test_a_folder_or_zip_of_nothing_known_is_refused(
@@ -169,7 +172,7 @@ def test_a_folder_of_a_csv_files_name_is_a_folder(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv" / "fer2013.csv", [face(4)])
     assert [row.label for row in read_rows(open_source(tmp_path / "a.csv"))] == [4]
     (tmp_path / "b.csv" / "fer2013.csv").mkdir(parents=True)
-    refused(lambda: open_source(tmp_path / "b.csv"), "holds nothing that a reader knows")
+    refused(lambda: open_source(tmp_path / "b.csv"), "contains nothing that can be read")
 
 
 def test_files_that_go_before_they_are_read_are_refused(tmp_path: Path) -> None:
@@ -184,7 +187,7 @@ def test_a_broken_zip_is_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"fer2013{suffix}"
     for data in (b"", b"something", write_csv(path, [face()]).read_bytes()[:-9]):
         path.write_bytes(data)
-        refused(lambda: open_source(path), str(path), "is no zip, or is cut off or damaged")
+        refused(lambda: open_source(path), str(path), "is not a zip, or is truncated or damaged")
 
 
 def votes(path: Path) -> Path:
@@ -203,7 +206,7 @@ def test_votes_are_joined_to_a_csv(tmp_path: Path, target: str) -> None:
     assert isinstance(source, FerPlus)
     (item,) = source.items()
     assert item.label == (6 if target == "labels" else 0)
-    assert open_source(tmp_path, reading).kind == "fer2013-csv+ferplus"  # beside the votes
+    assert open_source(tmp_path, reading).kind == "fer2013-csv+ferplus"  # next to the votes
 
 
 @pytest.mark.parametrize("target", ["majority", "soft"])
@@ -216,7 +219,7 @@ def test_targets_of_votes_need_votes(tmp_path: Path, target: str) -> None:
 def test_votes_without_rows_of_a_csv_are_refused(tmp_path: Path) -> None:
     reading = Reading(votes=votes(tmp_path / "fer2013new.csv"))
     path = write_tree(tmp_path / "set", FER_FOLDER)
-    refused(lambda: open_source(path, reading), "fer2013-folder", "leave the votes out")
+    refused(lambda: open_source(path, reading), "fer2013-folder", "leave out the votes")
 
 
 @pytest.mark.parametrize("name", ["none.csv", "", "x" * 300])

@@ -111,7 +111,9 @@ def test_an_image_without_a_label_is_refused_or_passed_over(
     tmp_path: Path, names: list[str], stray: str
 ) -> None:
     write_tree(tmp_path, images([*names, stray]))
-    refused(lambda: read(Tree, tmp_path), str(tmp_path / stray), "no class folder", "--unlabelled")
+    refused(
+        lambda: read(Tree, tmp_path), str(tmp_path / stray), "not in a class folder", "--unlabelled"
+    )
     source, items = read(Tree, tmp_path, unlabelled="skip")
     assert len(items) == len(names)
     assert source.left_out == {"no label": 1}
@@ -131,10 +133,10 @@ def test_a_test_split_without_labels_is_none(tmp_path: Path) -> None:
         (["val/cat/1.png", "test/dog/1.png"], "class 'cat' has no images in train"),
         (["train/cat/1.png", "test/cat/2.png"], "images of 1 class"),
         (["happy/1.png"], "images of 1 class"),
-        (["train/cat/1.png", "cat/1.png", "dog/2.png"], "'cat' lies beside splits"),
-        (["cat/1.png", "dog/young/2.png"], "within the class folder 'dog'"),
-        (["a/train/cat/1.png", "b/train/cat/2.png"], "within the class folder 'a'"),
-        (["train/cat/a/1.png", "train/dog/2.png"], "within the class folder 'cat'"),
+        (["train/cat/1.png", "cat/1.png", "dog/2.png"], "'cat' is next to splits"),
+        (["cat/1.png", "dog/young/2.png"], "inside the class folder 'dog'"),
+        (["a/train/cat/1.png", "b/train/cat/2.png"], "inside the class folder 'a'"),
+        (["train/cat/a/1.png", "train/dog/2.png"], "inside the class folder 'cat'"),
         ([], "no labelled images"),
         (["cat/1.txt"], "no labelled images"),
     ],
@@ -146,7 +148,7 @@ def test_a_tree_of_another_form_is_refused(tmp_path: Path, names: list[str], wha
 
 def test_a_damaged_first_image_is_named(tmp_path: Path) -> None:
     write_tree(tmp_path, images(FLAT) | {FLAT[0]: b"no image"})
-    refused(lambda: read(Tree, tmp_path), FLAT[0], "no image of PNG")
+    refused(lambda: read(Tree, tmp_path), FLAT[0], "not an image of a known format (PNG")
     assert len(read(Tree, tmp_path, image_size=48, channels=1)[1]) == 3
 
 

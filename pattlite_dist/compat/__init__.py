@@ -1,0 +1,1 @@
+"""What other libraries call private and this package needs: only here, and checked before use."""

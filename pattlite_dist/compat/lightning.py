@@ -1,0 +1,127 @@
+"""Lightning's inner loops: its signal handlers, its counters, and the averaged weights."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.strategies import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
+
+from pattlite_dist.compat.need import changed, find, find_function
+from pattlite_dist.compat.torch import remove_gradient_hooks
+
+_NAME = "pytorch-lightning"
+_HANDLERS = "_signal_connector.register_signal_handlers"
+_BROADCAST = "fit_loop.epoch_loop._broadcast_sigterm_tensor"
+_STEPPED = "fit_loop.epoch_loop._batches_that_stepped"
+_LAST = "fit_loop.epoch_loop.batch_progress.is_last_batch"
+_RESET = "fit_loop.epoch_loop.val_loop.batch_progress.reset"
+_TRAINED, _VALIDATED = "epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"
+_COUNTS = {"ready", "started", "processed", "completed"}
+
+
+def check() -> None:
+    """Make sure that all that this module uses is there, before a run is touched.
+
+    Raises:
+        UserError: it is not; names the version and those that are supported.
+    """
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, plugins=[LightningEnvironment()], barebones=True
+    )
+    for path in (_HANDLERS, _BROADCAST, _RESET):
+        find_function(_NAME, trainer, path)
+    if not isinstance(find(_NAME, trainer, _STEPPED), int):
+        raise changed(_NAME, f"number `{_STEPPED}`")
+    find(_NAME, trainer, _LAST)
+    _check_layout(trainer.fit_loop.state_dict())
+    average = WeightAveraging()
+    if find(_NAME, average, "_average_model") is not None:
+        raise changed(_NAME, "`WeightAveraging._average_model` that is None before a run")
+    find_function(_NAME, DDPStrategy, "configure_ddp")
+
+
+def _check_layout(fit: dict[str, Any]) -> None:
+    """Whether a checkpoint's counters are those that `begin_validation` writes."""
+    for name in (_TRAINED, _VALIDATED):
+        progress = fit.get(name)
+        if not isinstance(progress, dict) or not {"total", "current", "is_last_batch"} <= set(
+            progress
+        ):
+            raise changed(_NAME, f"`{name}` among a checkpoint's counters")
+        for part in ("total", "current"):
+            if set(progress[part]) != _COUNTS:
+                raise changed(_NAME, f"`{name}.{part}` among a checkpoint's counters")
+
+
+def leave_signals_alone(trainer: pl.Trainer) -> None:
+    """Keep Lightning from handling SIGTERM, which `runtime.signals` does.
+
+    Its own handler starts a collective, and its loop broadcasts a flag through the device at every
+    step; in 2.6.6 no option switches either off.
+    """
+    find_function(_NAME, trainer, _HANDLERS)
+    find_function(_NAME, trainer, _BROADCAST)
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
+def logged_step(trainer: pl.Trainer) -> int:
+    """The step beside which Lightning logs an epoch's metrics."""
+    return int(find(_NAME, trainer, _STEPPED)) - 1
+
+
+def is_last_batch(trainer: pl.Trainer) -> bool:
+    """Whether the epoch's last training batch has been taken."""
+    return bool(find(_NAME, trainer, _LAST))
+
+
+def restart_validation(trainer: pl.Trainer) -> None:
+    """Count a validation's batches from its start, also in a run that was stopped inside one.
+
+    Otherwise Lightning would count on from the checkpoint, and take the next start for another one
+    that was stopped there.
+    """
+    find(_NAME, trainer, _RESET)()
+
+
+def begin_validation(checkpoint: dict[str, Any]) -> None:
+    """Say in a checkpoint's counters that the epoch is trained and its validation has begun.
+
+    They are those of a validation whose first batch has begun and not ended. What Lightning writes
+    by itself at an epoch's last step makes it skip that epoch's validation.
+    """
+    fit = checkpoint["loops"]["fit_loop"]
+    _check_layout(fit)
+    for count in (fit[_TRAINED]["total"], fit[_TRAINED]["current"]):
+        count["completed"] = count["processed"]
+    begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+    fit[_VALIDATED] = {
+        "total": begun,
+        "current": dict.fromkeys(begun, 0),
+        "is_last_batch": False,
+    }
+
+
+def restart_average(callback: WeightAveraging) -> None:
+    """Let the next update of the averaged weights copy, if they have been made."""
+    average = find(_NAME, callback, "_average_model")
+    if average is not None:
+        average.n_averaged.zero_()  # 0 averaged: the next update copies
+
+
+def rewrap(trainer: pl.Trainer) -> None:
+    """Let DDP reduce what requires a gradient now. Collective; nothing happens without DDP.
+
+    DDP looks for those parameters when it is made, and later ones would silently not be reduced.
+    """
+    strategy: Any = trainer.strategy
+    if not isinstance(strategy, DDPStrategy):
+        return
+    former = strategy.model
+    assert isinstance(former, DistributedDataParallel)
+    former.zero_grad()  # gradients are views into its buckets
+    remove_gradient_hooks(former)
+    strategy.model = former.module
+    strategy.configure_ddp()

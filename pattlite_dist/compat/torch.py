@@ -1,0 +1,75 @@
+"""PyTorch's loader processes, DDP's hooks, and the store of torchrun's agent."""
+
+import inspect
+import os
+from collections.abc import MutableMapping
+from typing import Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from pattlite_dist.compat.need import changed, find, find_function
+
+_NAME = "torch"
+_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+
+
+def check() -> None:
+    """Make sure that what training uses is there, before a run is touched.
+
+    Raises:
+        UserError: it is not; names the version and those that are supported.
+    """
+    from torch.utils.data import dataloader
+
+    find_function(_NAME, torch.distributed, "Reducer._remove_autograd_hooks")
+    loader: DataLoader[Any] = DataLoader([0])  # type: ignore[arg-type]
+    if running_iterator(loader) is not None:
+        raise changed(_NAME, "`DataLoader._iterator` that is None before a run")
+    iterator = find(_NAME, dataloader, "_MultiProcessingDataLoaderIter")
+    find_function(_NAME, iterator, "_shutdown_workers")
+    if "self._workers" not in inspect.getsource(iterator):
+        raise changed(_NAME, "`_MultiProcessingDataLoaderIter._workers`")
+
+
+def remove_gradient_hooks(wrapped: DistributedDataParallel) -> None:
+    """Take DDP's hooks off the parameters, so that they can be wrapped again."""
+    find(_NAME, wrapped, "reducer._remove_autograd_hooks")()
+
+
+def running_iterator(loader: DataLoader[Any]) -> Any:
+    """The iterator whose loader processes outlive an epoch; None if there is none."""
+    return find(_NAME, loader, "_iterator")
+
+
+def forget_iterator(loader: DataLoader[Any]) -> None:
+    """Let the loader's next epoch start processes again."""
+    find(_NAME, loader, "_iterator")
+    loader._iterator = None
+
+
+def loader_processes(iterator: Any) -> list[Any]:
+    """The processes of a loader's iterator."""
+    found: list[Any] = find(_NAME, iterator, "_workers")
+    return found
+
+
+def shut_down(iterator: Any) -> None:
+    """Ask the processes of a loader's iterator to end."""
+    find(_NAME, iterator, "_shutdown_workers")()
+
+
+def separate_stores(env: MutableMapping[str, str] = os.environ) -> None:
+    """Give each attempt of torchrun's agent a store of its own.
+
+    Otherwise all attempts share one, where restarted workers find addresses of dead ones.
+
+    Raises:
+        UserError: this version of PyTorch does not know the variable.
+    """
+    from torch.distributed.elastic.rendezvous import dynamic_rendezvous
+
+    if _STORE not in inspect.getsource(dynamic_rendezvous):
+        raise changed(_NAME, f"variable {_STORE}")
+    env[_STORE] = "1"
