@@ -1,4 +1,4 @@
-"""The command line with a backbone of two layers, for what takes long for each layer."""
+"""The command line with a backbone of one layer, for what takes long for each layer."""
 
 import sys
 
@@ -10,14 +10,11 @@ from pattlite_dist.model.backbones import MobileNetV2
 
 
 class SmallBackbone(MobileNetV2):
-    """Two convolutions instead of what is before the cut."""
+    """One convolution instead of what is before the cut."""
 
     def __init__(self, cut: int) -> None:
         nn.Module.__init__(self)
-        self.features = nn.Sequential(
-            nn.Conv2d(3, 16, 3, stride=4, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU6(),
-            nn.Conv2d(16, 32, 3, stride=4, padding=1),
-        )  # fmt: skip
+        self.features = nn.Sequential(nn.Conv2d(3, 32, 16, stride=16))
 
 
 if __name__ == "__main__":
