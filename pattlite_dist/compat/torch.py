@@ -1,8 +1,6 @@
-"""PyTorch's loader processes, DDP's hooks, and the store of torchrun's agent."""
+"""PyTorch's loader processes, DDP's hooks, and a name in state dicts."""
 
 import inspect
-import os
-from collections.abc import MutableMapping
 from typing import Any
 
 import torch
@@ -12,7 +10,7 @@ from torch.utils.data import DataLoader
 from pattlite_dist.compat.need import changed, find, find_function
 
 _NAME = "torch"
-_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+COMPILED = "_orig_mod"  # where `torch.compile` keeps what it wraps, in a state dict as well
 
 
 def check() -> None:
@@ -58,18 +56,3 @@ def loader_processes(iterator: Any) -> list[Any]:
 def shut_down(iterator: Any) -> None:
     """Ask the processes of a loader's iterator to end."""
     find(_NAME, iterator, "_shutdown_workers")()
-
-
-def separate_stores(env: MutableMapping[str, str] = os.environ) -> None:
-    """Give each attempt of torchrun's agent a store of its own.
-
-    Otherwise all attempts share one, where restarted workers find addresses of dead ones.
-
-    Raises:
-        UserError: this version of PyTorch does not know the variable.
-    """
-    from torch.distributed.elastic.rendezvous import dynamic_rendezvous
-
-    if _STORE not in inspect.getsource(dynamic_rendezvous):
-        raise changed(_NAME, f"variable {_STORE}")
-    env[_STORE] = "1"

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pattlite_dist import __version__
+from pattlite_dist.compat.torch import check
 from pattlite_dist.console import Progress
 from pattlite_dist.errors import UserError
 from pattlite_dist.evaluation.findings import (
@@ -63,6 +64,7 @@ def audit(
             this is one of several processes.
     """
     quiet_libraries()
+    check()
     world = worlds.detect()
     if world.size > 1:
         raise UserError(

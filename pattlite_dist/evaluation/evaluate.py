@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from pattlite_dist import __version__
+from pattlite_dist.compat.torch import check
 from pattlite_dist.data.module import FERData
 from pattlite_dist.errors import UserError
 from pattlite_dist.evaluation.bootstrap import LEVEL, RESAMPLES, SEED
@@ -56,6 +57,7 @@ def evaluate(
         UserError: there is no checkpoint, or it does not match its configuration or the shards.
     """
     quiet_libraries()
+    check()
     subject = read_subject(target, shards)
     config, run = subject.config, subject.run
     world = worlds.detect()

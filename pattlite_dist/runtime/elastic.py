@@ -9,27 +9,22 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+
+from pattlite_dist.compat.torchrun import agent_folder, agent_log, separate_stores
+from pattlite_dist.errors import UserError
 
 MISTAKE = 2  # the exit status for failures that a retry cannot fix
 
 
-def _folder(env: Mapping[str, str]) -> Path | None:
-    """The folder of this agent's workers: above `attempt_<n>/<local rank>/error.json`."""
-    file = env.get("TORCHELASTIC_ERROR_FILE")
-    folder = Path(file).parents[2] if file and len(Path(file).parts) > 3 else None
-    return folder if folder is not None and folder.is_dir() else None
-
-
 def told_before(env: Mapping[str, str] = os.environ) -> bool:
     """Whether a worker on this machine has reported a mistake, in this attempt or before."""
-    folder = _folder(env)
+    folder = agent_folder(env)
     return folder is not None and any(folder.glob("mistake-*"))
 
 
 def first_to_tell(message: str, env: Mapping[str, str] = os.environ) -> bool:
     """Whether no other worker on this machine has reported this mistake, so the caller should."""
-    folder = _folder(env)
+    folder = agent_folder(env)
     if folder is None:
         return True
     name = hashlib.sha256(message.encode()).hexdigest()[:16]
@@ -55,15 +50,12 @@ def _worth_telling(record: logging.LogRecord) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run an agent until it ends; returns the exit status: 2 for a user's mistake."""
     from torch.distributed import run
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.elastic.rendezvous.api import RendezvousError
+    from torch.distributed.elastic.rendezvous import RendezvousError
 
-    from pattlite_dist.compat.torch import separate_stores
-    from pattlite_dist.errors import UserError
-
-    logging.getLogger("torch.distributed.elastic.multiprocessing.api").addFilter(_worth_telling)
     try:
+        agent_log().addFilter(_worth_telling)
         separate_stores()
         run.main(list(sys.argv[1:] if arguments is None else arguments))
     except ChildFailedError as error:

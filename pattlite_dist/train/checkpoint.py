@@ -7,6 +7,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
+from pattlite_dist.compat.torch import COMPILED
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import atomic_write, load_tensors
 from pattlite_dist.train.names import listed, parse_name, ranked
@@ -37,7 +38,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 _STATES = {"state_dict", "current_model_state"}  # the latter where the former is an average
-_WRAPPERS = {"_orig_mod", "module"}
+_WRAPPERS = {COMPILED, "module"}
 
 
 def _is_ours(content: Any) -> bool:
@@ -68,7 +69,7 @@ def unwrapped(state: dict[str, torch.Tensor], path: Path | str) -> dict[str, tor
         while len(parts) > 1 and parts[0] in {"model", *_WRAPPERS}:
             parts.pop(0)
         # A part of the network may have been compiled by itself.
-        plain = ".".join(["model", *(part for part in parts if part != "_orig_mod")])
+        plain = ".".join(["model", *(part for part in parts if part != COMPILED)])
         if plain in named:
             raise UserError(f"{path} holds {plain} twice; use another checkpoint")
         named[plain] = value

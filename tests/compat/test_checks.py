@@ -1,5 +1,6 @@
 """Where a private name is gone or has another shape, a command says so before it begins."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +11,9 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from pattlite_dist import cli
 from pattlite_dist.compat import jsonargparse as parsers
-from pattlite_dist.compat import lightning, submitit, torch, wandb
+from pattlite_dist.compat import lightning, submitit, torch, torchrun, wandb
 from pattlite_dist.errors import UserError
+from pattlite_dist.runtime import elastic
 from pattlite_dist.train.trainer import quiet_libraries
 from tests.conftest import tiny
 
@@ -113,12 +115,13 @@ def test_a_handler_is_checked_and_changed() -> None:
 def test_a_torch_that_does_not_know_the_variable_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    env: dict[str, str] = {}
-    torch.separate_stores(env)
-    assert list(env.values()) == ["1"]
-    monkeypatch.setattr(torch, "_STORE", "TORCH_NO_SUCH_VARIABLE")
+    monkeypatch.delenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", raising=False)
+    torchrun.separate_stores()
+    assert os.environ.pop("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") == "1"
+    monkeypatch.setattr(torchrun, "_SEPARATE", "TORCH_NO_SUCH_VARIABLE")
     with pytest.raises(UserError, match="variable TORCH_NO_SUCH_VARIABLE"):
-        torch.separate_stores(env)
+        torchrun.separate_stores()
+    monkeypatch.delenv("TORCH_NO_SUCH_VARIABLE")
 
 
 def test_training_stops_before_it_touches_anything(
@@ -128,6 +131,26 @@ def test_training_stops_before_it_touches_anything(
     assert cli.main(tiny(face_shards, tmp_path / "runs")) == 2
     assert "pytorch-lightning 2." in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "audit"])
+def test_nothing_is_scored(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.delattr(
+        "torch.utils.data.dataloader._MultiProcessingDataLoaderIter._shutdown_workers"
+    )
+    assert cli.main([verb, str(tmp_path)]) == 2
+    assert "torch 2." in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_agent_that_logs_elsewhere_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.delattr("torch.distributed.elastic.multiprocessing.api.logger")
+    assert elastic.main(["--help"]) == 2
+    assert "has no `logger`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["submit", "submit evaluate", "submit shards", "sweep", "doctor"])

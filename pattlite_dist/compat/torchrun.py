@@ -1,0 +1,58 @@
+"""torchrun's agent: its folder for the workers, its log, and its store.
+
+Nothing here imports torch before it is called: a worker asks for the folder at its very start.
+"""
+
+import importlib
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pattlite_dist.compat.need import changed, find
+
+_NAME = "torch"
+_API = "torch.distributed.elastic.multiprocessing.api"
+_RENDEZVOUS = "torch.distributed.elastic.rendezvous.dynamic_rendezvous"
+_SHARED = "DynamicRendezvousHandler.use_agent_store"
+_SEPARATE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+
+
+def agent_folder(env: Mapping[str, str]) -> Path | None:
+    """A folder that an agent keeps for its workers, over all attempts; None without an agent.
+
+    It lies above `attempt_<n>/<local rank>/error.json`.
+    """
+    file = env.get("TORCHELASTIC_ERROR_FILE")
+    folder = Path(file).parents[2] if file and len(Path(file).parts) > 3 else None
+    return folder if folder is not None and folder.is_dir() else None
+
+
+def agent_log() -> logging.Logger:
+    """Where an agent logs how its workers ended.
+
+    Raises:
+        UserError: this version of PyTorch logs it elsewhere.
+    """
+    log = find(_NAME, importlib.import_module(_API), "logger")
+    if not isinstance(log, logging.Logger):
+        raise changed(_NAME, f"logger of `{_API}`")
+    return log
+
+
+def separate_stores() -> None:
+    """Give each attempt of an agent in this process a store of its own.
+
+    Otherwise all attempts share one, where restarted workers find addresses of dead ones.
+
+    Raises:
+        UserError: this version of PyTorch ignores the variable.
+    """
+    os.environ[_SEPARATE] = "1"
+    shares = find(_NAME, importlib.import_module(_RENDEZVOUS), f"{_SHARED}.fget")
+    try:
+        ignored = shares(None) is not False
+    except (AttributeError, TypeError):
+        ignored = True
+    if ignored:
+        raise changed(_NAME, f"variable {_SEPARATE}")
