@@ -8,7 +8,6 @@ and an exit status, may be killed, and is started again. But none begins with se
 
 import gc
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import jsonargparse  # noqa: F401  as a worker would
 from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 
 from pattlite_dist.cli import main
+from pattlite_dist.runtime import elastic
 from pattlite_dist.train import run  # noqa: F401
 
 
@@ -89,5 +89,5 @@ if __name__ == "__main__":
     subprocess_handler.Popen = Forked  # type: ignore[assignment,misc]
     gc.collect()
     gc.freeze()  # see tests.zygote
-    del sys.argv[:2]
-    runpy.run_module(sys.argv[0], run_name="__main__")
+    assert sys.argv[1:3] == ["-m", elastic.__name__]
+    sys.exit(elastic.main(sys.argv[3:]))

@@ -99,6 +99,7 @@ class Zygote:
         together: bool | None = None,
         agent: bool = False,
         strict: bool = True,
+        preload: Sequence[str] = (),
         kill: Callable[[], bool] | None = None,
     ) -> Start:
         """Start a module and wait until each of its ranks is gone.
@@ -116,6 +117,7 @@ class Zygote:
                 where the fault is a signal that asks to.
             agent: of a mistake one rank tells for all, as under torchrun.
             strict: a warning is an error.
+            preload: modules that this start and all later ones need not import.
             kill: all of them are killed as soon as this is true.
         """
         self.starts += 1
@@ -135,6 +137,7 @@ class Zygote:
             "stderr": str(files[1]),
             "together": together,
             "agent": agent,
+            "preload": list(preload),
             "strict": strict,
             "limit": LIMIT,
         }

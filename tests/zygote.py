@@ -8,6 +8,7 @@ two lines: its processes, at once, and how they ended, once all of them are gone
 
 import contextlib
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -102,16 +103,27 @@ def start(request: dict[str, Any]) -> dict[str, Any]:
     return {"statuses": statuses, "seconds": time.monotonic() - begin}
 
 
+def preload(modules: list[str]) -> None:
+    """Import for all later ranks what they would import themselves."""
+    for name in modules:
+        if name not in sys.modules:
+            importlib.import_module(name)
+            gc.collect()
+            gc.freeze()  # else each rank's collector would walk all of this, and copy its pages
+    assert len(list(Path("/proc/self/task").iterdir())) == 1, "a fork takes along only one thread"
+
+
 def serve() -> None:
     """Answer requests until there are no more."""
     torch.set_num_threads(1)
     with contextlib.suppress(Exception):  # for what it imports
         cli.parse("train", [])
     gc.collect()
-    gc.freeze()  # else each rank's collector would walk all of this, and copy its pages
-    assert len(list(Path("/proc/self/task").iterdir())) == 1, "a fork takes along only one thread"
+    gc.freeze()
     for line in sys.stdin:
-        print(json.dumps(start(json.loads(line))), flush=True)
+        request = json.loads(line)
+        preload(request["preload"])
+        print(json.dumps(start(request)), flush=True)
 
 
 if __name__ == "__main__":

@@ -85,6 +85,7 @@ def start(
 ) -> None:
     done = zygote.start(
         [str(run), str(first), str(last), *options], module="tests.tracking.wandb_start",
+        preload=["wandb.sdk.launch"],
         env=environment(HOME=str(run.parent / "home"), **env),
     )  # fmt: skip
     assert done.statuses == [status], done.log
