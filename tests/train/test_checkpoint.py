@@ -132,7 +132,7 @@ def test_names_lose_what_wrapped_the_network_and_nothing_else(tmp_path: Path) ->
             new: float(i) for i, new in enumerate(names.values())
         }
     both = {"model.w": torch.zeros(1), "module.w": torch.ones(1)}
-    with pytest.raises(UserError, match=r"holds model\.w twice"):
+    with pytest.raises(UserError, match=r"contains model\.w twice"):
         load(save(tmp_path, "b.ckpt", state_dict=both))
 
 
@@ -148,10 +148,10 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(
     io = AtomicCheckpointIO()
     io.save_checkpoint({**WHOLE, "state_dict": good, key: bad}, path)
     assert isinstance(io.failure, Unusable)
-    assert "model.b holds NaN or infinite values" in str(io.failure)
+    assert "model.b has NaN or infinite values" in str(io.failure)
     assert path.read_bytes() == before
     torch.save({**WHOLE, "state_dict": good, key: bad}, path)
-    with pytest.raises(Unusable, match=r"holds NaN or infinite values in model\.b"):
+    with pytest.raises(Unusable, match=r"has NaN or infinite values in model\.b"):
         load(path)
 
 
@@ -173,7 +173,7 @@ def test_another_networks_weights_are_one_line_that_names_each_kind_of_differenc
         check_fit(net, state, "a.ckpt")
     assert str(caught.value) == (
         "a.ckpt does not fit the network of its configuration (0.bias is missing; 2.weight is not "
-        "in the network; 1.weight has the shape [2, 2], the network [1, 3]); use another one"
+        "in the network; 1.weight has shape [2, 2], the network [1, 3]); use another checkpoint"
     )
 
 

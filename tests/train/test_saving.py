@@ -210,7 +210,7 @@ def test_a_full_disk_ends_no_run_and_loses_no_step(
     run = zygote.root / small_disk.relative_to("/") / "tiny"
     start = zygote.start(arguments, 2)
     assert 2 in start.statuses, start
-    assert start.log.count("not saved, training goes on: cannot write") == EPOCHS - 1
+    assert start.log.count("not saved, training continues: cannot write") == EPOCHS - 1
     assert "run the same command again" in start.log
     assert [item.step for item in listed(run / "checkpoints")] == [STEPS]
     assert list((run / "checkpoints").glob(".*")) == []
