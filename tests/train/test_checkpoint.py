@@ -110,7 +110,7 @@ def test_what_is_no_checkpoint_is_a_user_error(tmp_path: Path, content: bytes) -
 )
 def test_another_programs_file_is_a_user_error(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "other.ckpt")
-    with pytest.raises(UserError, match="not a checkpoint of pattlite_dist"):
+    with pytest.raises(UserError, match="is not a pattlite_dist checkpoint"):
         load(tmp_path / "other.ckpt")
 
 
