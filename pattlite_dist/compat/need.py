@@ -22,7 +22,7 @@ def changed(library: str, what: str) -> UserError:
     except metadata.PackageNotFoundError:
         version = "(unknown version)"
     return UserError(
-        f"{library} {version} does not have the {what} that pattlite_dist requires; "
+        f"{library} {version} has no {what}, which pattlite_dist requires; "
         f"install a supported version: pip install '{supported(library)}'"
     )
 

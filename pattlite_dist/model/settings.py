@@ -16,8 +16,8 @@ class ModelConfig(Strict):
     name: Literal["mobilenetv2-vit", "pattlite"] = setting(
         "mobilenetv2-vit",
         free=False,
-        description="mobilenetv2-vit: MobileNetV2, patches, ViT block. pattlite: the paper's network, "
-        "on MobileNetV1.",
+        description="mobilenetv2-vit: MobileNetV2, patches, ViT block. pattlite: the paper's, on "
+        "MobileNetV1.",
     )
     attention: Literal["patches", "none", "batch"] = setting(
         "patches",
