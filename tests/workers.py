@@ -76,9 +76,9 @@ class Workers:
         if reporter is None or is_worker or session.config.option.collectonly:
             return
         for why, count in self.left_out.items():
-            reporter.write_line(f"left out: {count} tests: {why}", yellow=True, bold=True)
+            reporter.write_line(f"skipped: {count} tests: {why}", yellow=True, bold=True)
         if not self.left_out:
-            reporter.write_line("left out: nothing")
+            reporter.write_line("skipped: nothing")
         minutes, seconds = divmod(round(time.monotonic() - self.begin), 60)
         workers = session.config.getoption("numprocesses", None) or 1
         reporter.write_line(

@@ -1,4 +1,4 @@
-"""The command line with a backbone of two layers, for what takes long for each layer."""
+"""The command line with a two-layer backbone, for tests whose time grows with the layers."""
 
 import sys
 
@@ -10,7 +10,7 @@ from pattlite_dist.model.backbones import MobileNetV2
 
 
 class SmallBackbone(MobileNetV2):
-    """Two convolutions instead of what is before the cut."""
+    """Two convolutions instead of the layers before the cut."""
 
     def __init__(self, cut: int) -> None:
         nn.Module.__init__(self)

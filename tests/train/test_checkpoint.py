@@ -220,13 +220,13 @@ def there():
     return sorted(path.name for path in folder.iterdir())
 assert save(1, 20) is None
 first = there()
-# Tensors that end at any place of the last page, and far beyond.
+# Tensors that end anywhere in the last page, and far beyond.
 failures = [save(step, kilobytes) for step, kilobytes in enumerate((40, 41, 44, 60, 500), 2)]
 for failure in failures:
     print(failure)
 assert there() == first == [make_name(0, 1, None)]
 assert newest(folder) == folder / first[0]
-assert save(1, 200) is not None  # the same name: the old one stays
+assert save(1, 200) is not None  # same name: the old file stays
 assert load(folder / first[0])["state_dict"]["model.w"].unique().tolist() == [1.0]
 assert save(9, 20) is None
 assert load(newest(folder))["state_dict"]["model.w"].unique().tolist() == [9.0]
