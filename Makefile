@@ -1,11 +1,11 @@
-# make demo                       set-up, then the whole road on generated faces
+# make demo                       install, then run everything end to end on generated faces
 # make demo SOURCE=fer2013.csv    the same on real data (hours on a CPU; minutes with a GPU)
-# make test                       set-up, then lint, types and tests
-# make test-pythons               the quick tests on every Python from 3.10 to 3.14 that is found
+# make test                       install, then run lint, types and tests
+# make test-pythons               run the quick tests on every Python found from 3.10 to 3.14
 # make test-oldest                on the oldest Python, with the lowest versions setup.cfg allows
 # make test-newest                on the newest Python found, ignoring setup.cfg's upper bounds
 #
-# PIP_ARGS is handed to pip; without a GPU the smaller CPU build of PyTorch does:
+# PIP_ARGS is passed to pip; without a GPU the smaller CPU build of PyTorch is enough:
 #   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 
 PYTHON ?= python3
@@ -25,7 +25,7 @@ help:
 
 define check-python
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo "make: Python 3.10 or later is needed; name one with PYTHON=python3.x" >&2; exit 2; }
+	  { echo "make: requires Python 3.10 or later; choose one with PYTHON=python3.x" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "make: Python's venv is missing; install it (Debian: apt-get install python3-venv)" >&2; exit 2; }
 endef
@@ -53,7 +53,7 @@ else
 	NPROC=$(NPROC) launch/torchrun.sh evaluate $(DEMO)/runs/fer2013
 endif
 
-# Types are one of the tests, so that they are checked beside others.
+# Types are checked by one of the tests, in parallel with the others.
 test: lint tests
 
 lint: .venv/installed

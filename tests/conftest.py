@@ -1,4 +1,4 @@
-"""Fixtures that several folders share."""
+"""Shared fixtures."""
 
 import os
 import subprocess
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
-# A busy machine is no failure.
+# A busy machine must not fail a test.
 hypothesis.settings.register_profile("pattlite", deadline=None)
 hypothesis.settings.load_profile("pattlite")
 
-# Two ranks on two cores, and test runs beside them: more threads only get in each other's way.
+# Ranks and test workers share a few cores: more threads would only compete with each other.
 torch.set_num_threads(1)
 
 
@@ -54,24 +54,24 @@ def face_shards(faces_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    # Decoded shards of tests go where pytest cleans up.
+    # Tests keep decoded shards where pytest cleans up.
     os.environ["SLURM_TMPDIR"] = str(tmp_path_factory.mktemp("cache"))
 
 
 def command(arguments: Sequence[str], ranks: int = 1) -> list[str]:
-    """`pattlite …`, under torchrun where there is more than one rank."""
+    """`pattlite …`, under torchrun if there is more than one rank."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     return [sys.executable, *(launcher if ranks > 1 else []), "-m", "pattlite_dist", *arguments]
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """Of a process that uses this package; its bytecode is kept, for hundreds do."""
+    """For a process that uses this package; bytecode is cached, as there are hundreds of them."""
     own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": ""}
     return {**os.environ, **own, **extra}
 
 
 def on_small_disk(folder: Path, code: str, *flags: str) -> "subprocess.CompletedProcess[str]":
-    """Run Python code whose only argument is a folder, on a disk of its own of 64 KiB."""
+    """Run Python code with `folder` as its only argument, mounted as a disk of 64 KiB."""
     mount = f'mount -t tmpfs -o size=64k tmpfs {folder} && exec "$@"'
     return subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh",
@@ -82,7 +82,7 @@ def on_small_disk(folder: Path, code: str, *flags: str) -> "subprocess.Completed
 
 @pytest.fixture
 def pattlite(tmp_path: Path) -> Run:
-    """Run the command line in a process of its own, in the test's folder."""
+    """Run the command line in a separate process, in the test's folder."""
 
     def run(*arguments: str, ranks: int = 1, **extra: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
@@ -96,7 +96,7 @@ def pattlite(tmp_path: Path) -> Run:
 
 @pytest.fixture(scope="session")
 def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Zygote"]:
-    """Starts the command line without its imports."""
+    """Starts the command line without the cost of its imports."""
     from tests.starts import Zygote
 
     zygote = Zygote(tmp_path_factory.mktemp("zygote"), environment())
@@ -106,7 +106,7 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Zygote"]:
 
 @pytest.fixture
 def forked(zygote: "Zygote", tmp_path: Path) -> Run:
-    """As `pattlite`, for tests of what a process does once it has come up."""
+    """Like `pattlite`, but forked: for tests of what a process does once it has started."""
 
     def run(*arguments: str, ranks: int = 1, **extra: str) -> "subprocess.CompletedProcess[str]":
         start = zygote.start(
@@ -121,7 +121,7 @@ def forked(zygote: "Zygote", tmp_path: Path) -> Run:
 
 
 def tiny(shards: Path, runs: Path, name: str = "tiny", **overrides: object) -> list[str]:
-    """Options of a training run of seconds: 13 steps an epoch, two epochs."""
+    """Options of a training run that takes seconds: two epochs of 13 steps."""
     options: dict[str, object] = {
         "name": name,
         "runs": runs,

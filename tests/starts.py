@@ -1,4 +1,4 @@
-"""The pytest side of `tests.zygote`: starts of the command line that cost no imports."""
+"""The pytest side of `tests.zygote`: starts the command line without the cost of imports."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 if TYPE_CHECKING:
     from tests.train.faults import Fault
 
-LIMIT = 300.0  # seconds for one start; on an idle machine most take less than three
+LIMIT = 300.0  # seconds per start; on an idle machine most take less than three
 _MOUNTED = 'mount -t tmpfs tmpfs /dev/shm && exec "$@"'
 _NAMES = ("torch_", "psm_", "sem.")  # of PyTorch and multiprocessing
 
@@ -29,8 +29,8 @@ class Start:
     Attributes:
         statuses: of each rank; -9 where it was killed.
         sessions: of each rank, its loader workers included.
-        stdout: what the ranks wrote there.
-        stderr: the same.
+        stdout: output of the ranks.
+        stderr: likewise.
     """
 
     statuses: list[int]
@@ -48,17 +48,17 @@ class Start:
         return not any(self.statuses)
 
     def killed_by(self, fault: "Fault") -> bool:
-        """Whether the fault was met, and nothing else went wrong before."""
+        """Whether the fault occurred, and nothing else went wrong before it."""
         return self.statuses[fault.rank] == -9 and f"struck by {fault}\n" in self.stderr
 
     def stopped_by(self, fault: "Fault") -> bool:
-        """Whether the signal was met, and all ranks left together because of it."""
+        """Whether the signal was sent, and all ranks stopped together because of it."""
         left = all(status == 128 + fault.signum for status in self.statuses)
         return left and f"struck by {fault}\n" in self.stderr
 
 
 def namespace() -> list[str]:
-    """What gives a command a mount namespace, as far as this user may have one."""
+    """Prefix that runs a command in a mount namespace; empty if this user may not have one."""
     for words in (["unshare", "--mount"], ["unshare", "--user", "--map-root-user", "--mount"]):
         words = [*words, "sh", "-c", _MOUNTED, "sh"]
         with contextlib.suppress(OSError):
@@ -68,13 +68,13 @@ def namespace() -> list[str]:
 
 
 class Zygote:
-    """Starts modules, each rank a process of its own.
+    """Starts modules, each rank in a separate process.
 
-    Its processes have a /dev/shm of their own, so that what is left there was left by them.
+    The processes have their own /dev/shm, so that anything left there was left by them.
 
     Args:
         folder: for their output.
-        env: theirs, unless a start has another.
+        env: default environment of a start.
     """
 
     def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
@@ -102,23 +102,23 @@ class Zygote:
         preload: Sequence[str] = (),
         kill: Callable[[], bool] | None = None,
     ) -> Start:
-        """Start a module and wait until each of its ranks is gone.
+        """Start a module and wait until all its ranks have ended.
 
         Args:
             arguments: of the command line.
-            ranks: processes, which find each other as torchrun's do.
-            fault: where one of them is struck.
-            record: the beginning of the files in which each writes down what it is fed.
-            freeze: keep BatchNorm to its starting statistics.
-            module: what `python -m` would be given.
-            env: all of it.
-            cwd: the folder that they work in.
-            together: where one fails the others go on, so that they can leave together; by default
-                where the fault is a signal that asks to.
-            agent: of a mistake one rank tells for all, as under torchrun.
-            strict: a warning is an error.
+            ranks: number of processes, which find each other as under torchrun.
+            fault: where one of them is killed or signalled.
+            record: prefix of the files in which each rank records its input.
+            freeze: keep BatchNorm at its initial statistics.
+            module: as for `python -m`.
+            env: complete environment.
+            cwd: working directory.
+            together: if one rank fails the others continue, so that they can stop together; the
+                default if the fault is a signal to stop.
+            agent: one rank reports an error for all, as under torchrun.
+            strict: turn warnings into errors.
             preload: modules that this start and all later ones need not import.
-            kill: all of them are killed as soon as this is true.
+            kill: kill all ranks as soon as this returns true.
         """
         self.starts += 1
         files = [self.folder / f"{self.starts}.{name}" for name in ("stdout", "stderr")]
@@ -165,16 +165,16 @@ class Zygote:
 
     @property
     def root(self) -> Path:
-        """The file system as its processes see it."""
+        """The file system as seen by its processes."""
         return Path(f"/proc/{self.process.pid}/root")
 
     def inside(self, *command: object) -> None:
-        """Run a command that sees the file systems that its processes see."""
+        """Run a command that sees the same file systems as its processes."""
         enter = ["nsenter", f"--target={self.process.pid}", "--mount"] if self.alone else []
         subprocess.run([*enter, *map(str, command)], check=True)
 
     def shared_memory(self) -> set[str]:
-        """Names that PyTorch or multiprocessing left in shared memory."""
+        """Names left in shared memory by PyTorch or multiprocessing."""
         names = {path.name for path in (self.root / "dev/shm").iterdir()}
         return {name for name in names if name.startswith(_NAMES) and (self.alone or _left(name))}
 
@@ -188,7 +188,7 @@ class Zygote:
 
 
 def _left(name: str) -> bool:
-    """Whether a name in shared memory is of a process that has ended."""
+    """Whether a name in shared memory belongs to a process that has ended."""
     _, _, pid = name.partition("_")
     pid = pid.partition("_")[0]
     return pid.isdigit() and not Path("/proc", pid).exists()

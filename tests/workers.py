@@ -1,8 +1,8 @@
-"""How `make test` spreads the suite over workers, and what it says at its end.
+"""How `make test` distributes the suite over workers, and its final summary.
 
-A plugin that `tests.conftest` registers. With pytest-xdist's `--dist loadgroup` a group of tests
-goes to one worker, in order: all of the cluster's, which mostly wait; and else a file's, for they
-share fixtures. The longest groups begin first.
+A plugin registered by `tests.conftest`. With pytest-xdist's `--dist loadgroup` a group of tests
+runs on one worker, in order: all cluster tests, which mostly wait, form one group; otherwise each
+file does, because its tests share fixtures. The longest groups start first.
 """
 
 import os
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 CLUSTER, SECOND_CLUSTER = "cluster", "second cluster"
-# The longest first, so that no worker begins one of them when the others have ended.
+# Longest first, so that no worker starts one of them when the others have finished.
 LONGEST = (
     CLUSTER,
     SECOND_CLUSTER,
@@ -30,7 +30,7 @@ LONGEST = (
 
 
 def group(item: pytest.Item) -> str:
-    """What a test goes to a worker with."""
+    """The group in which a test is sent to a worker."""
     marked = item.get_closest_marker("xdist_group")
     if marked is not None:
         return str(marked.args[0])
@@ -40,12 +40,12 @@ def group(item: pytest.Item) -> str:
 
 
 def rank(name: str) -> int:
-    """A group's place in the order: of those that are not long, the order does not matter."""
+    """A group's position in the order, which only matters for long ones."""
     return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
 
 class Workers:
-    """Groups and orders the tests, and says what was left out and how long it took."""
+    """Groups and orders the tests, and reports what was skipped and how long it took."""
 
     def __init__(self) -> None:
         self.begin = time.monotonic()
@@ -72,13 +72,13 @@ class Workers:
         is_worker = hasattr(session.config, "workerinput")
         if os.environ.get("CI") and not is_worker and reporter and reporter.stats.get("skipped"):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        yield  # pytest's own last line among it
+        yield  # including pytest's own last line
         if reporter is None or is_worker or session.config.option.collectonly:
             return
         for why, count in self.left_out.items():
-            reporter.write_line(f"left out: {count} tests: {why}", yellow=True, bold=True)
+            reporter.write_line(f"skipped: {count} tests: {why}", yellow=True, bold=True)
         if not self.left_out:
-            reporter.write_line("left out: nothing")
+            reporter.write_line("skipped: nothing")
         minutes, seconds = divmod(round(time.monotonic() - self.begin), 60)
         workers = session.config.getoption("numprocesses", None) or 1
         reporter.write_line(

@@ -1,1 +1,1 @@
-"""What other libraries call private and this package needs: only here, and checked before use."""
+"""Use of private parts of other libraries: confined to this package, and checked before use."""

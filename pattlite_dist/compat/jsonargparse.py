@@ -1,4 +1,4 @@
-"""What a parser of jsonargparse knows of its options, and how its help is written."""
+"""The options of a jsonargparse parser, and the formatting of its help."""
 
 from argparse import Action, HelpFormatter
 from collections.abc import Callable
@@ -16,22 +16,22 @@ def actions(parser: "ArgumentParser") -> list[Action]:
     """The options and positionals of a parser, in order.
 
     Raises:
-        UserError: this version does not say; names those that do.
+        UserError: this version does not provide them; names the supported versions.
     """
     found: list[Action] = find(_NAME, parser, "_actions")
     return found
 
 
 def type_of(action: Action) -> Any:
-    """The type of an option; jsonargparse keeps types that argparse does not know by itself."""
+    """The type of an option; jsonargparse stores types unknown to argparse separately."""
     return getattr(action, "_typehint", action.type)
 
 
 def formatter(rewrite: Callable[[str], str]) -> type[HelpFormatter]:
-    """A help formatter like jsonargparse's own, whose text of each option is rewritten.
+    """A help formatter like jsonargparse's own that rewrites the help text of each option.
 
     Raises:
-        UserError: this version's cannot be changed so; names those whose can.
+        UserError: this version does not allow it; names the supported versions.
     """
     from jsonargparse import DefaultHelpFormatter
 

@@ -1,4 +1,4 @@
-"""Lightning's inner loops: its signal handlers, its counters, and the averaged weights."""
+"""Lightning's internals: signal handlers, loop counters, and averaged weights."""
 
 from typing import Any
 
@@ -22,10 +22,10 @@ _COUNTS = {"ready", "started", "processed", "completed"}
 
 
 def check() -> None:
-    """Make sure that all that this module uses is there, before a run is touched.
+    """Check that everything this module uses exists, before a run is modified.
 
     Raises:
-        UserError: it is not; names the version and those that are supported.
+        UserError: it does not; names the installed and the supported versions.
     """
     trainer = pl.Trainer(
         accelerator="cpu", devices=1, plugins=[LightningEnvironment()], barebones=True
@@ -43,7 +43,7 @@ def check() -> None:
 
 
 def _check_layout(fit: dict[str, Any]) -> None:
-    """Whether a checkpoint's counters are those that `begin_validation` writes."""
+    """Check that a checkpoint's counters have the layout that `begin_validation` writes."""
     for name in (_TRAINED, _VALIDATED):
         progress = fit.get(name)
         if not isinstance(progress, dict) or not {"total", "current", "is_last_batch"} <= set(
@@ -56,10 +56,10 @@ def _check_layout(fit: dict[str, Any]) -> None:
 
 
 def leave_signals_alone(trainer: pl.Trainer) -> None:
-    """Keep Lightning from handling SIGTERM, which `runtime.signals` does.
+    """Keep Lightning from handling SIGTERM, which is left to `runtime.signals`.
 
-    Its own handler starts a collective, and its loop broadcasts a flag through the device at every
-    step; in 2.6.6 no option switches either off.
+    Lightning's handler starts a collective, and its loop broadcasts a flag through the device at
+    every step; in 2.6.6 no option disables either.
     """
     find_function(_NAME, trainer, _HANDLERS)
     find_function(_NAME, trainer, _BROADCAST)
@@ -68,29 +68,29 @@ def leave_signals_alone(trainer: pl.Trainer) -> None:
 
 
 def logged_step(trainer: pl.Trainer) -> int:
-    """The step beside which Lightning logs an epoch's metrics."""
+    """The step at which Lightning logs an epoch's metrics."""
     return int(find(_NAME, trainer, _STEPPED)) - 1
 
 
 def is_last_batch(trainer: pl.Trainer) -> bool:
-    """Whether the epoch's last training batch has been taken."""
+    """Whether the current training batch is the epoch's last."""
     return bool(find(_NAME, trainer, _LAST))
 
 
 def restart_validation(trainer: pl.Trainer) -> None:
-    """Count a validation's batches from its start, also in a run that was stopped inside one.
+    """Count a validation's batches from zero, also in a run that was stopped during one.
 
-    Otherwise Lightning would count on from the checkpoint, and take the next start for another one
-    that was stopped there.
+    Otherwise Lightning would continue the count in the checkpoint, and treat the next validation
+    as interrupted too.
     """
     find(_NAME, trainer, _RESET)()
 
 
 def begin_validation(checkpoint: dict[str, Any]) -> None:
-    """Say in a checkpoint's counters that the epoch is trained and its validation has begun.
+    """Set a checkpoint's counters to an epoch that is trained and whose validation has begun.
 
-    They are those of a validation whose first batch has begun and not ended. What Lightning writes
-    by itself at an epoch's last step makes it skip that epoch's validation.
+    The counters become those of a validation in its first batch. The ones that Lightning writes at
+    an epoch's last step would make it skip that epoch's validation.
     """
     fit = checkpoint["loops"]["fit_loop"]
     _check_layout(fit)
@@ -105,16 +105,16 @@ def begin_validation(checkpoint: dict[str, Any]) -> None:
 
 
 def restart_average(callback: WeightAveraging) -> None:
-    """Let the next update of the averaged weights copy, if they have been made."""
+    """Make the next update copy the weights instead of averaging, if an average exists."""
     average = find(_NAME, callback, "_average_model")
     if average is not None:
         average.n_averaged.zero_()  # 0 averaged: the next update copies
 
 
 def rewrap(trainer: pl.Trainer) -> None:
-    """Let DDP reduce what requires a gradient now. Collective; nothing happens without DDP.
+    """Make DDP reduce all parameters that now require a gradient. Collective; no-op without DDP.
 
-    DDP looks for those parameters when it is made, and later ones would silently not be reduced.
+    DDP collects them when it is constructed; later ones would silently not be reduced.
     """
     strategy: Any = trainer.strategy
     if not isinstance(strategy, DDPStrategy):

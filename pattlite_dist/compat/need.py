@@ -1,4 +1,4 @@
-"""The error for a library in which something private that this package needs has changed."""
+"""Errors for private parts of a library that this package needs and that have changed."""
 
 import functools
 import inspect
@@ -15,33 +15,33 @@ def changed(library: str, what: str) -> UserError:
 
     Args:
         library: its name on PyPI.
-        what: is missing or has another shape.
+        what: is missing or different.
     """
     try:
         version = metadata.version(library)
     except metadata.PackageNotFoundError:
         version = "(unknown version)"
     return UserError(
-        f"{library} {version} has no {what} as pattlite_dist needs it; "
-        f"install a version that it supports: pip install '{supported(library)}'"
+        f"{library} {version} has no {what}, which pattlite_dist requires; "
+        f"install a supported version: pip install '{supported(library)}'"
     )
 
 
 def supported(library: str) -> str:
-    """What this package requires of a library, such as `submitit<1.6,>=1.5.2`."""
+    """The requirement of this package on a library, such as `submitit<1.6,>=1.5.2`."""
     try:
         required = metadata.requires("pattlite_dist") or []
-    except metadata.PackageNotFoundError:  # a copy of the code that is not installed
+    except metadata.PackageNotFoundError:  # the package is not installed
         required = []
     plain = [text.partition(";")[0].strip() for text in required]
     return next((text for text in plain if re.match(rf"{library}(?![\w-])", text)), library)
 
 
 def find(library: str, root: Any, path: str) -> Any:
-    """What a dotted path of attributes leads to.
+    """Look up a dotted path of attributes.
 
     Raises:
-        UserError: one of them is missing.
+        UserError: an attribute is missing.
     """
     try:
         return functools.reduce(getattr, path.split("."), root)
@@ -52,10 +52,10 @@ def find(library: str, root: Any, path: str) -> Any:
 def find_function(
     library: str, root: Any, path: str, arguments: Sequence[str] = ()
 ) -> Callable[..., Any]:
-    """The same, of a function that takes these arguments by name.
+    """Like `find`, for a function that accepts the given argument names.
 
     Raises:
-        UserError: it is missing, or it is another one.
+        UserError: it is missing, not a function, or has other arguments.
     """
     function = find(library, root, path)
     if not callable(function):

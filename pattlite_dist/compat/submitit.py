@@ -1,4 +1,4 @@
-"""submitit's text for sbatch, what its jobs run, and how they requeue themselves."""
+"""submitit's sbatch script, the command its jobs run, and how they requeue themselves."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -19,10 +19,10 @@ _ARGUMENTS = (
 
 
 def check() -> None:
-    """Make sure that what a submission and its job use is there, before anything is queued.
+    """Check that everything a submission and its job use exists, before anything is queued.
 
     Raises:
-        UserError: it is not; names the version and those that are supported.
+        UserError: it does not; names the installed and the supported versions.
     """
     _text_maker()
     if find_spec(_MODULE) is None:
@@ -33,7 +33,7 @@ def check() -> None:
     handler = find_function(
         _NAME, job_environment, "SignalHandler.checkpoint_and_try_requeue", ("signum", "frame")
     )
-    if "_requeue" not in handler.__code__.co_names:  # then replacing it would be ignored
+    if "_requeue" not in handler.__code__.co_names:  # replacing it would have no effect
         raise changed(_NAME, "`SignalHandler.checkpoint_and_try_requeue` that calls `env._requeue`")
 
 
@@ -46,38 +46,38 @@ def _text_maker() -> Callable[..., str]:
 def sbatch_text(
     python: str, quoted_folder: str, folder: Path, array: int | None, given: dict[str, Any]
 ) -> str:
-    """The exact text that submitit hands to sbatch.
+    """The exact script that submitit passes to sbatch.
 
     Args:
         python: shell words of the interpreter.
-        quoted_folder: `folder`, for a shell.
+        quoted_folder: `folder`, quoted for a shell.
         folder: of submitit's pickles and logs.
-        array: how many jobs, if it is an array.
-        given: what `SlurmExecutor` is given.
+        array: number of jobs, if it is an array.
+        given: parameters of `SlurmExecutor`.
     """
     command = f"{python} -u -m {_MODULE} {quoted_folder}"
     return _text_maker()(command=command, folder=folder, map_count=array, **given)
 
 
 def check_handler(handler: Any) -> None:
-    """Make sure that `requeue_by` can change what a job's handler of signals does.
+    """Check that `requeue_by` can change a job's signal handler.
 
     Args:
-        handler: that submitit has installed; what is not a function is none, and passes.
+        handler: installed by submitit; anything that is not callable is not one, and is accepted.
 
     Raises:
-        UserError: it has another shape.
+        UserError: the handler has an unexpected structure.
     """
     if callable(handler):
         find_function(_NAME, handler, "__self__.env._requeue")
 
 
 def requeue_by(handler: Any, requeue: Callable[[int], object]) -> None:
-    """Let submitit's handler of signals requeue the job in another way than by scontrol.
+    """Make submitit's signal handler requeue the job by a function instead of scontrol.
 
     Args:
-        handler: that submitit has installed.
-        requeue: called with how many timeouts are left.
+        handler: installed by submitit.
+        requeue: called with the number of timeouts left.
     """
     check_handler(handler)
     handler.__self__.env._requeue = requeue

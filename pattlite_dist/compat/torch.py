@@ -14,10 +14,10 @@ COMPILED = "_orig_mod"  # where `torch.compile` keeps what it wraps, in a state 
 
 
 def check() -> None:
-    """Make sure that what training uses is there, before a run is touched.
+    """Check that everything training uses exists, before a run is modified.
 
     Raises:
-        UserError: it is not; names the version and those that are supported.
+        UserError: it does not; names the installed and the supported versions.
     """
     from torch.utils.data import dataloader
 
@@ -32,17 +32,17 @@ def check() -> None:
 
 
 def remove_gradient_hooks(wrapped: DistributedDataParallel) -> None:
-    """Take DDP's hooks off the parameters, so that they can be wrapped again."""
+    """Remove DDP's hooks from the parameters, so that they can be wrapped again."""
     find(_NAME, wrapped, "reducer._remove_autograd_hooks")()
 
 
 def running_iterator(loader: DataLoader[Any]) -> Any:
-    """The iterator whose loader processes outlive an epoch; None if there is none."""
+    """The iterator whose loader processes persist across epochs; None if there is none."""
     return find(_NAME, loader, "_iterator")
 
 
 def forget_iterator(loader: DataLoader[Any]) -> None:
-    """Let the loader's next epoch start processes again."""
+    """Make the loader start new processes in its next epoch."""
     find(_NAME, loader, "_iterator")
     loader._iterator = None
 
@@ -54,5 +54,5 @@ def loader_processes(iterator: Any) -> list[Any]:
 
 
 def shut_down(iterator: Any) -> None:
-    """Ask the processes of a loader's iterator to end."""
+    """Ask the processes of a loader's iterator to exit."""
     find(_NAME, iterator, "_shutdown_workers")()

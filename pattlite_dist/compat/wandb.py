@@ -1,7 +1,7 @@
-"""wandb's offline files, and a setting of its own that `wandb sync` obeys.
+"""wandb's offline files, and a private setting that `wandb sync` respects.
 
-A file holds seven bytes that say what it is, then protobuf records in LevelDB's log format (blocks
-of 32 KiB; a record is cut into parts that do not cross blocks).
+A file has a header of seven bytes, followed by protobuf records in LevelDB's log format (blocks of
+32 KiB; a record is split into parts that do not cross blocks).
 """
 
 import importlib
@@ -17,15 +17,15 @@ HEADER = 7  # bytes, of the file and of each part: checksum, length, kind
 _BLOCK = 1 << 15
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 _USED = {"run", "exit"}
-# A server that does not answer is retried for half an hour otherwise.
+# Otherwise a server that does not respond is retried for half an hour.
 FEW_RETRIES = {"WANDB__GRAPHQL_RETRY_MAX": "3"}
 
 
 def check() -> None:
-    """Make sure that offline files can be read and uploaded, before anything is.
+    """Check that offline files can be read and uploaded, before doing so.
 
     Raises:
-        UserError: they cannot; names the version and those that are supported.
+        UserError: they cannot; names the installed and the supported versions.
     """
     record_reader()
     settings = find(_NAME, importlib.import_module("wandb"), "Settings")()
@@ -35,9 +35,9 @@ def check() -> None:
 
 
 def record_reader() -> Callable[[bytes], Any]:
-    """What makes a record of wandb's protobuf messages from its bytes."""
+    """The function that parses a record of wandb's protobuf messages from bytes."""
     try:
-        # Its names are made when it is imported, where a type checker cannot see them.
+        # Its names are created on import, so a type checker cannot see them.
         module = importlib.import_module("wandb.proto.wandb_internal_pb2")
     except ImportError as error:
         raise changed(_NAME, "module `wandb.proto.wandb_internal_pb2`") from error
@@ -50,11 +50,11 @@ def record_reader() -> Callable[[bytes], Any]:
 
 
 def split(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The complete records of a file's bytes, each with the offset at which it ends."""
+    """The complete records in a file's bytes, each with its end offset."""
     at, record = HEADER, b""
     while True:
         room = _BLOCK - at % _BLOCK
-        if room < HEADER:  # too little for a part; filled with zeros
+        if room < HEADER:  # too small for a part; zero-filled
             at += room
             continue
         if at + HEADER > len(data):

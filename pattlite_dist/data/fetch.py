@@ -1,8 +1,7 @@
-"""Bytes from where the shards lie: a folder, a web server, an object store, a command.
+"""Reads shard files from a folder, a web server, an object store, or a command.
 
-Networks fail and come back. What may pass (a refused connection, a 5xx answer, silence, bytes that
-are not the manifest's) is tried again after a pause; what will not (404, no such file) is told at
-once.
+Transient failures (a refused connection, a 5xx response, a timeout, bytes that do not match the
+manifest) are retried after a pause; permanent ones (404, no such file) are reported at once.
 """
 
 import base64
@@ -45,14 +44,14 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a shard set lies, and how patiently it is asked for.
+    """Where a shard set is, and how failures to read it are handled.
 
     Attributes:
-        root: a folder, an `http(s)://` address, an object store's (`s3://`, `gs://`, or any that
-            fsspec knows), or a `pipe:` command in which `{name}` stands for the file.
+        root: a folder, an `http(s)://` address, an object-store address (`s3://`, `gs://`, or any
+            that fsspec supports), or a `pipe:` command in which `{name}` stands for the file.
         allow_pipe: whether `root` may be a command.
-        retries: further tries after a failure that may pass.
-        timeout: seconds of silence after which a connection or a command is given up.
+        retries: number of retries after a transient failure.
+        timeout: seconds without data after which a connection or a command is aborted.
     """
 
     root: str
@@ -62,45 +61,45 @@ class Origin:
 
     @property
     def pipe(self) -> bool:
-        """Whether it is a command."""
+        """Whether the root is a command."""
         return self.root.startswith("pipe:")
 
     @property
     def local(self) -> bool:
-        """Whether it is a folder that this machine sees."""
+        """Whether the root is a folder on this machine's file systems."""
         return is_local(self.root)
 
     def address(self, name: str) -> str:
-        """Where one file is."""
-        if self.pipe:  # replaced, not formatted: a shell has braces of its own
+        """The address of one file."""
+        if self.pipe:  # replaced, not formatted: shell commands may contain other braces
             return self.root.replace("{name}", name)
         return f"{self.root.rstrip('/')}/{name}"
 
     def shown(self, name: str) -> str:
-        """Where one file is, for messages: without a password."""
+        """The address of one file for messages, without a password."""
         return self.address(name) if self.pipe else split_login(self.address(name))[0]
 
     def read(self, name: str, parse: Callable[[bytes], T], most: int = -1) -> T:
-        """What `parse` makes of a file's bytes, which are fetched again if it refuses them.
+        """The result of `parse` on a file's bytes, which are fetched again if it rejects them.
 
         Args:
             name: of the file.
-            parse: raises `UserError` where the bytes are not what they should be.
-            most: a server or a command is read no further than so many bytes; -1 reads all.
+            parse: raises `UserError` if the bytes are not what they should be.
+            most: maximum number of bytes to read from a server or a command; -1 reads all.
 
         Raises:
-            UserError: the file cannot be had or stays bad, or a command is not allowed.
+            UserError: the file cannot be fetched or stays invalid, or a command is not allowed.
         """
-        if self.local:  # what a disk holds does not mend itself
+        if self.local:  # retrying does not fix a file on disk
             return parse(read_shard_file(Path(self.root) / name))
         if self.pipe and not self.allow_pipe:
             raise UserError(
                 f"data.shards is {self.root!r}, which would run a shell command; "
-                "set data.allow_pipe=true if that is what you want"
+                "set data.allow_pipe=true to allow this"
             )
 
         def told(error: Exception) -> str:
-            if isinstance(error, UserError):  # of `parse`
+            if isinstance(error, UserError):  # from `parse`
                 return str(error)
             return f"cannot fetch {self.shown(name)}: {error}; check the address"
 
@@ -133,11 +132,11 @@ def _read_http(address: str, most: int, timeout: float) -> bytes:
             length = int(answer.headers.get("Content-Length") or 0)
     except urllib.error.HTTPError as error:
         error.close()
-        again = error.code >= 500 or error.code in (408, 425, 429)  # these ask for another try
+        again = error.code >= 500 or error.code in (408, 425, 429)  # these are worth retrying
         kind = Transient if again else Final
-        raise kind(f"the server answers {error.code} {error.reason}") from error
+        raise kind(f"the server responded {error.code} {error.reason}") from error
     except TimeoutError as error:
-        raise Transient(f"no byte for {timeout:g} s") from error
+        raise Transient(f"no data for {timeout:g} s") from error
     except http.client.InvalidURL as error:
         raise Final(f"{error}; check the address") from error
     except (OSError, http.client.HTTPException) as error:
@@ -162,7 +161,7 @@ def _read_command(command: str, most: int, timeout: float) -> bytes:
             selector.register(stream, selectors.EVENT_READ)
             while most < 0 or len(data) < most:
                 if not selector.select(timeout):
-                    raise Transient(f"no byte for {timeout:g} s")
+                    raise Transient(f"no data for {timeout:g} s")
                 chunk = os.read(stream.fileno(), _CHUNK)
                 if not chunk:
                     break
@@ -171,9 +170,9 @@ def _read_command(command: str, most: int, timeout: float) -> bytes:
                 return bytes(data[:most])
         status = process.wait(timeout)
     except subprocess.TimeoutExpired as error:
-        raise Transient(f"still runs {timeout:g} s after its last byte") from error
+        raise Transient(f"still running {timeout:g} s after its last output") from error
     finally:
-        with contextlib.suppress(ProcessLookupError):  # the shell and all that it started
+        with contextlib.suppress(ProcessLookupError):  # the shell and everything it started
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     if status:
@@ -182,10 +181,10 @@ def _read_command(command: str, most: int, timeout: float) -> bytes:
 
 
 def fetch_manifest(origin: Origin) -> Manifest:
-    """The manifest of the shards at an origin.
+    """Load the manifest of the shards at an origin.
 
     Raises:
-        UserError: it cannot be read or is not a manifest.
+        UserError: the manifest cannot be read or is invalid.
     """
     if origin.local:
         return load_manifest(Path(origin.root))
@@ -195,12 +194,12 @@ def fetch_manifest(origin: Origin) -> Manifest:
 
 
 def check_sizes(origin: Origin, shards: list[ShardInfo]) -> None:
-    """Compare shards in a local folder with the manifest's word before hours are spent on them.
+    """Compare the sizes of local shards with the manifest before hours are spent on a run.
 
-    The hash of a shard is checked when it is first read; an address is not asked at all.
+    A shard's hash is checked when it is first read; remote shards are not checked here.
 
     Raises:
-        UserError: a shard is missing or has another size; names it.
+        UserError: a shard is missing or has a different size; the message names it.
     """
     problems = wrong_sizes(Path(origin.root), shards) if origin.local else []
     if problems:

@@ -1,4 +1,4 @@
-"""A DataLoader that follows the plan: exact, resumable, the same for any number of ranks."""
+"""A DataLoader that follows the plan: exact, resumable, independent of the number of ranks."""
 
 import atexit
 import multiprocessing
@@ -25,7 +25,7 @@ from pattlite_dist.runtime.signals import held_back, ignore_in_loader
 
 
 class Place(NamedTuple):
-    """One rank's batch, as the sampler hands it to the dataset."""
+    """One rank's batch, as the sampler passes it to the dataset."""
 
     epoch: int
     step: int
@@ -47,15 +47,15 @@ class Batch(_Samples, total=False):
     """What a loader yields.
 
     `image` is uint8 [n, C, H, W]; `label` and `id` int64, `flags` uint8 and `counts` bool, each
-    [n]. A sample that does not count is padding. `target`, float32 [n, classes], is there where
-    the set has shares of the classes beside the label.
+    [n]. A sample that does not count is padding. `target`, float32 [n, classes], is present if
+    the set has class shares in addition to the label.
     """
 
     target: torch.Tensor
 
 
 class BatchDataset(Dataset["Batch | UserError"]):
-    """Map-style: a place in the plan goes in, the gathered batch comes out."""
+    """Map-style dataset: maps a place in the plan to the gathered batch."""
 
     def __init__(self, reader: ShardReader) -> None:
         self.reader = reader
@@ -64,7 +64,7 @@ class BatchDataset(Dataset["Batch | UserError"]):
         try:
             block, good = self.reader.gather(place.ids)
         except UserError as error:
-            return error  # raised in a loader process it would arrive with a traceback
+            return error  # raised in a loader process, it would arrive with a traceback
         batch = Batch(
             image=torch.from_numpy(block.images),
             label=torch.from_numpy(block.labels),
@@ -85,13 +85,13 @@ def _as_it_is(batch: Any) -> Any:
 
 
 class BatchLoader(DataLoader[Batch]):
-    """Yields the batches of a sampler's places, gathered in-process or by loader processes.
+    """Yields the batches at a sampler's places, gathered in-process or by loader processes.
 
     Args:
         reader: of the split.
         sampler: of one rank.
-        workers: loader processes; 0 gathers in-process.
-        start_method: of those processes; None is the system's.
+        workers: number of loader processes; 0 gathers in-process.
+        start_method: of those processes; None uses the system's default.
     """
 
     def __init__(
@@ -109,15 +109,15 @@ class BatchLoader(DataLoader[Batch]):
         )
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        # A generator, so that workers start to read only when the first batch is asked for.
+        # A generator, so that workers start reading only when the first batch is requested.
         starts = self.num_workers > 0 and running_iterator(self) is None  # they outlive an epoch
         if starts:
             _start_helper(self.multiprocessing_context)
         with held_back():
             batches: Any = super().__iter__()
         if starts:
-            # Where nobody calls `close`: multiprocessing would ask them by SIGTERM to end, of which
-            # they take no notice, and wait. Registered last, this comes first.
+            # In case `close` is never called: multiprocessing would send SIGTERM, which they
+            # ignore, and then wait. Registered last, this runs first.
             atexit.register(_close, weakref.ref(self), loader_processes(batches))
         for batch in batches:
             if isinstance(batch, UserError):
@@ -125,14 +125,14 @@ class BatchLoader(DataLoader[Batch]):
             yield batch
 
     def close(self) -> None:
-        """End the loader processes, which take no notice of signals."""
+        """Stop the loader processes, which ignore signals."""
         iterator = running_iterator(self)
         if iterator is None:
             return
         forget_iterator(self)
         shut_down(iterator)
         for process in loader_processes(iterator):
-            process.kill()  # one that hangs would hold up the end of this process
+            process.kill()  # a hanging one would keep this process from exiting
             process.join()
 
 
@@ -140,15 +140,15 @@ def _close(loader: Callable[[], "BatchLoader | None"], processes: list[Any]) -> 
     found = loader()
     if found is not None:
         found.close()
-    for process in processes:  # one that hung when its loader was let go
+    for process in processes:  # one that hung when its loader was released
         process.kill()
 
 
 def _start_helper(context: Any) -> None:
-    """Start multiprocessing's own process before the loader's, where these are not forked.
+    """Start multiprocessing's helper process before the loader's, unless these are forked.
 
-    Once it runs it lets SIGTERM and SIGINT through again, which the processes started after it
-    inherit, be they held back or not.
+    Starting it unblocks SIGTERM and SIGINT, and the processes started after it inherit that,
+    whether or not the signals are held back.
     """
     if (context or multiprocessing).get_start_method() != "fork":
         with held_back():
@@ -156,15 +156,14 @@ def _start_helper(context: Any) -> None:
 
 
 class TrainSampler(Sampler[Place]):
-    """One rank's batches of one epoch, from any step on.
+    """One rank's batches of one epoch, starting at any step.
 
-    `epoch` and `start` are the place in the data of the next batch to be handed over. The length
-    is always that of the whole epoch: Lightning counts the batches that a resumed epoch has
-    behind it.
+    `epoch` and `start` are the position of the next batch to be yielded. The length is always that
+    of the whole epoch: Lightning includes the batches that a resumed epoch has already done.
     """
 
     def __init__(self, plan: TrainPlan, rank: int, world: int) -> None:
-        rank_slice(plan.global_batch, rank, world)  # an uneven share is an error here, not later
+        rank_slice(plan.global_batch, rank, world)  # raises here, not later, if the share is uneven
         self.plan, self.rank, self.world = plan, rank, world
         self.epoch, self.start = 0, 0
 
@@ -172,17 +171,17 @@ class TrainSampler(Sampler[Place]):
         return self.plan.steps
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the start of `epoch`, unless already inside it. Lightning calls this."""
+        """Move to the start of `epoch`, unless already in it. Called by Lightning."""
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
 
     def advance(self, epoch: int, step: int) -> None:
-        """Note that a batch has been handed over."""
+        """Record that a batch has been yielded."""
         ended = step + 1 == self.plan.steps
         self.epoch, self.start = (epoch + 1, 0) if ended else (epoch, step + 1)
 
     def __iter__(self) -> Iterator[Place]:
-        epoch = self.epoch  # `advance` moves on while workers still read ahead
+        epoch = self.epoch  # `advance` changes it while workers are reading ahead
         for step in range(self.start, self.plan.steps):
             ids = self.plan.batch(epoch, step, self.rank, self.world)
             yield Place(epoch, step, ids, np.ones(len(ids), bool))
@@ -210,7 +209,7 @@ def eval_loader(
     workers: int = 0,
     start_method: str | None = None,
 ) -> BatchLoader:
-    """A loader that visits every sample of the reader's split once over all ranks."""
+    """A loader that visits every sample of the reader's split exactly once over all ranks."""
     sampler = EvalSampler(EvalPlan(len(reader), batch_size, world), rank)
     return BatchLoader(reader, sampler, workers, start_method)
 
@@ -218,17 +217,17 @@ def eval_loader(
 class TrainLoader(BatchLoader):
     """A resumable loader for training.
 
-    Its state is the number of samples that all ranks together have consumed since the start of
-    the run. It does not name ranks, so another number of them can load it.
+    Its state is the number of samples consumed by all ranks since the start of the run. It does
+    not depend on ranks, so it can be loaded with a different number of them.
 
     Args:
         reader: of the training split.
         plan: of the whole run.
         rank: of this process.
         world: number of processes.
-        workers: loader processes; 0 gathers in-process.
-        start_method: of those processes; None is the system's.
-        fingerprint: of the manifest, so that a state is not loaded onto other data.
+        workers: number of loader processes; 0 gathers in-process.
+        start_method: of those processes; None uses the system's default.
+        fingerprint: of the manifest, so that a state is not loaded with other data.
     """
 
     sampler: TrainSampler
@@ -247,17 +246,17 @@ class TrainLoader(BatchLoader):
         self.fingerprint = fingerprint
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin the next iteration at the start of `epoch`, unless already inside it."""
+        """Begin the next iteration at the start of `epoch`, unless already in it."""
         self.sampler.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         for batch in super().__iter__():
-            # Counted as it is handed over, not as the workers read ahead.
+            # Counted when it is yielded, not when workers read ahead.
             self.sampler.advance(batch["epoch"], batch["step"])
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the data, in plain numbers and text."""
+        """The position in the data, as plain numbers and text."""
         plan = self.sampler.plan
         return {
             "consumed": plan.consumed(self.sampler.epoch, self.sampler.start),
@@ -267,16 +266,16 @@ class TrainLoader(BatchLoader):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue with the very next batch.
+        """Continue with the batch after the last one consumed.
 
         Raises:
-            UserError: the state belongs to another seed, global batch, or shard set.
+            UserError: the state belongs to a different seed, global batch, or shard set.
         """
         here = self.state_dict()
         for key in ("seed", "global_batch", "manifest"):
             if state[key] != here[key]:
                 raise UserError(
-                    f"the checkpoint continues a run with {key} {state[key]}, this one has "
+                    f"the checkpoint is of a run with {key} {state[key]}, this run has "
                     f"{here[key]}; restore it, or train under another name"
                 )
         self.sampler.epoch, self.sampler.start = self.sampler.plan.position(state["consumed"])

@@ -1,4 +1,4 @@
-"""Settings of the data: which shards to stream and how, and what may happen to an image."""
+"""Data settings: which shards to stream and how, and augmentation."""
 
 from typing import Literal
 
@@ -14,10 +14,10 @@ class DataConfig(Strict):
     shards: Location = setting(
         "shards/fer2013",
         free=True,
-        description="What holds manifest.json: a folder, or an http(s)://, s3:// or gs:// address.",
+        description="Where manifest.json is: a folder, or an http(s)://, s3:// or gs:// address.",
     )
     image_size: int = setting(
-        64, free=False, ge=48, le=224, description="Side of the model's input, pixels."
+        64, free=False, ge=48, le=224, description="Side of the model's input in pixels."
     )
     window: int = setting(
         131072,
@@ -28,13 +28,13 @@ class DataConfig(Strict):
     tail: Literal["drop", "wrap"] = setting(
         "drop",
         free=False,
-        description="An epoch's last, short global batch: left out, or filled from its start.",
+        description="An incomplete last global batch: drop it, or fill it from the epoch's start.",
     )
     workers: int = setting(
-        0, free=True, ge=0, description="Loader processes a rank; 0 reads in-process."
+        0, free=True, ge=0, description="Loader processes per rank; 0 reads in-process."
     )
     start_method: Literal["fork", "forkserver", "spawn"] | None = setting(
-        None, free=True, description="How loader processes start; default: the system's way."
+        None, free=True, description="How loader processes start; default: the system's."
     )
     cache: Location | None = setting(
         None,
@@ -45,54 +45,58 @@ class DataConfig(Strict):
         None,
         free=True,
         gt=0,
-        description="Gigabytes the cache may take, the oldest make room; default: nine tenths of "
-        "what the disk has free.",
+        description="Maximum cache size in gigabytes, the oldest shards are deleted; default: nine "
+        "tenths of the free disk space.",
     )
     allow_pipe: bool = setting(
         False, free=True, description="Let `pipe:` shard URLs run a shell command."
     )
     retries: int = setting(
-        4, free=True, ge=0, description="Further tries at a shard that could not be fetched."
+        4, free=True, ge=0, description="Retries for a shard that could not be fetched."
     )
     timeout_seconds: float = setting(
         60.0,
         free=True,
         gt=0,
-        description="Silence after which a connection or a command is given up.",
+        description="Seconds without data after which a connection or a command is aborted.",
     )
     targets: Literal["labels", "votes"] = setting(
         "labels",
         free=False,
-        description="What training aims at: the label, or the classes' shares of FER+'s votes, of "
-        "shards created with `--target soft`.",
+        description="Training target: the label, or each class's share of the FER+ votes (requires "
+        "shards created with `--target soft`).",
     )
     bad_shards: Literal["stop", "skip"] = setting(
         "stop",
         free=True,
-        description="A training shard that stays bad: stop, or leave it out, counted and logged.",
+        description="If a training shard stays bad: stop, or skip it, counted and logged.",
     )
 
 
 class AugmentConfig(Strict):
-    """What may happen to a training image; 0 switches a transform off."""
+    """Augmentation of training images; 0 disables a transform."""
 
     flip: float = setting(
         0.5, free=False, ge=0, le=1, description="Probability of a horizontal flip."
     )
     rotation: float = setting(
-        10.0, free=False, ge=0, le=180, description="Largest rotation, degrees either way."
+        10.0,
+        free=False,
+        ge=0,
+        le=180,
+        description="Largest rotation in degrees, in either direction.",
     )
     shift: float = setting(
-        0.0, free=False, ge=0, le=0.5, description="Largest shift, fraction of the side."
+        0.0, free=False, ge=0, le=0.5, description="Largest shift, as a fraction of the side."
     )
     scale: float = setting(
-        0.0, free=False, ge=0, lt=1, description="Zoom between 1 - scale and 1 + scale."
+        0.0, free=False, ge=0, lt=1, description="Zoom factor from 1 - scale to 1 + scale."
     )
     brightness: float = setting(
         0.0, free=False, ge=0, le=1, description="Largest shift of the 0-1 grey level."
     )
     contrast: float = setting(
-        0.0, free=False, ge=0, lt=1, description="Contrast factor 1 - c to 1 + c."
+        0.0, free=False, ge=0, lt=1, description="Contrast factor from 1 - c to 1 + c."
     )
     erasing: float = setting(
         0.0, free=False, ge=0, le=1, description="Probability of erasing a rectangle."
@@ -100,17 +104,17 @@ class AugmentConfig(Strict):
     erasing_area: tuple[float, float] = setting(
         (0.02, 0.2),
         free=False,
-        description="Erased area, smallest and largest fraction of the image.",
+        description="Smallest and largest erased area, as fractions of the image.",
     )
     mean: tuple[float, float, float] | None = setting(
         None,
         free=False,
-        description="Normalisation mean per channel, 0-1; default: the backbone's own.",
+        description="Normalisation mean per channel, 0-1; default: the backbone's.",
     )
     std: tuple[float, float, float] | None = setting(
         None,
         free=False,
-        description="Normalisation deviation per channel, 0-1; default: the backbone's own.",
+        description="Normalisation standard deviation per channel, 0-1; default: the backbone's.",
     )
 
     @model_validator(mode="after")
@@ -118,8 +122,8 @@ class AugmentConfig(Strict):
         smallest, largest = self.erasing_area
         if not 0 < smallest <= largest <= 1:
             raise ValueError(
-                f"erasing_area {smallest}, {largest} is not 0 < smallest <= largest <= 1"
+                f"erasing_area {smallest}, {largest} does not satisfy 0 < smallest <= largest <= 1"
             )
         if self.std is not None and min(self.std) <= 0:
-            raise ValueError(f"std {self.std} is not above 0")
+            raise ValueError(f"std {self.std} is not positive")
         return self

@@ -1,4 +1,4 @@
-"""Settings of the network."""
+"""Network settings."""
 
 from typing import Literal
 
@@ -7,11 +7,11 @@ from pydantic import model_validator
 from pattlite_dist.location import Weights
 from pattlite_dist.settings import Strict, setting
 
-V1_BLOCKS = 10  # of pattlite's MobileNetV1, as `finetune.unfreeze` counts them
+V1_BLOCKS = 10  # in pattlite's MobileNetV1, as counted by `finetune.unfreeze`
 
 
 class ModelConfig(Strict):
-    """Which network."""
+    """Network architecture."""
 
     name: Literal["mobilenetv2-vit", "pattlite"] = setting(
         "mobilenetv2-vit",
@@ -23,22 +23,22 @@ class ModelConfig(Strict):
         "patches",
         free=False,
         description="pattlite: over a sample's patches; none; or, as published and for study only, "
-        "over the batch: predictions then depend on their companions.",
+        "over the batch: predictions then depend on the rest of the batch.",
     )
     cut: int = setting(
         14,
         free=False,
         ge=7,
         le=19,
-        description="mobilenetv2-vit: keep MobileNetV2 features[:cut]; 14 ends at stride 16, 19 is "
-        "all of it.",
+        description="mobilenetv2-vit: keep MobileNetV2 features[:cut]; 14 ends at stride 16, 19 "
+        "keeps all.",
     )
     weights: Weights | None = setting(
         None,
         free=True,
-        description="Backbone: a local file, `imagenet` (torchvision's, downloaded), or none.",
+        description="Backbone: a local file, `imagenet` (downloaded from torchvision), or none.",
     )
-    width: int = setting(128, free=False, ge=8, description="mobilenetv2-vit: width of the tokens.")
+    width: int = setting(128, free=False, ge=8, description="mobilenetv2-vit: token width.")
     heads: int = setting(8, free=False, ge=1, description="mobilenetv2-vit: attention heads.")
     dropout: float = setting(
         0.1, free=False, ge=0, lt=1, description="Dropout before the classifier."
@@ -53,5 +53,5 @@ class ModelConfig(Strict):
     @model_validator(mode="after")
     def _variants_are_pattlites(self) -> "ModelConfig":
         if self.name != "pattlite" and self.attention != "patches":
-            raise ValueError(f"attention {self.attention} is for name pattlite, not {self.name}")
+            raise ValueError(f"attention {self.attention} requires name pattlite, not {self.name}")
         return self

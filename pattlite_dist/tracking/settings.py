@@ -1,4 +1,4 @@
-"""Settings of the tracking."""
+"""Tracking settings."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ class WandbConfig(Strict):
     """Weights & Biases; its files stay inside the run folder."""
 
     mode: Literal["auto", "online", "offline", "disabled"] = setting(
-        "auto", free=True, description="auto: online when logged in, else offline."
+        "auto", free=True, description="auto: online if logged in, else offline."
     )
     project: str = setting("pattlite", free=True)
     entity: str | None = setting(None, free=True)

@@ -1,1 +1,1 @@
-"""Training: the Lightning module, the optimiser's path, recovery, and the run that joins them."""
+"""Training: the Lightning module, optimisation, checkpoints, and the run that combines them."""

@@ -1,4 +1,4 @@
-"""Checkpoint files: written whole or not at all, read without running code, found again."""
+"""Checkpoint files: written atomically, loaded without running code, found by name."""
 
 from pathlib import Path
 from typing import Any
@@ -14,30 +14,30 @@ from pattlite_dist.train.names import listed, parse_name, ranked
 
 
 class Unusable(UserError):
-    """Weights that are NaN or infinite, or about to be: nobody should save or score them."""
+    """Weights that are NaN or infinite, or about to be; they must not be saved or scored."""
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint without ever running code from it.
+    """Load a checkpoint without running code from it.
 
-    What wrapped the network when it was saved (`torch.compile`, DDP) is taken out of the names.
+    Prefixes left by wrappers (`torch.compile`, DDP) are removed from the parameter names.
 
     Raises:
-        UserError: it is missing, cut off, not a checkpoint of this package, or holds weights that
-            are NaN or infinite.
+        UserError: the file is missing, truncated, not a checkpoint of this package, or contains
+            NaN or infinite weights.
     """
     content: dict[str, Any] = load_tensors(path)
     if not _is_ours(content):
-        raise UserError(f"{path} is not a checkpoint of pattlite_dist; give one from a run folder")
+        raise UserError(f"{path} is not a pattlite_dist checkpoint; use one from a run folder")
     for key in _STATES & content.keys():
         content[key] = unwrapped(content[key], path)
     bad = not_finite(content)
     if bad is not None:
-        raise Unusable(f"{path} holds NaN or infinite values in {bad}; use an earlier checkpoint")
+        raise Unusable(f"{path} has NaN or infinite values in {bad}; use an earlier checkpoint")
     return content
 
 
-_STATES = {"state_dict", "current_model_state"}  # the latter where the former is an average
+_STATES = {"state_dict", "current_model_state"}  # the latter if the former is an average
 _WRAPPERS = {COMPILED, "module"}
 
 
@@ -58,26 +58,26 @@ def _is_ours(content: Any) -> bool:
 
 
 def unwrapped(state: dict[str, torch.Tensor], path: Path | str) -> dict[str, torch.Tensor]:
-    """A network's state under the names that it has in a run: `model.`, then its own.
+    """A network's state with the names used in a run: `model.` plus the network's own names.
 
     Raises:
-        UserError: two names become one.
+        UserError: two names map to the same one.
     """
     named: dict[str, torch.Tensor] = {}
     for name, value in state.items():
         parts = name.split(".")
         while len(parts) > 1 and parts[0] in {"model", *_WRAPPERS}:
             parts.pop(0)
-        # A part of the network may have been compiled by itself.
+        # A submodule may have been compiled separately.
         plain = ".".join(["model", *(part for part in parts if part != COMPILED)])
         if plain in named:
-            raise UserError(f"{path} holds {plain} twice; use another checkpoint")
+            raise UserError(f"{path} contains {plain} twice; use another checkpoint")
         named[plain] = value
     return named
 
 
 def not_finite(content: dict[str, Any]) -> str | None:
-    """The first of a checkpoint's weights that holds NaN or infinity; None where all is well."""
+    """The name of the first weight with NaN or infinite values; None if all are finite."""
     tensors = [
         (name, value)
         for key in sorted(_STATES & content.keys())
@@ -86,16 +86,16 @@ def not_finite(content: dict[str, Any]) -> str | None:
     ]
     if not tensors:
         return None
-    # One question to the GPU, not one a tensor.
+    # One synchronisation with the GPU, not one per tensor.
     good = torch.stack([value.isfinite().all() for _, value in tensors]).tolist()
     return next((name for (name, _), fine in zip(tensors, good, strict=True) if not fine), None)
 
 
 def load_weights(model: torch.nn.Module, content: dict[str, Any], path: Path) -> None:
-    """Load the weights of a checkpoint that `load` has read into a network.
+    """Copy the weights of a checkpoint returned by `load` into a network.
 
     Raises:
-        UserError: they are those of another network.
+        UserError: the weights belong to a different network.
     """
     state = {name.removeprefix("model."): value for name, value in content["state_dict"].items()}
     check_fit(model, state, path)
@@ -103,10 +103,10 @@ def load_weights(model: torch.nn.Module, content: dict[str, Any], path: Path) ->
 
 
 def check_fit(model: torch.nn.Module, state: dict[str, torch.Tensor], path: Path | str) -> None:
-    """Make sure that a state has the names and shapes of a network's own.
+    """Check that a state dict has the same names and shapes as a network's.
 
     Raises:
-        UserError: it does not; names the first difference of each kind.
+        UserError: it does not; the message names the first difference of each kind.
     """
     own = {name: list(value.shape) for name, value in model.state_dict().items()}
     given = {name: list(value.shape) for name, value in state.items()}
@@ -114,7 +114,7 @@ def check_fit(model: torch.nn.Module, state: dict[str, torch.Tensor], path: Path
         *[f"{name} is missing" for name in own if name not in given][:1],
         *[f"{name} is not in the network" for name in given if name not in own][:1],
         *[
-            f"{name} has the shape {given[name]}, the network {own[name]}"
+            f"{name} has shape {given[name]}, the network {own[name]}"
             for name in own
             if name in given and own[name] != given[name]
         ][:1],
@@ -122,12 +122,12 @@ def check_fit(model: torch.nn.Module, state: dict[str, torch.Tensor], path: Path
     if differences:
         raise UserError(
             f"{path} does not fit the network of its configuration ({'; '.join(differences)}); "
-            "use another one"
+            "use another checkpoint"
         )
 
 
 def newest(folder: Path) -> Path | None:
-    """The whole checkpoint of the highest step; a damaged newer one is left out with a warning."""
+    """The valid checkpoint with the highest step; damaged newer ones are skipped with a warning."""
     for item in sorted(listed(folder), reverse=True):
         try:
             load(folder / item.name)
@@ -139,13 +139,13 @@ def newest(folder: Path) -> Path | None:
 
 
 def set_aside(folder: Path, found: Path | None) -> None:
-    """Rename what is newer than the checkpoint to continue from: it is damaged.
+    """Rename the checkpoints newer than the one to continue from: they are damaged.
 
-    Left there, it would pass for the newest, and those that are written next for superfluous.
+    Otherwise they would count as the newest, and the next ones written as superfluous.
 
     Args:
-        folder: of checkpoints.
-        found: by `newest`; None where all are damaged.
+        folder: of the checkpoints.
+        found: result of `newest`; None if all are damaged.
     """
     kept = None if found is None else parse_name(found.name)
     for item in listed(folder):
@@ -155,22 +155,22 @@ def set_aside(folder: Path, found: Path | None) -> None:
 
 
 def best(folder: Path) -> Path:
-    """The checkpoint with the highest accuracy on val, of equals the earlier; else the newest.
+    """The checkpoint with the highest val accuracy (earliest if tied); without scores, the newest.
 
     Raises:
-        UserError: there is none.
+        UserError: the folder has no checkpoint.
     """
     found = listed(folder)
     if not found:
-        raise UserError(f"{folder} holds no checkpoint; train first")
+        raise UserError(f"no checkpoint in {folder}; train first")
     return folder / (ranked(found) or [max(found)])[0].name
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the final name, then renames: a checkpoint that has its name is whole.
+    """Writes to a temporary file, then renames it: a file with a checkpoint's name is complete.
 
-    Lightning calls this on rank 0 while the other ranks wait for it, so that an error raised here
-    would leave them waiting; `failure` keeps it for whoever asked to save.
+    Lightning calls this on rank 0 while the other ranks wait, so an error raised here would leave
+    them waiting; it is stored in `failure` for the caller instead.
     """
 
     failure: UserError | None = None
@@ -178,17 +178,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write `checkpoint` to `path`, a local file, unless its weights are NaN or infinite."""
+        """Write `checkpoint` to the local file `path`, unless its weights are NaN or infinite."""
         self.failure = None
         bad = not_finite(checkpoint)
         if bad is not None:
-            self.failure = Unusable(f"not saved, {bad} holds NaN or infinite values")
+            self.failure = Unusable(f"not saved, {bad} has NaN or infinite values")
             return
         try:
             with atomic_write(Path(path)) as stream:
                 torch.save(checkpoint, stream)
         except UserError as error:
             self.failure = error
-        except RuntimeError as error:  # torch's writer, where the disk is full
+        except RuntimeError as error:  # raised by torch's writer if the disk is full
             reason = str(error).splitlines()[0]
             self.failure = UserError(f"cannot write {path}: is the disk full? ({reason})")

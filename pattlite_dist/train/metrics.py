@@ -1,4 +1,4 @@
-"""Scores of one split, the same from one process or many."""
+"""Scores of one split, independent of the number of processes."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ class Result:
     """Scores of one split.
 
     Attributes:
-        samples: how many counted.
+        samples: number counted.
         top1: accuracy, 0-1.
         macro_f1: mean of the classes' F1, 0-1.
         nll: mean negative log-likelihood, nats.
@@ -40,10 +40,10 @@ class Result:
 
 
 class Census(Metric):
-    """Which samples of a split have counted, and how often: the proof of exactly once.
+    """How often each sample of a split was counted: proves that it was exactly once.
 
     Args:
-        samples: of the split; a byte of memory each.
+        samples: in the split; takes one byte of memory each.
     """
 
     full_state_update = False
@@ -54,14 +54,15 @@ class Census(Metric):
         self.add_state("seen", torch.zeros(samples, dtype=torch.uint8), dist_reduce_fx="sum")
 
     def update(self, ids: torch.Tensor, counts: torch.Tensor) -> None:
-        """Add a batch: ids int64 [n], and whether each counts, bool [n]."""
+        """Add a batch: ids, int64 [n], and whether each counts, bool [n]."""
         self.seen.index_add_(0, ids, counts.to(torch.uint8))
 
     def compute(self) -> int:
-        """How many samples counted, over all ranks. Collective.
+        """Number of samples counted over all ranks. Collective.
 
         Raises:
-            RuntimeError: one was lost or counted twice; says how many, and names one.
+            RuntimeError: samples were lost or counted twice; the message says how many, and gives
+                one.
         """
         samples, total = len(self.seen), int(self.seen.sum(dtype=torch.int64))
         lost, doubled = (self.seen == 0).nonzero(), (self.seen > 1).nonzero()
@@ -69,13 +70,13 @@ class Census(Metric):
             first = int((lost if len(lost) else doubled)[0])
             raise RuntimeError(
                 f"evaluation counted {total} samples where the manifest has {samples}: "
-                f"{len(lost)} lost, {len(doubled)} more than once, sample {first} among them"
+                f"{len(lost)} lost, {len(doubled)} counted more than once, such as sample {first}"
             )
         return total
 
 
 class Scores(nn.Module):
-    """Collects predictions; counts are integers, so their sum over ranks is exact."""
+    """Accumulates predictions; counts are integers, so their sum over ranks is exact."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -93,25 +94,25 @@ class Scores(nn.Module):
     def update(self, logits: torch.Tensor, labels: torch.Tensor, counts: torch.Tensor) -> None:
         """Add a batch: logits [n, classes], labels int64 [n], and whether each counts, bool [n]."""
         logits = logits.float()
-        # Only counted here: one rank may have such a sample while the others have none, and all of
-        # them have to stop.
+        # Only counted here, not raised: one rank may have such a sample while the others have
+        # none, and all of them have to stop.
         self.unusable.update((~logits.isfinite().all(1) & counts).sum())
         logits = logits.nan_to_num()
         self.counts.update(logits, torch.where(counts, labels, _PADDING))
         nll = F.cross_entropy(logits, labels, reduction="none").double()
-        # In steps of 2^-20 nats, so that the sum is exact and its order does not matter.
+        # Rounded to 2^-20 nats, so that the sum is exact and independent of its order.
         nll = (nll * 2**20).round() / 2**20
-        if counts.any():  # a rank's batch can be padding alone
+        if counts.any():  # a rank's batch can be all padding
             self.nll.update(nll[counts])
 
     def compute(self, expected: int) -> Result:
         """The scores over all ranks. Collective.
 
         Args:
-            expected: how many samples must have counted.
+            expected: number of samples that must have been counted.
 
         Raises:
-            UserError: a logit was NaN or infinite, for whose scores nobody should choose.
+            UserError: a logit was NaN or infinite; no checkpoint should be chosen by such scores.
             RuntimeError: a sample was lost or counted twice.
         """
         unusable = int(self.unusable.compute())
@@ -137,7 +138,7 @@ class Scores(nn.Module):
         )
 
     def reset(self) -> None:
-        """Forget everything collected."""
+        """Clear everything accumulated."""
         self.counts.reset()
         self.nll.reset()
         self.unusable.reset()

@@ -1,4 +1,4 @@
-"""The Lightning module: what a training step and a validation step are."""
+"""The Lightning module: defines the training step and the validation step."""
 
 from typing import Any
 
@@ -16,15 +16,15 @@ from pattlite_dist.train.watch import LossWatch
 
 
 def loss_of(logits: torch.Tensor, batch: dict[str, Any], config: Config) -> torch.Tensor:
-    """The mean cross entropy of a batch with its labels, or with its shares of the votes.
+    """Mean cross entropy of a batch against its labels, or against its vote shares.
 
-    A sample that stands in for one of a shard left out weighs nothing; the sum is divided by the
-    whole batch even so, or its companions' weight would depend on the ranks.
+    Placeholders for the samples of a skipped shard have weight zero; the sum is still divided by
+    the full batch size, otherwise the weight of the other samples would depend on the ranks.
 
     Args:
         logits: float [n, classes].
         batch: see `data.loader.Batch`.
-        config: of the run; label smoothing applies to both.
+        config: of the run; label smoothing applies to both kinds of target.
     """
     goal: torch.Tensor = batch["target" if config.data.targets == "votes" else "label"]
     counts: torch.Tensor = batch["counts"]
@@ -43,7 +43,7 @@ class FERModule(pl.LightningModule):
         model: maps normalised images to logits.
         labels: class names.
         steps_per_epoch: the same on every rank.
-        val_samples: how many samples a validation must count.
+        val_samples: number of samples that a validation must count.
     """
 
     def __init__(
@@ -58,22 +58,25 @@ class FERModule(pl.LightningModule):
         self.config, self.labels = config, labels
         self.steps_per_epoch, self.val_samples = steps_per_epoch, val_samples
         self.model = model
-        self._right, self._seen = torch.zeros((), dtype=torch.int64), 0  # of this epoch and start
-        self._before = (0, 0)  # the same over all ranks, of the epoch's earlier starts
+        self._right, self._seen = (
+            torch.zeros((), dtype=torch.int64),
+            0,
+        )  # this epoch, since start-up
+        self._before = (0, 0)  # the same over all ranks, from the epoch's earlier starts
         self.scores, self.census = Scores(len(labels)), Census(val_samples)
         self.watch = LossWatch()
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Seed dropout from the step: a resumed run draws what an uninterrupted one would."""
+        """Seed dropout by step, so that a resumed run draws what an uninterrupted one would."""
         stream = raw_stream(self.config.seed, self.global_rank, DROPOUT, self.global_step, 1)
         seed = int(stream[0]) >> 1
-        # Not `torch.manual_seed`: without CUDA it formats and keeps a stack trace at every call.
+        # Not `torch.manual_seed`: without CUDA it formats and stores a stack trace at every call.
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
-        """The mean loss of this rank's share; the ranks' shares are equal, so DDP's mean is too."""
+        """Mean loss of this rank's share; shares are equal, so DDP's mean is the global mean."""
         logits = self.model(self._layout(batch["image"]))
         label = batch["label"]
         size = len(label)
@@ -85,8 +88,8 @@ class FERModule(pl.LightningModule):
                 "train/left_out", left_out, on_step=False, on_epoch=True, reduce_fx="sum",
                 sync_dist=True, batch_size=size,
             )  # fmt: skip
-        # A call of `log` takes Lightning as long as all else in the step: the loss is logged where
-        # it is written down, and in an epoch's first and last step for who shows progress.
+        # A call to `log` takes as long as the rest of the step: the loss is logged only when it
+        # is recorded, and in an epoch's first and last step for progress bars.
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         last = batch_idx + 1 == self.steps_per_epoch
         if not self._seen or last or (self.global_step + 1) % every == 0:
@@ -97,29 +100,29 @@ class FERModule(pl.LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Log the accuracy over the epoch, its earlier starts included."""
+        """Log the accuracy over the epoch, including its earlier starts."""
         right, seen = self._counted()
         self.log("train/top1", right / max(seen, 1), sync_dist=True)  # equal on all ranks
         self._right, self._seen = torch.zeros((), dtype=torch.int64), 0
         self._before = (0, 0)
 
     def _counted(self) -> tuple[int, int]:
-        """Samples of the epoch that were predicted right, and all, over all ranks. Collective."""
+        """Correct and total samples of the epoch, over all ranks. Collective."""
         here = torch.tensor([int(self._right), self._seen], device=self.device)
         right, seen = self.trainer.strategy.reduce(here, reduce_op="sum").tolist()
         return right + self._before[0], seen + self._before[1]
 
     def on_validation_epoch_start(self) -> None:
-        """Give every rank rank 0's BatchNorm statistics: it is those that a checkpoint holds.
+        """Broadcast rank 0's BatchNorm statistics, which are those in a checkpoint.
 
-        Each rank's have seen its own batches only, so that val scores would depend on the ranks.
+        Each rank's statistics come from its own batches, so val scores would depend on the ranks.
         """
         if self.trainer.world_size > 1:
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Collect predictions; padding does not count."""
+        """Accumulate predictions; padding does not count."""
         logits = self.model(self._layout(batch["image"]))
         self.scores.update(logits, batch["label"], batch["counts"])
         self.census.update(batch["id"], batch["counts"])
@@ -134,7 +137,7 @@ class FERModule(pl.LightningModule):
             self.log(f"val/{name}", getattr(result, name), prog_bar=name == "top1", sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        """The optimiser and its schedule, a step at a time."""
+        """The optimiser and its schedule, updated every step."""
         optimizer = build_optimizer(self.model, self.config.optim)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: lr_relative(step, self.config, self.steps_per_epoch)
@@ -145,7 +148,7 @@ class FERModule(pl.LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say in plain data what the weights are, so that the file can stand alone."""
+        """Add a description of the weights, as plain data, so that the file is self-contained."""
         checkpoint["pattlite"] = {
             "config": to_tree(self.config),
             "labels": list(self.labels),
@@ -153,10 +156,10 @@ class FERModule(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue the counts of an epoch that was interrupted.
+        """Restore the counts of an interrupted epoch.
 
         Raises:
-            UserError: the weights are another network's.
+            UserError: the weights belong to a different network.
         """
         for key in ("state_dict", "current_model_state"):
             if key in checkpoint:

@@ -1,7 +1,7 @@
-"""Names of checkpoints, which say all that is needed to choose among them.
+"""Checkpoint file names, which contain all that is needed to choose among checkpoints.
 
-`epoch=0003-step=00000896-top1=0.6412.ckpt`, without `top1` when val has not been scored at that
-step. This module alone decides which checkpoint is the newest and which are the best.
+`epoch=0003-step=00000896-top1=0.6412.ckpt`, without `top1` if val was not scored at that step.
+Only this module decides which checkpoint is the newest and which are the best.
 """
 
 import re
@@ -13,7 +13,7 @@ _NAME = re.compile(r"^epoch=(\d+)-step=(\d+)(?:-top1=(\d\.\d+))?\.ckpt$")
 
 
 class Found(NamedTuple):
-    """A checkpoint as its file name tells it; `top1` is -1 where val was not scored."""
+    """A checkpoint as described by its file name; `top1` is -1 if val was not scored."""
 
     step: int
     top1: float
@@ -22,7 +22,7 @@ class Found(NamedTuple):
 
 
 def parse_name(name: str) -> Found | None:
-    """Read a file name; None if it is not a checkpoint's."""
+    """Parse a file name; None if it is not that of a checkpoint."""
     match = _NAME.match(name)
     if match is None:
         return None
@@ -36,7 +36,7 @@ def make_name(epoch: int, step: int, top1: float | None) -> str:
 
 
 def superfluous(names: Iterable[str], keep_best: int) -> list[str]:
-    """Names to remove: all but the newest and the `keep_best` best (of equals, the earlier)."""
+    """Names to remove: all but the newest and the `keep_best` best (earliest if tied)."""
     found = [item for item in map(parse_name, names) if item is not None]
     if not found:
         return []
@@ -45,11 +45,11 @@ def superfluous(names: Iterable[str], keep_best: int) -> list[str]:
 
 
 def ranked(found: Iterable[Found]) -> list[Found]:
-    """Those scored on val, the best first, of equals the earlier."""
+    """Checkpoints scored on val, best first; ties are in order of step."""
     scored = [item for item in found if item.top1 >= 0]
     return sorted(scored, key=lambda item: (-item.top1, item.step))
 
 
 def listed(folder: Path) -> list[Found]:
-    """The checkpoints of a folder by their names, in no order."""
+    """The checkpoints in a folder, unordered."""
     return [item for path in folder.glob("*.ckpt") if (item := parse_name(path.name)) is not None]

@@ -16,11 +16,11 @@ from pattlite_dist.train.settings import OptimConfig, Schedule
 def lr_factor(
     step: int, total: int, warmup: int, schedule: Schedule, decay: float = math.inf
 ) -> float:
-    """The learning rate of a step, relative to its peak.
+    """The learning rate at a step, relative to its peak.
 
-    It rises linearly over `warmup` steps; then it stays, or falls as half a cosine to 0 at
-    `total` (Loshchilov and Hutter, arXiv:1608.03983, without restarts), or as Keras'
-    InverseTimeDecay with a decay rate of 1, to half after `decay` steps.
+    It rises linearly over `warmup` steps; then it is constant, or follows half a cosine to 0 at
+    `total` (Loshchilov and Hutter, arXiv:1608.03983, without restarts), or Keras'
+    InverseTimeDecay with a decay rate of 1, which halves it after `decay` steps.
     """
     if step < warmup:
         return (step + 1) / warmup
@@ -33,14 +33,14 @@ def lr_factor(
 
 
 def warmup_steps(config: OptimConfig, steps_per_epoch: int) -> int:
-    """Steps of the linear warm-up; the averaged weights start after it."""
+    """Number of linear warm-up steps; weight averaging starts after them."""
     return round(config.warmup_epochs * steps_per_epoch)
 
 
 def lr_relative(step: int, config: Config, steps_per_epoch: int) -> float:
-    """The learning rate of a step of the run, relative to `optim.lr`: a function of numbers alone.
+    """The learning rate at a step of the run, relative to `optim.lr`; a pure function.
 
-    Each stage has its own peak and schedule, which runs from the stage's first step to its last.
+    Each stage has its own peak and schedule, from its first step to its last.
     """
     optim, finetune, epochs = config.optim, config.finetune, config.trainer.epochs
     start = finetune.start_epoch
@@ -54,7 +54,7 @@ def lr_relative(step: int, config: Config, steps_per_epoch: int) -> float:
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """Weights with decay; norms, biases and other vectors without; the backbone at its own rate."""
+    """Weights with decay; norms, biases and other vectors without; backbone with its own rate."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         key = (name.startswith("backbone."), parameter.ndim > 1)
@@ -76,10 +76,10 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
 
 
 class Ema(WeightAveraging):
-    """Exponential moving average of the weights; it validates, and it is what a checkpoint holds.
+    """Exponential moving average of the weights, used for validation and stored in checkpoints.
 
-    The average starts as a copy when the warm-up ends, so that it does not drag the random
-    head's first steps along.
+    The average starts as a copy of the weights when the warm-up ends, so that it does not include
+    the random head's first steps.
     """
 
     def __init__(self, decay: float, start_step: int) -> None:
@@ -87,7 +87,7 @@ class Ema(WeightAveraging):
         self.start_step = start_step
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        """Copy until the warm-up has ended, then average after every step."""
+        """Copy until the warm-up ends, then average after every step."""
         if step_idx is not None and step_idx < self.start_step:
             restart_average(self)
         return step_idx is not None

@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 def on_main(world: World, work: Callable[[], T]) -> T:
-    """Do `work` on rank 0 and give every rank its result, or its error. Collective."""
+    """Run `work` on rank 0; returns its result, or raises its error, on every rank. Collective."""
     value: T | None = None
     error: UserError | None = None
     if world.main:
@@ -53,15 +53,15 @@ def on_main(world: World, work: Callable[[], T]) -> T:
 
 
 def train(config: Config, signals: Signals | None = None) -> Path:
-    """Train, or continue, the run that `config` describes; returns its folder.
+    """Start or continue the run described by `config`; returns its folder.
 
     Args:
         config: of the run.
-        signals: entered already, by a caller that wants them noted from earlier on.
+        signals: already entered, if the caller needs signals recorded from an earlier point.
 
     Raises:
-        UserError: the configuration does not fit the shards, the ranks, or the folder.
-        Stopped: a signal asked to; all ranks have saved.
+        UserError: the configuration does not match the shards, the ranks, or the folder.
+        Stopped: a signal was received; all ranks have saved.
     """
     if signals is None:
         with Signals() as signals:
@@ -78,7 +78,7 @@ def train(config: Config, signals: Signals | None = None) -> Path:
     data: FERData | None = None
     try:
         pl.seed_everything(config.seed, verbose=False)
-        # All that can be wrong is found before anything is written.
+        # Everything is checked before anything is written.
         manifest = check_data(config, world)
         on_main(world, lambda: check_same_run(config, run))
         found = on_main(world, lambda: checkpoints.newest(run / "checkpoints"))
@@ -87,7 +87,7 @@ def train(config: Config, signals: Signals | None = None) -> Path:
         )
         data = FERData(config, world, build_preprocess(config, model), manifest)
         on_main(world, lock.acquire)
-        if found is not None:  # another process may have gone further before it ended
+        if found is not None:  # another process may have advanced the run before it exited
             found = on_main(world, lambda: checkpoints.newest(run / "checkpoints"))
         on_main(world, lambda: checkpoints.set_aside(run / "checkpoints", found))
         fit(config, world, signals, model, data, found)
@@ -95,7 +95,7 @@ def train(config: Config, signals: Signals | None = None) -> Path:
     except Stopped:
         raise
     except Exception as error:
-        if lock.held:  # else the history is that of the process which trains
+        if lock.held:  # otherwise the history belongs to the process that trains
             reason = str(error).strip() or type(error).__name__
             append(run, "failed", error=reason.splitlines()[-1][:300])
         raise
@@ -107,16 +107,16 @@ def train(config: Config, signals: Signals | None = None) -> Path:
 
 
 def check_data(config: Config, world: World) -> Manifest:
-    """The manifest of the shards, which are there and fit the run. Collective.
+    """Check that the shards exist and match the run; returns their manifest. Collective.
 
     Raises:
-        UserError: they are not, or do not.
+        UserError: they do not.
     """
     manifest = fetch_manifest(origin(config.data))
     rank_slice(config.trainer.global_batch, world.rank, world.size)
     check_targets(config.data, manifest)
     if not manifest.samples("val"):
-        raise UserError(f"{config.data.shards} has no val split to choose on; add one")
+        raise UserError(f"{config.data.shards} has no val split to choose a checkpoint on; add one")
     needed = needed_shards(config.data, manifest)
     on_main(world, lambda: check_sizes(origin(config.data), needed))
     return manifest
@@ -130,7 +130,7 @@ def fit(
     data: FERData,
     found: Path | None,
 ) -> None:
-    """Train from `found`, or from the start, to the last epoch, and write the run's history."""
+    """Train from `found`, or from scratch, to the last epoch, and write the run's history."""
     settings, run = config.trainer, run_folder(config)
     steps = data.plan().steps
     place = found and parse_name(found.name)
@@ -139,11 +139,11 @@ def fit(
     if settings.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if settings.compile:
-        model.compile()  # in place: the names in a checkpoint stay as they are
+        model.compile()  # in place, so the names in a checkpoint do not change
     module = FERModule(config, model, data.manifest.labels, steps, data.manifest.samples("val"))
     if world.main:
         start = f"continues from {found.name}" if found else "starts"
-        print(f"{run}: {start}; {world.size} rank(s), {steps} steps an epoch", flush=True)
+        print(f"{run}: {start}; {world.size} rank(s), {steps} steps per epoch", flush=True)
         append(run, "started", step=step, ranks=world.size, steps_per_epoch=steps,
                epochs=settings.epochs)  # fmt: skip
     saver = Saver(

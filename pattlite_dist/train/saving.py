@@ -1,4 +1,4 @@
-"""When a run saves, and when it stops: the callback through which all ranks decide together."""
+"""When a run saves and when it stops: the callback in which all ranks decide together."""
 
 import sys
 import time
@@ -23,17 +23,17 @@ from pattlite_dist.train.checkpoint import AtomicCheckpointIO, Unusable
 from pattlite_dist.train.names import listed, make_name, superfluous
 from pattlite_dist.train.watch import NEVER, LossWatch
 
-_SHARE = 0.01  # of the time, at most, for checkpoints by the clock
+_SHARE = 0.01  # largest share of the time spent on time-based checkpoints
 
 
 def next_save(now: float, every_minutes: float, last_seconds: float) -> float:
-    """When the clock asks for the next checkpoint.
+    """When the next time-based checkpoint is due.
 
     Args:
         now: seconds.
-        every_minutes: what was configured; 0 for never.
-        last_seconds: how long the last checkpoint took; the more, the longer the pause, so that
-            saving by the clock takes less than a hundredth of the time.
+        every_minutes: as configured; 0 for never.
+        last_seconds: duration of the last checkpoint; the longer it was, the longer the interval,
+            so that time-based saving takes less than one hundredth of the time.
     """
     if not every_minutes:
         return float("inf")
@@ -41,20 +41,20 @@ def next_save(now: float, every_minutes: float, last_seconds: float) -> float:
 
 
 class Saver(Checkpoint):
-    """Saves after each epoch, every so many steps and minutes, and when a signal asks to stop.
+    """Saves after each epoch, at intervals of steps and minutes, and on a signal to stop.
 
-    Signals are only noted; at the end of each step, and of each batch of a validation, the ranks
-    agree on whether one of them has been asked to stop. Then they save once and raise `Stopped`.
-    In the same way they agree on whether a loss is NaN or infinite: then they stop without saving.
+    Signals are only recorded; at the end of each step, and of each validation batch, the ranks
+    agree on whether one of them was asked to stop. If so, they save once and raise `Stopped`.
+    Likewise they agree on whether a loss is NaN or infinite, and then stop without saving.
 
     Args:
         run: folder.
         world: which rank this is.
-        signals: the notes of this rank.
+        signals: received by this rank.
         agreement: between the ranks.
-        every_steps: also save after so many steps; 0 for never.
-        every_minutes: also save after so many minutes; 0 for never.
-        keep_best: how many of the best on val to keep.
+        every_steps: also save every this many steps; 0 for never.
+        every_minutes: also save every this many minutes; 0 for never.
+        keep_best: number of checkpoints to keep, the best on val.
     """
 
     def __init__(
@@ -71,18 +71,18 @@ class Saver(Checkpoint):
         self.world, self.signals, self.agreement = world, signals, agreement
         self.every_steps, self.every_minutes = every_steps, every_minutes
         self.keep_best = keep_best
-        self.seconds = self.slowest = 0.0  # spent saving, in all and at most for one
+        self.seconds = self.slowest = 0.0  # spent saving: total, and the longest
         self.last: Path | None = None
         self._due = next_save(time.monotonic(), every_minutes, 0)
         self._first = True
         self._validation_ahead = False
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Leave where a signal came while the run was being set up."""
+        """Stop if a signal arrived while the run was being set up."""
         self._leave_if_asked(trainer)
 
     def on_train_epoch_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Leave where a signal came while the last epoch was being saved."""
+        """Stop if a signal arrived while the last epoch was being saved."""
         self._leave_if_asked(trainer)
 
     def on_train_batch_end(
@@ -93,17 +93,17 @@ class Saver(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save inside the epoch, if it is time; an epoch's last step waits for its validation.
+        """Save within the epoch if due; after an epoch's last step, validation comes first.
 
         Raises:
-            Unusable: a loss is NaN or infinite; on all ranks.
+            Unusable: a loss is NaN or infinite; raised on all ranks.
         """
         step = trainer.global_step
         if self._first and self.world.main:
             history.append(self.run, "first_step", step=step)
         self._first = False
         last = is_last_batch(trainer)
-        # To look at the loss is to wait for the GPU: only where it is logged, and before saving.
+        # Reading the loss waits for the GPU: done only when it is logged, and before saving.
         logged = step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         looks = logged or last or pl_module.device.type == "cpu"
         watch = pl_module.watch
@@ -122,10 +122,10 @@ class Saver(Checkpoint):
             self._leave(trainer, stop)
 
     def on_validation_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Count a validation's batches from its start, also in a run that was stopped inside one.
+        """Count a validation's batches from zero, also in a run that was stopped during one.
 
-        Else Lightning would count on from the checkpoint, and take the next start for another
-        one that was stopped there.
+        Otherwise Lightning would continue the count in the checkpoint, and treat the next
+        validation as interrupted too.
         """
         restart_validation(trainer)
 
@@ -138,27 +138,27 @@ class Saver(Checkpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Stop inside a validation: it is run again, from its start, when the run continues."""
+        """Stop during a validation, which starts over when the run continues."""
         stop, _ = self._agree()
         if not stop:
             return
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, WeightAveraging):  # gives the trained weights back
+            if isinstance(callback, WeightAveraging):  # restores the trained weights
                 callback.on_validation_epoch_end(trainer, pl_module)
         self._validation_ahead = True
         self._save(trainer, None)
         self._leave(trainer, stop)
 
     def on_train_epoch_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Save with the score on val.
+        """Save with the val score.
 
         Raises:
-            UserError: the run has ended and its last checkpoint could not be written.
+            UserError: training is complete but its last checkpoint could not be written.
         """
         log_before_saving(trainer, ("train/top1",), logged_step(trainer))
         failure = self._save(trainer, float(trainer.callback_metrics["val/top1"]))
         if failure and trainer.current_epoch + 1 == trainer.max_epochs:
-            raise UserError(f"{failure}; then run the same command again")
+            raise UserError(f"{failure}; fix this and run the same command again")
 
     def on_save_checkpoint(
         self,
@@ -166,22 +166,22 @@ class Saver(Checkpoint):
         pl_module: "pl.LightningModule",
         checkpoint: dict[str, Any],
     ) -> None:
-        """Where the epoch is trained but not validated, say so in Lightning's own counters.
+        """Set Lightning's own counters if the epoch is trained but not yet validated.
 
-        They are those of a validation whose first batch has begun and not ended. What Lightning
-        writes by itself at an epoch's last step makes it pass over that epoch's validation.
+        The counters become those of a validation in its first batch. The ones that Lightning
+        writes at an epoch's last step would make it skip that epoch's validation.
         """
         if self._validation_ahead:
             begin_validation(checkpoint)
 
     def _agree(self, bad_step: int = NEVER) -> tuple[int, bool]:
-        """The signal that some rank was sent, 0 if none, and whether the clock asks to save.
+        """The signal received by any rank (0 if none), and whether a time-based save is due.
 
         Args:
-            bad_step: the first whose loss, on this rank, is NaN or infinite.
+            bad_step: the first step with a NaN or infinite loss on this rank.
 
         Raises:
-            Unusable: there was such a step on some rank.
+            Unusable: there was such a step on any rank.
         """
         due = self.world.main and time.monotonic() >= self._due
         signum, saving, bad = self.agreement.largest((self.signals.got, int(due), -bad_step))
@@ -192,10 +192,10 @@ class Saver(Checkpoint):
     def _advice(self) -> str:
         found = listed(self.folder)
         kept = (
-            f"the last good checkpoint is {max(found).name}" if found else "no checkpoint is kept"
+            f"the last good checkpoint is {max(found).name}" if found else "there is no checkpoint"
         )
         return (
-            f"training has diverged and stops; {kept}; "
+            f"training has diverged and was stopped; {kept}; "
             "train under another name with a lower optim.lr, or with optim.clip_norm"
         )
 
@@ -216,10 +216,10 @@ class Saver(Checkpoint):
         raise stop
 
     def _save(self, trainer: "pl.Trainer", top1: float | None) -> UserError | None:
-        """Write a checkpoint, then remove those it replaces; says what went wrong. Collective.
+        """Write a checkpoint, remove those it replaces; returns the error, if any. Collective.
 
         Raises:
-            Unusable: the weights are NaN or infinite, and nothing was written.
+            Unusable: the weights are NaN or infinite; nothing was written.
         """
         begin = time.monotonic()
         path = self.folder / make_name(trainer.current_epoch, trainer.global_step, top1)
@@ -237,7 +237,7 @@ class Saver(Checkpoint):
                 ):
                     (self.folder / old).unlink(missing_ok=True)
         elif self.world.main:
-            print(f"not saved, training goes on: {failure}", file=sys.stderr, flush=True)
+            print(f"not saved, training continues: {failure}", file=sys.stderr, flush=True)
         now = time.monotonic()
         self.seconds += now - begin
         self.slowest = max(self.slowest, now - begin)
@@ -245,7 +245,7 @@ class Saver(Checkpoint):
         return failure
 
     def _write_record(self, trainer: "pl.Trainer") -> UserError | None:
-        # A step that is saved is in the record.
+        # A step in a checkpoint must also be in the record.
         try:
             for logger in trainer.loggers:
                 if isinstance(logger, JsonlLogger):

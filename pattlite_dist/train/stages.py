@@ -1,7 +1,7 @@
-"""Two stages of training: the head on a frozen backbone, then also the backbone's last blocks.
+"""Two-stage training: the head on a frozen backbone, then also the backbone's last blocks.
 
-A parameter is in training where it requires a gradient. The others get none, so that no backward
-pass runs through them and neither optimiser nor weight decay moves them.
+Only parameters that require a gradient are trained. The others get none, so that no backward pass
+runs through them and neither the optimiser nor weight decay changes them.
 """
 
 import pytorch_lightning as pl
@@ -20,14 +20,14 @@ DROPOUTS = (
 
 
 def blocks(backbone: MobileNetV1 | MobileNetV2) -> list[nn.Module]:
-    """The backbone's blocks from the image to the features; V1's stem counts as one."""
+    """The backbone's blocks from input to output; V1's stem counts as one."""
     if isinstance(backbone, MobileNetV1):
         return [backbone.stem, *backbone.blocks]
     return list(backbone.features)
 
 
 def unfrozen(backbone: MobileNetV1 | MobileNetV2, last: int | None) -> list[nn.Parameter]:
-    """Parameters that fine-tuning trains: of the `last` blocks, None for all, without BatchNorm."""
+    """Parameters that fine-tuning trains: the `last` blocks' (None: all), except BatchNorm."""
     parts = blocks(backbone)
     return [
         parameter
@@ -39,12 +39,12 @@ def unfrozen(backbone: MobileNetV1 | MobileNetV2, last: int | None) -> list[nn.P
 
 
 class Stages(Callback):
-    """Puts the network into the stage that an epoch belongs to, and keeps it there.
+    """Sets the network to the stage of the current epoch.
 
-    The stage follows from the epoch alone, so that a resumed run is in the one it was stopped in.
+    The stage depends only on the epoch, so that a resumed run continues in the right one.
 
     Args:
-        start: epochs of the head's stage.
+        start: first epoch of fine-tuning.
         config: of fine-tuning.
     """
 
@@ -52,18 +52,18 @@ class Stages(Callback):
         self.start, self.config = start, config
 
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        """Freeze the backbone before DDP takes the parameters that require a gradient."""
+        """Freeze the backbone before DDP collects the parameters that require a gradient."""
         network = pl_module.model
         assert isinstance(network, PattLite | MobileNetV2ViT)
         self.network = network
         network.backbone.requires_grad_(False)
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Enter the stage that the run starts or continues in."""
+        """Enter the stage in which the run starts or continues."""
         self._enter(trainer)
 
     def on_train_epoch_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Go from the head's stage to fine-tuning, which begins with a fresh optimiser."""
+        """Switch to fine-tuning at its first epoch, with a fresh optimiser state."""
         if trainer.current_epoch == self.start:
             for optimizer in trainer.optimizers:
                 optimizer.state.clear()
@@ -71,7 +71,7 @@ class Stages(Callback):
 
     def _enter(self, trainer: "pl.Trainer") -> None:
         tuning = trainer.current_epoch >= self.start
-        self.network.backbone.eval()  # its BatchNorm stays as it was loaded, in both stages
+        self.network.backbone.eval()  # its BatchNorm stays as loaded, in both stages
         if tuning:
             self._tune(trainer)
         if trainer.is_global_zero:

@@ -1,4 +1,4 @@
-"""Lightning's Trainer as this package wants it, and what processes that train have in common."""
+"""Lightning's Trainer as configured for this package, and set-up shared by training processes."""
 
 import ctypes
 import logging
@@ -29,7 +29,7 @@ from pattlite_dist.train.stages import Stages
 
 
 def build_preprocess(config: Config, model: PattLite | MobileNetV2ViT) -> Preprocess:
-    """Resizing and normalisation; mean and deviation are the backbone's unless configured."""
+    """Resizing and normalisation, with the backbone's mean and deviation unless configured."""
     augment = config.augment
     return Preprocess(
         config.data.image_size,
@@ -39,7 +39,7 @@ def build_preprocess(config: Config, model: PattLite | MobileNetV2ViT) -> Prepro
 
 
 def precision(config: Config, gpu: bool) -> Any:
-    """Lightning's name for the arithmetic to use."""
+    """Lightning's name for the precision to use."""
     wanted = config.trainer.precision
     if wanted == "auto":
         wanted = "bf16" if gpu and torch.cuda.is_bf16_supported() else "32"
@@ -47,10 +47,10 @@ def precision(config: Config, gpu: bool) -> Any:
 
 
 def quiet_libraries() -> None:
-    """Keep advice that does not fit this package out of the log."""
+    """Suppress library advice that does not apply to this package."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # In-process reading is the default on purpose: it gathers from a memory map.
+    # In-process reading is the default on purpose: it reads from a memory map.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*`srun` command is available on your system but is not.*")
@@ -59,10 +59,10 @@ def quiet_libraries() -> None:
 
 
 def reuse_memory() -> None:
-    """Let glibc keep freed memory: by default it returns every large tensor's pages to the system.
+    """Make glibc keep freed memory; by default it returns a large tensor's pages to the system.
 
-    On CPU the next step then faults them in again; two ranks of one thread each were seen to run
-    a third faster without that. Nothing happens where the C library has no mallopt.
+    On CPU the next step then faults them in again; two single-threaded ranks ran a third faster
+    without that. Does nothing if the C library has no mallopt.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -72,14 +72,14 @@ def reuse_memory() -> None:
 
 
 def build_trainer(config: Config, world: World, run: Path, saver: Saver, steps: int) -> pl.Trainer:
-    """Lightning's Trainer, told everything and left to guess nothing.
+    """Lightning's Trainer, with everything set explicitly.
 
     Args:
         config: of the run.
         world: which rank this is.
         run: folder.
         saver: decides when to save and when to stop.
-        steps: of an epoch.
+        steps: per epoch.
     """
     settings = config.trainer
     gpu = worlds.use_gpu(settings.accelerator)

@@ -47,7 +47,7 @@ def test_a_name_that_is_gone_is_one_line(
     check: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(name)
-    with pytest.raises(UserError, match=r"has no .* as pattlite_dist needs it; install a version"):
+    with pytest.raises(UserError, match=r"has no .*, which pattlite_dist requires; install a supp"):
         check()
 
 
@@ -85,7 +85,7 @@ def test_a_submitit_that_would_ignore_the_requeue_command_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def other(self: Any, signum: int, frame: Any = None) -> None:
-        """Requeues by itself."""
+        """Requeues on its own."""
 
     monkeypatch.setattr(
         "submitit.core.job_environment.SignalHandler.checkpoint_and_try_requeue", other

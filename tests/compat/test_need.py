@@ -22,7 +22,9 @@ def test_what_is_gone_is_one_line_with_the_version_and_those_that_are_supported(
     with pytest.raises(UserError) as caught:
         find("submitit", Library, "part._rest")
     text = str(caught.value)
-    assert re.match(r"submitit \d+\.\d+\S* has no `part\._rest` as pattlite_dist needs it; ", text)
+    assert re.match(
+        r"submitit \d+\.\d+\S* has no `part\._rest`, which pattlite_dist requires; ", text
+    )
     assert re.search(r"pip install 'submitit\S*>=\S+'$", text)
     assert "\n" not in text
 

@@ -68,7 +68,7 @@ def test_a_pipe_that_falls_silent_is_killed_with_all_that_it_started(tmp_path: P
     root = f"pipe:sh -c 'echo $$ > {mark}; echo some; sleep 600; true' # {{name}}"
     begin = time.monotonic()
     origin = Origin(root, allow_pipe=True, retries=1, timeout=1.5)
-    with pytest.raises(UserError, match=r"no byte for 1\.5 s.*tried 2 times"):
+    with pytest.raises(UserError, match=r"no data for 1\.5 s.*tried 2 times"):
         origin.read("x", len)
     assert time.monotonic() - begin < 60
     assert not until(lambda: lives(int(mark.read_text())))
@@ -166,9 +166,9 @@ def test_a_fault_that_passes_costs_no_more_than_another_try(
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        ("500", "the server answers 500"),
+        ("500", "the server responded 500"),
         ("truncates", "cut off after"),
-        ("stalls", r"no byte for 0\.2 s"),
+        ("stalls", r"no data for 0\.2 s"),
         ("flips", r"differs from its manifest \(SHA-256\)"),
         ("drops", "cannot fetch"),
     ],

@@ -203,9 +203,9 @@ def test_the_state_is_plain_and_names_no_rank(loaders: Make) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 5}, "seed 4, this one has 5"),
-        ({"global_batch": 8}, "global_batch 16, this one has 8"),
-        ({"manifest": "other"}, "manifest here, this one has other"),
+        ({"seed": 5}, "seed 4, this run has 5"),
+        ({"global_batch": 8}, "global_batch 16, this run has 8"),
+        ({"manifest": "other"}, "manifest here, this run has other"),
     ],
 )
 def test_the_state_of_another_run_is_refused_and_changes_nothing(

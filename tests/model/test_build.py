@@ -210,6 +210,6 @@ def test_variants_share_their_weights_but_for_the_scale() -> None:
 
 def test_attention_over_the_batch_is_no_variant_of_the_seed() -> None:
     with pytest.raises(
-        ValueError, match="attention batch is for name pattlite, not mobilenetv2-vit"
+        ValueError, match="attention batch requires name pattlite, not mobilenetv2-vit"
     ):
         ModelConfig(name="mobilenetv2-vit", attention="batch")

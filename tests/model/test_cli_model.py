@@ -51,7 +51,7 @@ def test_an_unknown_variant_is_the_users_error(
     assert capsys.readouterr().err.count("\n") == 1
     assert main(["model", "-c", config(tmp_path, name="mobilenetv2-vit", attention="batch")]) == 2
     error = capsys.readouterr().err
-    assert "attention batch is for name pattlite" in error
+    assert "attention batch requires name pattlite" in error
     assert error.count("\n") == 1
 
 

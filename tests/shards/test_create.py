@@ -551,7 +551,7 @@ def test_a_second_process_is_refused(tiny_csv: Path, tmp_path: Path) -> None:
             started = time.monotonic()
             with pytest.raises(UserError, match="another process is writing shards into"):
                 again(open_source(tiny_csv), out, work=work)
-            assert time.monotonic() - started < 5
+            assert time.monotonic() - started < 60  # it does not wait
             assert snapshot(out) == before
 
 

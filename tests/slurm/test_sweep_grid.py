@@ -191,14 +191,14 @@ def test_1200_points_are_made_in_seconds_and_parted_into_arrays() -> None:
         "seed=" + ",".join(map(str, range(20))),
         "augment.rotation=0,10,20",
     ])  # fmt: skip
-    begin = time.monotonic()
+    begin = time.process_time()  # what else runs here does not count
     points = grid(axes)
     names = point_names(points)
     configs = [
         point_config(Config(), values, {"name": name})
         for name, values in zip(names, points, strict=True)
     ]
-    assert time.monotonic() - begin < 5
+    assert time.process_time() - begin < 5
     assert len(set(names)) == len(configs) == 1200
     assert len({config.model_dump_json() for config in configs}) == 1200
     for limit, arrays in ((None, 2), (1001, 2), (256, 5)):

@@ -1,4 +1,4 @@
-"""The command line, where rank 1's seventh loss is NaN."""
+"""The command line, with a NaN in rank 1's seventh loss."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Faults: a rank that kills itself, or is sent another signal, at one exact place.
+"""Faults: a rank kills itself, or is sent another signal, at an exact point.
 
 `tests.zygote` installs them in the ranks that it forks.
 """
@@ -29,14 +29,14 @@ class Fault:
     """Where a rank kills itself, or is sent another signal.
 
     Attributes:
-        place: a hook of Lightning, or what happens to a checkpoint: it is being written, about to
+        place: a Lightning hook, or a stage in saving a checkpoint: it is being written, about to
             be renamed, just renamed, or an older one is about to be removed after it; or the
             metrics are about to be rewound as a run starts.
-        step: optimiser steps taken by then; `REWIND` takes no notice.
+        step: optimiser steps taken by then; ignored by `REWIND`.
         late: in a hook, after the package's own callbacks instead of before them.
-        detail: the batch of a validation; how many per cent of a checkpoint have been written.
-        rank: who; `EVERY` for all of them.
-        signum: by what; what is not SIGKILL is sent once, and the rank lives on.
+        detail: the batch of a validation, or the percentage of a checkpoint that is written.
+        rank: which rank; `EVERY` for all of them.
+        signum: the signal; any but SIGKILL is sent once, and the rank keeps running.
     """
 
     place: str
@@ -67,7 +67,7 @@ def killer(fault: Fault) -> Callback:
 
 
 def watch_files(fault: Fault) -> None:
-    """Kill at what the interpreter tells of renames and removals, whoever asks for them."""
+    """Kill at renames and removals, seen through the interpreter's audit events."""
     renamed = dying = False
 
     def is_checkpoint(path: Any, step: int | None) -> bool:
@@ -85,7 +85,7 @@ def watch_files(fault: Fault) -> None:
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         nonlocal renamed, dying
-        if dying:  # which makes events of its own
+        if dying:  # which raises audit events itself
             return
         if met(event, args):
             dying = True
@@ -96,7 +96,7 @@ def watch_files(fault: Fault) -> None:
 
 
 def tear_checkpoint(fault: Fault) -> None:
-    """Kill when a part of a checkpoint's bytes has reached its file."""
+    """Kill when part of a checkpoint has been written to its file."""
     save = torch.save
 
     def torn(content: Any, target: Any) -> None:
@@ -114,11 +114,11 @@ def tear_checkpoint(fault: Fault) -> None:
 
 
 class Recorder(Callback):
-    """Writes down what a rank is fed, byte for byte, and its losses.
+    """Records the exact input of a rank, and its losses.
 
     Args:
-        path: a line of JSON a step.
-        freeze: keep BatchNorm to its starting statistics.
+        path: gets one line of JSON per step.
+        freeze: keep BatchNorm at its initial statistics.
     """
 
     def __init__(self, path: str, freeze: bool) -> None:
@@ -146,12 +146,12 @@ class Recorder(Callback):
 
 
 def install(fault: Fault | None, record: str | None, freeze: bool) -> None:
-    """Put the fault and the recorder where this process will meet them."""
+    """Install the fault and the recorder in this process."""
     build = runs.build_trainer
 
     def build_trainer(*args: Any) -> pl.Trainer:
         trainer = build(*args)
-        if record is not None:  # also what freezes
+        if record is not None:  # the recorder also freezes
             trainer.callbacks.insert(0, Recorder(record, freeze))
         if fault is not None and fault.place.startswith("on_"):
             trainer.callbacks.insert(len(trainer.callbacks) if fault.late else 0, killer(fault))

@@ -1,4 +1,4 @@
-"""Starts of a run that are killed at exact places, and how two runs are compared."""
+"""Helpers to start runs that are killed at exact points, and to compare two runs."""
 
 import contextlib
 import time
@@ -20,7 +20,7 @@ def final(run: Path) -> dict[str, Any]:
 
 
 def assert_same(a: Any, b: Any, where: str = "") -> None:
-    """Equal bit for bit, tensors inside included."""
+    """Assert bitwise equality, including nested tensors."""
     if isinstance(a, torch.Tensor):
         assert torch.equal(a, b), where
     elif isinstance(a, dict):
@@ -54,7 +54,7 @@ def assert_same_training(one: Path, other: Path) -> None:
 def uninterrupted(
     zygote: Zygote, folder: Path, arguments: Callable[[str], list[str]]
 ) -> dict[int, Path]:
-    """Runs that nothing stops, by their number of ranks, which is their name as well."""
+    """Uninterrupted runs by their number of ranks, which is also their name."""
     for ranks in (1, 2):
         start = zygote.start(arguments(str(ranks)), ranks)
         assert start.ended, start.log
@@ -62,7 +62,7 @@ def uninterrupted(
 
 
 def alive(sessions: Sequence[int]) -> list[int]:
-    """Processes of these sessions, zombies left out."""
+    """Processes of these sessions, except zombies."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it ended meanwhile
@@ -73,7 +73,7 @@ def alive(sessions: Sequence[int]) -> list[int]:
 
 
 def until(empty: Callable[[], object], seconds: float = 15) -> object:
-    """What is still there after so long; returns as soon as nothing is."""
+    """Wait until `empty` returns nothing; returns what is left after the time limit."""
     deadline = time.monotonic() + seconds
     while (left := empty()) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -82,7 +82,7 @@ def until(empty: Callable[[], object], seconds: float = 15) -> object:
 
 @contextlib.contextmanager
 def nothing_left_over(zygote: Zygote, sessions: list[int]) -> Iterator[None]:
-    """Afterwards, no process of `sessions` lives and shared memory is as it was."""
+    """Check that afterwards no process of `sessions` is alive and shared memory is unchanged."""
     before = zygote.shared_memory()
     yield
     assert not until(lambda: alive(sessions))

@@ -1,4 +1,4 @@
-"""The command line with a backbone of one layer, for what takes long for each layer."""
+"""The command line with a one-layer backbone, for tests whose time grows with the layers."""
 
 import sys
 
@@ -10,7 +10,7 @@ from pattlite_dist.model.backbones import MobileNetV2
 
 
 class SmallBackbone(MobileNetV2):
-    """One convolution instead of what is before the cut."""
+    """One convolution instead of the layers before the cut."""
 
     def __init__(self, cut: int) -> None:
         nn.Module.__init__(self)

@@ -110,7 +110,7 @@ def test_what_is_no_checkpoint_is_a_user_error(tmp_path: Path, content: bytes) -
 )
 def test_another_programs_file_is_a_user_error(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "other.ckpt")
-    with pytest.raises(UserError, match="not a checkpoint of pattlite_dist"):
+    with pytest.raises(UserError, match="is not a pattlite_dist checkpoint"):
         load(tmp_path / "other.ckpt")
 
 
@@ -132,7 +132,7 @@ def test_names_lose_what_wrapped_the_network_and_nothing_else(tmp_path: Path) ->
             new: float(i) for i, new in enumerate(names.values())
         }
     both = {"model.w": torch.zeros(1), "module.w": torch.ones(1)}
-    with pytest.raises(UserError, match=r"holds model\.w twice"):
+    with pytest.raises(UserError, match=r"contains model\.w twice"):
         load(save(tmp_path, "b.ckpt", state_dict=both))
 
 
@@ -148,10 +148,10 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(
     io = AtomicCheckpointIO()
     io.save_checkpoint({**WHOLE, "state_dict": good, key: bad}, path)
     assert isinstance(io.failure, Unusable)
-    assert "model.b holds NaN or infinite values" in str(io.failure)
+    assert "model.b has NaN or infinite values" in str(io.failure)
     assert path.read_bytes() == before
     torch.save({**WHOLE, "state_dict": good, key: bad}, path)
-    with pytest.raises(Unusable, match=r"holds NaN or infinite values in model\.b"):
+    with pytest.raises(Unusable, match=r"has NaN or infinite values in model\.b"):
         load(path)
 
 
@@ -173,7 +173,7 @@ def test_another_networks_weights_are_one_line_that_names_each_kind_of_differenc
         check_fit(net, state, "a.ckpt")
     assert str(caught.value) == (
         "a.ckpt does not fit the network of its configuration (0.bias is missing; 2.weight is not "
-        "in the network; 1.weight has the shape [2, 2], the network [1, 3]); use another one"
+        "in the network; 1.weight has shape [2, 2], the network [1, 3]); use another checkpoint"
     )
 
 
@@ -220,13 +220,13 @@ def there():
     return sorted(path.name for path in folder.iterdir())
 assert save(1, 20) is None
 first = there()
-# Tensors that end at any place of the last page, and far beyond.
+# Tensors that end anywhere in the last page, and far beyond.
 failures = [save(step, kilobytes) for step, kilobytes in enumerate((40, 41, 44, 60, 500), 2)]
 for failure in failures:
     print(failure)
 assert there() == first == [make_name(0, 1, None)]
 assert newest(folder) == folder / first[0]
-assert save(1, 200) is not None  # the same name: the old one stays
+assert save(1, 200) is not None  # same name: the old file stays
 assert load(folder / first[0])["state_dict"]["model.w"].unique().tolist() == [1.0]
 assert save(9, 20) is None
 assert load(newest(folder))["state_dict"]["model.w"].unique().tolist() == [9.0]

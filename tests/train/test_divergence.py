@@ -1,4 +1,4 @@
-"""A run whose loss or weights become NaN stops at that step and keeps what was good."""
+"""A run whose loss or weights become NaN stops at that step and keeps the good checkpoints."""
 
 import math
 from pathlib import Path
@@ -26,7 +26,7 @@ from tests.starts import Zygote
 
 
 def kept(run: Path) -> list[int]:
-    """Steps of the checkpoints, all of which can be loaded: their weights are finite."""
+    """Steps of the checkpoints, after loading each to check that its weights are finite."""
     found = sorted(listed(run / "checkpoints"))
     for item in found:
         checkpoints.load(run / "checkpoints" / item.name)
@@ -34,7 +34,7 @@ def kept(run: Path) -> list[int]:
 
 
 def bad_loss(monkeypatch: pytest.MonkeyPatch, call: int, value: float) -> None:
-    """Make the loss of one call of many something else."""
+    """Multiply the loss of one call by `value`."""
     real, calls = modules.loss_of, [0]
 
     def loss_of(*args: Any) -> torch.Tensor:
@@ -67,7 +67,7 @@ def test_a_bad_loss_stops_the_run_at_its_step(
 
 
 class Poison(Callback):
-    """Makes a weight NaN after a step, as a gradient that overflows does; its loss was good."""
+    """Makes a weight NaN after a step whose loss is finite, as an overflowing gradient does."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -107,7 +107,7 @@ def test_a_learning_rate_far_too_high_ends_in_one_line(
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "training has diverged and stops" in error
+    assert "training has diverged and was stopped" in error
     kept(tmp_path / "tiny")
 
 
@@ -119,13 +119,13 @@ def test_a_loss_that_is_bad_on_one_rank_stops_all_at_the_same_step(
     start = zygote.start(arguments, 2, module="tests.train.bad_loss", together=True)
     assert start.statuses == [2, 2], start.log
     errors = start.stderr.splitlines()
-    assert len(errors) == 2 and errors[0] == errors[1]  # each rank has told it
+    assert len(errors) == 2 and errors[0] == errors[1]  # reported by each rank
     assert errors[0].startswith("pattlite: error: the loss of step 7 is NaN or infinite")
     assert kept(tmp_path / "tiny") == [6]
 
 
 def on_a_gpu(run: Path, monkeypatch: pytest.MonkeyPatch, every_steps: int) -> tuple[Any, list[int]]:
-    """A saver and a function that takes a step on a make-believe GPU; it notes what is saved."""
+    """A function that takes a step on a simulated GPU, and the list of the steps saved."""
     run.mkdir()
     world = World()
     saver = Saver(run, world, Signals(), Agreement(world, 1), every_steps, 0, 1)
@@ -182,7 +182,7 @@ def test_a_checkpoint_of_another_network_in_the_runs_folder_is_one_line(
     assert main(tiny(face_shards, tmp_path, trainer__epochs=2)) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "model.head.bias has the shape [9], the network [7]" in error
+    assert "model.head.bias has shape [9], the network [7]" in error
     content = checkpoints.load(path)
     content["state_dict"]["model.head.bias"] = torch.zeros(7)
     for key in ("state_dict", "current_model_state"):

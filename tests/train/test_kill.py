@@ -1,4 +1,4 @@
-"""Runs killed at random places, again and again, end as if nothing had happened."""
+"""Runs killed repeatedly at random points end as if nothing had happened."""
 
 import json
 import random
@@ -20,11 +20,11 @@ from tests.train.harness import (
     uninterrupted,
 )
 
-EPOCHS, STEPS, SAVE_EVERY = 6, 6, 4  # steps an epoch: 104 samples in global batches of 16
+EPOCHS, STEPS, SAVE_EVERY = 6, 6, 4  # steps per epoch: 104 samples in global batches of 16
 VALIDATION_BATCHES = {1: 5, 2: 3}  # by ranks: 37 samples in batches of 8
 
-# What can happen at a step, by what kind of step it is. All that is named for one kind comes
-# after all that the steps before it bring, so that faults in the order of their steps are all met.
+# Where a fault can occur, by the kind of step. Each place is reached only after all places of
+# earlier steps, so that faults sorted by step all occur.
 INSIDE = [
     ("on_train_batch_start", False),
     ("on_after_backward", False),
@@ -56,9 +56,9 @@ def is_saving(step: int) -> bool:
 
 
 def plan(seed: int, epoch_ends: int, saves: int, inside: int, ranks: int) -> list[Fault]:
-    """Random faults in the order in which a run meets them, at most one a step.
+    """Random faults in the order in which they occur, at most one per step.
 
-    The kinds of places are dealt out in turn, seed after seed, so that none is left to chance.
+    The kinds of places are assigned in turn across seeds, so that each is certain to be covered.
     """
     draw = random.Random(seed)
     steps = range(1, EPOCHS * STEPS)
@@ -94,7 +94,7 @@ def references(
 
 
 def assert_whole(folder: Path) -> None:
-    """What has a checkpoint's name can be loaded and holds what its name says."""
+    """Every file with a checkpoint's name can be loaded and matches its name."""
     for path in folder.glob("*.ckpt"):
         found = parse_name(path.name)
         assert found is not None
@@ -102,7 +102,7 @@ def assert_whole(folder: Path) -> None:
 
 
 def killed(zygote: Zygote, arguments: list[str], run: Path, ranks: int, faults: list[Fault]) -> int:
-    """Start a run once for each fault, and once more to its end; counts the kills."""
+    """Start a run once per fault, and once more to its end; returns the number of kills."""
     sessions: list[int] = []
     kills = 0
     with nothing_left_over(zygote, sessions):
@@ -134,7 +134,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_weights(
     face_shards: Path,
     tmp_path: Path,
 ) -> None:
-    """Inside steps, validations and checkpoints, at epoch ends, and once as it starts again."""
+    """Within steps, validations and checkpoints, at epoch ends, and once on a restart."""
     faults = plan(seed, *counts, ranks)
     faults.insert(len(faults) // 2, Fault(REWIND, 0))
     arguments = options(
@@ -147,7 +147,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_weights(
 
 
 def fed(record: Path) -> dict[tuple[int, int], dict[int, str]]:
-    """What all ranks together were fed at each step: each sample's pixels, hashed, by its id."""
+    """The input of all ranks at each step: the hash of each sample's pixels, by sample id."""
     found: dict[tuple[int, int], dict[int, str]] = {}
     for path in record.parent.glob(f"{record.name}.*"):
         for line in map(json.loads, path.read_text().splitlines()):
@@ -170,9 +170,9 @@ def losses(record: Path) -> dict[tuple[int, int], float]:
 def test_saved_at_two_ranks_a_run_continues_on_one_and_on_four(
     zygote: Zygote, face_shards: Path, tmp_path: Path
 ) -> None:
-    """The same global batches and augmented pixels, byte for byte, and the same loss curve.
+    """The same global batches, augmented pixels (byte for byte), and loss curve.
 
-    For the curve BatchNorm keeps its starting statistics and nothing is dropped: both depend on
+    For the curve, BatchNorm keeps its initial statistics and dropout is off, since both depend on
     which samples share a rank.
     """
     plain = {"model.dropout": 0, "optim.ema": 0, "trainer.epochs": 2,

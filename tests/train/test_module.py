@@ -18,7 +18,7 @@ def config(targets: str, bad_shards: str = "stop", smoothing: float = 0.0) -> Co
 
 
 def a_batch() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Logits, and a batch of which the fourth sample does not count."""
+    """Logits, and a batch whose fourth sample does not count."""
     random = torch.Generator().manual_seed(3)
     logits = torch.randn(SAMPLES, CLASSES, generator=random, requires_grad=True)
     target = torch.rand(SAMPLES, CLASSES, generator=random)

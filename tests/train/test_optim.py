@@ -46,7 +46,7 @@ def staged(start: int | None, **finetune: object) -> Config:
 
 
 def test_each_stage_has_a_peak_and_a_schedule_of_its_own() -> None:
-    """Ten steps an epoch: 5 of warm-up, 15 of cosine, then fine-tuning, halved after 2 epochs."""
+    """Ten steps per epoch: 5 of warm-up, 15 of cosine, then fine-tuning, halved after 2 epochs."""
     config = staged(2, decay_epochs=2)
     expected = {
         0: 0.2, 4: 1, 5: 1, 10: 0.75, 15: 0.25,  # a third and two thirds of half a cosine

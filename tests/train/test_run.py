@@ -1,4 +1,4 @@
-"""Whole training runs, killed for real and continued."""
+"""Complete training runs, really killed and continued."""
 
 import functools
 import os
@@ -21,7 +21,7 @@ from tests.starts import Zygote
 from tests.train.harness import assert_same_training, final
 from tests.train.small_network import SmallBackbone
 
-STEPS = 13  # an epoch of 104 samples in global batches of 8
+STEPS = 13  # per epoch: 104 samples in global batches of 8
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_a_run_folder_holds_what_it_should(reference: Path) -> None:
 def killed_at(
     zygote: Zygote, steps: Iterable[int], arguments: list[str], run: Path, ranks: int
 ) -> int:
-    """Start the run again and again, killing it from outside at these steps; then let it end."""
+    """Start the run repeatedly, killing it from outside at these steps; then let it finish."""
 
     def reached(step: int) -> bool:
         lines = read_metrics(run / "metrics.jsonl")
@@ -126,7 +126,7 @@ def test_an_error_on_rank_0_is_an_error_on_all(
     forked: Run, reference: Path, face_shards: Path
 ) -> None:
     done = forked(*tiny(face_shards, reference.parent, trainer__epochs=3, seed=9), ranks=2)
-    assert done.returncode != 0  # and did not hang: rank 1 learnt of it
+    assert done.returncode != 0  # and did not hang: rank 1 got the error too
     assert done.stderr.count("pattlite: error:") == 1
 
 
@@ -149,14 +149,14 @@ def test_bf16_trains(face_shards: Path, tmp_path: Path) -> None:
 def test_a_compiled_run_can_be_continued_uncompiled(
     zygote: Zygote, face_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a small network: the compiler takes seconds for each kernel."""
+    """With a small network: the compiler takes seconds per kernel."""
     if shutil.which("g++") is None:
-        pytest.skip("torch.compile on CPU wants g++; install it to run this")
-    small = {"trainer__global_batch": 52}  # two steps an epoch
+        pytest.skip("torch.compile on CPU requires g++; install it to run this test")
+    small = {"trainer__global_batch": 52}  # two steps per epoch
     start = zygote.start(
         tiny(face_shards, tmp_path, trainer__compile=True, trainer__epochs=1, **small),
         module="tests.train.small_network",
-        strict=False,  # the compiler imports what warns
+        strict=False,  # the compiler imports modules that warn
         env=environment(
             TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"), TORCHINDUCTOR_COMPILE_THREADS="1"
         ),
@@ -202,7 +202,9 @@ def test_a_bad_shard_stops_the_run_or_is_left_out_counted_and_logged(
     bad = tmp_path / "bad"
     shutil.copytree(face_shards, bad)
     victim = bad / "train-000001.tar"
-    victim.write_bytes(bytes(victim.stat().st_size))  # of the right size, so told when it is read
+    victim.write_bytes(
+        bytes(victim.stat().st_size)
+    )  # of the right size, so detected only when read
     options = {"trainer__epochs": 1, "data__cache": tmp_path / "cache"}
     assert main(tiny(bad, tmp_path, **options)) == 2
     assert f"{victim} differs from its manifest (SHA-256)" in capsys.readouterr().err
@@ -210,11 +212,11 @@ def test_a_bad_shard_stops_the_run_or_is_left_out_counted_and_logged(
     lines = read_metrics(tmp_path / "skips" / "metrics.jsonl")
     assert [line["train/left_out"] for line in lines if "train/left_out" in line] == [32]
     assert final(tmp_path / "skips")["global_step"] == STEPS
-    victim.unlink()  # missing from the start is the same
+    victim.unlink()  # missing from the start has the same effect
     shutil.rmtree(tmp_path / "cache")
     assert main(tiny(bad, tmp_path, "missing", **options, data__bad_shards="skip")) == 0
     assert_same_training(tmp_path / "skips", tmp_path / "missing")
-    # Never in evaluation: that score would be of some other set.
+    # Never in evaluation: the score would be that of a different set.
     shutil.copy(face_shards / victim.name, victim)
     victim = bad / "val-000000.tar"
     victim.write_bytes(bytes(victim.stat().st_size))

@@ -1,4 +1,4 @@
-"""Real signals at every hook of a run: all ranks save once, leave, and nothing is done twice."""
+"""Real signals at every hook of a run: all ranks save once and stop, and no step is repeated."""
 
 import math
 import os
@@ -24,7 +24,7 @@ from tests.starts import Zygote
 from tests.train.faults import EVERY, Fault, killer
 from tests.train.harness import assert_same_training, nothing_left_over, uninterrupted
 
-EPOCHS, STEPS = 4, 6  # steps an epoch: 104 samples in global batches of 16
+EPOCHS, STEPS = 4, 6  # steps per epoch: 104 samples in global batches of 16
 LAST = EPOCHS * STEPS
 VALIDATION_BATCHES = {1: 5, 2: 3}  # by ranks: 37 samples in batches of 8
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGUSR1, signal.SIGINT)
@@ -61,7 +61,7 @@ def references(
 
 
 def strikes(seed: int, ranks: int, inside: int, ends: int) -> list[Fault]:
-    """Signals in the order in which a run meets them, to one rank or to all, at most one a step."""
+    """Signals to one or all ranks in the order in which they occur, at most one per step."""
     draw = random.Random(seed)
     kinds = (
         (inside, IN_A_STEP, [s for s in range(1, LAST) if s % STEPS]),
@@ -191,9 +191,9 @@ def test_a_damaged_newer_checkpoint_does_not_cost_those_that_are_saved_next(
 
 @pytest.fixture
 def small_disk(zygote: Zygote, tmp_path: Path) -> Iterator[Path]:
-    """A file system for the zygote's ranks, with room for one checkpoint and its record."""
+    """A file system for the zygote's ranks, with space for one checkpoint and the record."""
     if os.geteuid() != 0:
-        pytest.skip("only root can mount a small disk; run as root, as in a container")
+        pytest.skip("only root can mount a small disk; run as root, for example in a container")
     folder = tmp_path / "disk"
     folder.mkdir()
     zygote.inside("mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder)
@@ -205,12 +205,12 @@ def small_disk(zygote: Zygote, tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_ends_no_run_and_loses_no_step(
     small_disk: Path, zygote: Zygote, references: dict[int, Path], face_shards: Path
 ) -> None:
-    """No rank waits for one that could not write; what was saved before stays whole."""
+    """No rank waits for one that could not write; earlier checkpoints stay intact."""
     arguments = options(face_shards, small_disk)
     run = zygote.root / small_disk.relative_to("/") / "tiny"
     start = zygote.start(arguments, 2)
     assert 2 in start.statuses, start
-    assert start.log.count("not saved, training goes on: cannot write") == EPOCHS - 1
+    assert start.log.count("not saved, training continues: cannot write") == EPOCHS - 1
     assert "run the same command again" in start.log
     assert [item.step for item in listed(run / "checkpoints")] == [STEPS]
     assert list((run / "checkpoints").glob(".*")) == []

@@ -1,4 +1,4 @@
-"""What is frozen and what is trained in two stages, and that a stop between them is no event."""
+"""What each of the two stages trains, and that stopping between them changes nothing."""
 
 import signal
 from collections.abc import Callable
@@ -66,7 +66,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, *callbacks: Callback) -> None:
 
 
 def keep_all(monkeypatch: pytest.MonkeyPatch) -> dict[int, dict[str, Any]]:
-    """What is saved, by steps."""
+    """The contents of all saved checkpoints, by step."""
     saved: dict[int, dict[str, Any]] = {}
     save = AtomicCheckpointIO.save_checkpoint
 
@@ -79,7 +79,7 @@ def keep_all(monkeypatch: pytest.MonkeyPatch) -> dict[int, dict[str, Any]]:
 
 
 def moved(one: dict[str, Any], other: dict[str, Any], key: str = "state_dict") -> set[str]:
-    """Names of what differs in any bit, BatchNorm's statistics and counts included."""
+    """Names of tensors that differ in any bit, including BatchNorm's statistics and counts."""
     return {name for name, value in one[key].items() if not torch.equal(value, other[key][name])}
 
 
@@ -153,13 +153,13 @@ def test_the_heads_stage_leaves_every_bit_of_the_backbone_and_fine_tuning_moves_
     names = {id(p): f"model.{name}" for name, p in model.named_parameters()}
     tuned = {names[id(p)] for p in unfrozen(model.backbone, 2)}
     head = {name for name in names.values() if not name.startswith("model.backbone.")}
-    for key in ("state_dict", "current_model_state"):  # averaged, and as they are
+    for key in ("state_dict", "current_model_state"):  # averaged, and not
         for step in range(2, LAST + 1):
             changed = moved(saved[step - 1], saved[step], key)
             backbone = {name for name in changed if name.startswith("model.backbone.")}
             assert backbone == (tuned if step > BOUNDARY else set()), (key, step)
         assert head <= moved(saved[1], saved[BOUNDARY], key)
-        assert moved(saved[1], saved[BOUNDARY], key) - head  # the head's BatchNorm does learn
+        assert moved(saved[1], saved[BOUNDARY], key) - head  # the head's BatchNorm is updated
 
 
 def test_fine_tuning_begins_with_a_fresh_optimiser_its_own_rate_and_dropout(
@@ -247,7 +247,7 @@ PLACES = [
 def test_a_run_stopped_all_around_the_boundary_ends_equal_bit_for_bit(
     face_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each stop is in a run that the stops before it have resumed already."""
+    """Each stop is in a run already resumed after the previous stops."""
     assert main(options(face_shards, tmp_path, "straight")) == 0
     build = runs.build_trainer
     for place, step, late in PLACES:
@@ -279,7 +279,7 @@ def test_two_ranks_killed_at_the_boundary_and_after_it_end_equal_bit_for_bit(
 
 
 def normalised_weights(path: Path) -> Path:
-    """Random ones whose BatchNorm knows its inputs, or hardly a gradient would come through."""
+    """Random weights with BatchNorm fitted to its inputs; otherwise gradients would vanish."""
     torch.manual_seed(3)
     backbone = built("pattlite").backbone.train()
     for module in backbone.modules():
@@ -295,9 +295,9 @@ def normalised_weights(path: Path) -> Path:
 def test_gradients_of_what_is_unfrozen_after_ddp_was_made_are_averaged_as_well(
     zygote: Zygote, face_shards: Path, tmp_path: Path
 ) -> None:
-    """One rank and two see the same batches, so that the last blocks move alike.
+    """One rank and two see the same batches, so the last blocks are updated alike.
 
-    BatchNorm and dropout would differ: the one is kept to its statistics, the other left out.
+    BatchNorm and dropout would differ, so the former is frozen and the latter disabled.
     """
     weights = normalised_weights(tmp_path / "weights.pt")
     still = {"model.weights": weights, "model.dropout": 0, "finetune.dropout": 0}
