@@ -23,29 +23,29 @@ usage: pattlite VERB [options]
 Facial-expression recognition with PAtt-Lite, trained on one GPU or many (version {__version__}).
 
   shards create SOURCE OUT   convert a data set into WebDataset shards
-  shards sources             tell what can be converted
-  shards verify DIR          check every shard against the manifest; --repair writes bad ones again
-  shards stats DIR           tell what is in a set, and draw how its classes are balanced
+  shards sources             list the kinds of source that can be read
+  shards verify DIR          check every shard against the manifest; --repair rewrites bad ones
+  shards stats DIR           print what is in a set and plot its class balance
   shards show DIR            draw a sheet of samples by class, flagged ones marked
-  shards faces OUT           write generated faces in the form of fer2013.csv
+  shards faces OUT           write generated faces in the format of fer2013.csv
   train -c CONFIG            train, or continue, a run (alone or under torchrun)
   evaluate RUN               score a run on val, test and the clean test
-  audit RUN                  tell what a score depends on: batches, leaks, the choice of epoch
-  compare RUN ...            tell mean and deviation of runs, and test two configurations
-  model -c CONFIG            tell parameters and multiply-adds of a network and its variants
+  audit RUN                  show what a score depends on: batches, leaks, choice of epoch
+  compare RUN ...            print mean and deviation of runs, and test two configurations
+  model -c CONFIG            print parameters and multiply-adds of a network and its variants
 
 On a SLURM cluster, described by a profile in launch/profiles:
 
-  submit -c CONFIG --profile P      train as a job, which goes on after every stop
+  submit -c CONFIG --profile P      train as a job that continues after every stop
   submit evaluate RUN --profile P   score a run as a job
   submit shards SOURCE OUT ...      convert a source as a job
   sweep -c CONFIG KEY=V,V ...       submit a grid of runs as arrays of jobs
-  doctor -c CONFIG --profile P      find what is wrong with a job before it is submitted
-  status [RUN ...]                  tell where runs stand
+  doctor -c CONFIG --profile P      find problems with a job before submitting it
+  status [RUN ...]                  show the state of runs
   cancel RUN|JOB ...                end jobs
   sync RUN ...                      upload what Weights & Biases kept offline
 
-`pattlite VERB --help` tells the options of a verb.
+`pattlite VERB --help` lists the options of a verb.
 """
 
 

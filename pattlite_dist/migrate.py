@@ -40,7 +40,7 @@ def migrate(tree: Tree, where: str) -> Tree:
         where: it was read, for messages.
 
     Raises:
-        UserError: its version is no version, or newer than this package.
+        UserError: its version is not a version, or is newer than this package.
     """
     version = tree.get("version", 0)
     if isinstance(version, bool) or not isinstance(version, int) or version < 0:

@@ -17,7 +17,7 @@ _told: set[str] = set()
 
 
 def rename(tree: Tree) -> tuple[Tree, list[str]]:
-    """A configuration with the names of now, and a sentence about each old one."""
+    """A configuration with current names, and a sentence about each old one."""
     sentences = []
     for key, names in _VALUES.items():
         old = _value(tree, key)

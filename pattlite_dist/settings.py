@@ -52,7 +52,7 @@ def setting(
 
 
 def is_free(field: FieldInfo) -> bool:
-    """What `setting` was told.
+    """What was passed to `setting`.
 
     Raises:
         TypeError: the field was not made by it.

@@ -12,9 +12,9 @@ from pattlite_dist.renamed import rename, rename_file, tell
 
 
 class ConfigFile(ActionConfigFile):
-    """Reads a file as jsonargparse does, with the names of now.
+    """Reads a file as jsonargparse does, with current names.
 
-    A file may say its `version`, which is no option; one that says none is of the newest.
+    A file may state its `version`, which is not an option; without one, the newest is assumed.
     """
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:

@@ -57,7 +57,7 @@ def work(options: Any) -> int:
 def passes(
     configs: "Iterable[Config]", plan: "Plan", options: Any, live: Sequence[str] = ()
 ) -> bool:
-    """Check the jobs of training that a plan is for; tells every problem on standard error."""
+    """Check the training jobs of a plan; prints every problem on standard error."""
     from pattlite_dist.slurm.doctor import check
     from pattlite_dist.tracking.folder import run_folder
 

@@ -63,5 +63,7 @@ def job_options(parser: "ArgumentParser") -> None:
 def train_job_options(parser: "ArgumentParser") -> None:
     """What a submission of training takes besides."""
     job_options(parser)
-    parser.add_argument("--snapshot", action="store_true", help="run a copy of the code of now")
-    parser.add_argument("--skip-checks", action="store_true", help="submit in spite of `doctor`")
+    parser.add_argument("--snapshot", action="store_true", help="run a copy of the current code")
+    parser.add_argument(
+        "--skip-checks", action="store_true", help="submit despite problems that `doctor` finds"
+    )

@@ -90,7 +90,7 @@ def _to_submit(folder: Path, whole: "Sweep", options: Any) -> "tuple[Sweep, list
     names = [point.name for point in whole.points]
     if before is None:
         if options.only_failed:
-            raise UserError(f"{folder} is no sweep yet; submit it without --only-failed")
+            raise UserError(f"{folder} is not a sweep yet; submit it without --only-failed")
         return whole, names
     known = {point.name: point.values for point in before.points}
     if known != {point.name: point.values for point in whole.points}:

@@ -10,14 +10,14 @@ from pattlite_dist.slurm.profile import Profile, parse_minutes
 
 _SINFO = "%P|%a|%l|%D|%T"
 _OUT = ("down", "drain", "fail", "maint", "unk", "err", "no_resp")  # beginnings of states
-# A part of SLURM's word -> how to mend it; the first that fits.
-_MEND = {
+# Part of SLURM's message -> how to fix it; the first match is used.
+_FIX = {
     "policy": "ask for less, or set another profile.qos (`sacctmgr show qos`)",
     "account": "set profile.account to one of yours (`sacctmgr show associations user=$USER`)",
     "qos": "set profile.qos to one of yours (`sacctmgr show associations user=$USER`)",
     "partition": "set profile.partition to one that `sinfo` lists",
     "feature": "set profile.constraint to features that `sinfo -o '%N %f'` lists",
-    "node name": "mend profile.exclude",
+    "node name": "fix profile.exclude",
     "node configuration": "no node in service has so much: lower profile.nodes, gpus_per_node, "
     "cpus_per_task or memory_gb (see `sinfo -N -l`)",
     "time limit": "lower profile.time",
@@ -41,8 +41,8 @@ def essence(stderr: str) -> str:
 def refusal(stderr: str) -> str:
     """One line from what sbatch says of a job that it does not take."""
     said = essence(stderr) or "no reason was given"
-    found = [mend for part, mend in _MEND.items() if part in said.lower()]
-    return f"SLURM refuses the job: {said}; {(found or ['mend the profile'])[0]}"
+    found = [fix for part, fix in _FIX.items() if part in said.lower()]
+    return f"SLURM refuses the job: {said}; {(found or ['fix the profile'])[0]}"
 
 
 def partition(wanted: str | None, minutes: int, nodes: int, sinfo: str) -> Report:
@@ -64,10 +64,10 @@ def partition(wanted: str | None, minutes: int, nodes: int, sinfo: str) -> Repor
     if limits and len(bounds) == len(limits) and minutes > max(bounds):
         report.problems.append(
             f"profile.time is {minutes} min, but partition {','.join(limits)} allows "
-            f"{max(bounds)} min at most; lower it, or the job waits for ever"
+            f"{max(bounds)} min at most; lower it, or the job waits forever"
         )
     there = _in_service(rows)
-    if there < nodes <= sum(int(row[3]) for row in rows):  # of more than all, sbatch tells
+    if there < nodes <= sum(int(row[3]) for row in rows):  # more than exist: sbatch reports it
         report.notes.append(
             f"partition {','.join(limits)} has {there} node(s) in service and profile.nodes is "
             f"{nodes}: the job waits until more come back (see `sinfo`)"

@@ -24,7 +24,7 @@ class Wanted(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What to cancel, and what to tell of the rest, a line each."""
+    """What to cancel, and a line about each of the others."""
 
     live: list[tuple[JobInfo, Wanted]]
     told: list[str]
@@ -53,7 +53,7 @@ def wanted_jobs(targets: Iterable[str]) -> tuple[list[Wanted], list[str]]:
 def make_plan(wanted: Sequence[Wanted], infos: Mapping[str, JobInfo]) -> Plan:
     """Sort the jobs that were meant into those to cancel and those that have ended.
 
-    Of a run's older jobs nothing is told: only the newest training job's end is news.
+    A run's older jobs are not mentioned: only the end of its newest training job is news.
     """
     live: dict[str, tuple[JobInfo, Wanted]] = {}
     told: dict[str, str] = {}
@@ -84,11 +84,11 @@ def refusals(stderr: str) -> dict[str, str]:
 
 
 def cancel(targets: Sequence[str], dry_run: bool = False) -> list[str]:
-    """Cancel the live jobs that `targets` mean, and tell it on standard output.
+    """Cancel the live jobs that `targets` refer to, and report it on standard output.
 
     Args:
         targets: run folders, sweeps, folders of runs, job ids.
-        dry_run: only tell.
+        dry_run: only report.
 
     Returns:
         The ids of the jobs that were cancelled, or would be.

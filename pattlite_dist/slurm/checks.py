@@ -1,4 +1,4 @@
-"""What can be wrong with a job, told from plain facts: one line for each problem, how to mend it.
+"""What can be wrong with a job, derived from plain facts: one line per problem, with its fix.
 
 Nothing here looks at a disk, a cluster or the clock; `doctor` gathers the facts.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 START_SECONDS = 120  # from a job's start to its first step: imports, the shards, the other ranks
 # SLURM looks at its clock every 30 s and signals up to 60 s before the time that was asked for.
 EARLY_SECONDS = 90
-CHECKPOINT_BYTES = 100_000_000  # where no checkpoint tells its size
+CHECKPOINT_BYTES = 100_000_000  # if there is no checkpoint to measure
 _SHOWN = 5
 
 
@@ -19,7 +19,7 @@ class Report:
     """What a check found.
 
     Attributes:
-        problems: lines; with any of them the job would fail, wait for ever, or lose work.
+        problems: lines; with any of them the job would fail, wait forever, or lose work.
         notes: lines of what could not be checked, or is good to know.
     """
 
@@ -119,7 +119,7 @@ def times(
 
     Args:
         minutes: time limit.
-        signal_seconds: how long before it the job is told.
+        signal_seconds: how long before it the job is signalled.
         every_minutes: between checkpoints; 0: not by the clock.
         save_seconds: what a checkpoint took, if one was ever saved.
     """
@@ -129,7 +129,7 @@ def times(
         report.problems.append(
             f"profile.time is {minutes} min, but start-up ({START_SECONDS} s), "
             f"profile.signal_seconds ({signal_seconds} s) and the time by which SLURM may be early "
-            f"({EARLY_SECONDS} s) take {least} s: it would restart for ever; "
+            f"({EARLY_SECONDS} s) take {least} s: it would restart forever; "
             f"set it to {least // 60 + 1} or more"
         )
     if save_seconds is not None and signal_seconds <= save_seconds:

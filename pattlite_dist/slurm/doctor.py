@@ -38,7 +38,7 @@ def check(
     live: Sequence[str] = (),
     snapshot: bool = False,
 ) -> Report:
-    """Look for everything that would make a job fail, wait for ever or lose work.
+    """Look for everything that would make a job fail, wait forever or lose work.
 
     Each run is checked, and the cluster is asked once for all. Nothing is left behind: temporary
     files are written and removed, and a step of seconds runs on a node if one is free.
@@ -81,7 +81,7 @@ def _check_run(
     live: Sequence[str],
     shards: Callable[[DataConfig, int], list[str]] | None,
 ) -> Report:
-    """All about one run that this machine can tell, but for whether its folder can be written."""
+    """Everything that can be checked about one run here, except whether its folder is writable."""
     settings = config.trainer
     report = Report()
     report.problems += checks.jobs(run, live)
@@ -167,7 +167,7 @@ def _weights(config: Config, run: Path) -> list[str]:
 
 
 def _inputs(config: Config, shards_pending: bool) -> list[Path]:
-    """Files and folders here that the job reads; what is missing here is told elsewhere."""
+    """Files and folders here that the job reads; what is missing is reported elsewhere."""
     origin, weights = _origin(config.data), _weights_file(config)
     paths = [Path(origin.root)] if origin.local and not shards_pending else []
     return [path.absolute() for path in [*paths, *([weights] if weights else [])] if path.exists()]
@@ -192,7 +192,7 @@ def _mark(folder: Path) -> Iterator[tuple[list[str], Path]]:
             os.fsync(descriptor)
     except OSError as error:
         reason = error.strerror or error
-        problems = [f"cannot write into {folder}: {reason}; mend that, or set runs to another one"]
+        problems = [f"cannot write into {folder}: {reason}; fix that, or set runs to another one"]
     try:
         yield problems, path
     finally:

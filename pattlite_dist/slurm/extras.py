@@ -94,7 +94,7 @@ def environment(variables: Mapping[str, str]) -> list[str]:
     lines = []
     for name in variables:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            lines.append(f"profile.environment: {name!r} is no name of a variable; mend it")
+            lines.append(f"profile.environment: {name!r} is not a variable name; fix it")
         elif _LAUNCHER.fullmatch(name):
             lines.append(f"profile.environment sets {name}, which SLURM sets itself; remove it")
     return lines

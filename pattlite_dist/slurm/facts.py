@@ -19,7 +19,7 @@ class Facts(NamedTuple):
     Attributes:
         run: folder.
         standing: its history, summed up.
-        steps: taken, as far as the record tells.
+        steps: taken, according to the record.
         epoch: that the last step belongs to, from 1; 0 before the first.
         epochs: of the whole run.
         val_top1: the best so far, 0-1.
@@ -85,7 +85,7 @@ def read_facts(run: Path) -> Facts:
 def sum_up(run: str, now: Standing, lines: Sequence[Any]) -> Facts:
     """Sum up a run's history and the lines of its record."""
     known = [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
-    # The record counts steps from 0, and lags behind what a stop tells.
+    # The record counts steps from 0, and lags behind what a stop reports.
     steps = max([now.step, *(line["step"] + 1 for line in known)])
     epochs = [line["epoch"] for line in known if isinstance(line.get("epoch"), int)]
     if not steps or now.steps_per_epoch:
@@ -128,7 +128,7 @@ def _numbers(lines: Iterable[Mapping[str, Any]], key: str) -> list[float]:
 
 
 def _epochs(run: Path) -> int | None:
-    """From the configuration: where a run was never started its history does not tell."""
+    """From the configuration: the history of a run that was never started does not say."""
     try:
         return load_config(run).trainer.epochs
     except UserError:

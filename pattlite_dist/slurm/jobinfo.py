@@ -1,4 +1,4 @@
-"""A job as SLURM tells it, and how its commands' text is read: pure functions.
+"""A job as SLURM reports it, and how the text of its commands is parsed: pure functions.
 
 Every field is asked for by name and every line that does not fit is left out, for the output
 differs between versions and sites.
@@ -22,7 +22,7 @@ _TIME = re.compile(r"^(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)$")
 
 
 class JobInfo(NamedTuple):
-    """A job as SLURM tells it.
+    """A job as SLURM reports it.
 
     Attributes:
         job: its id as users write it: `12`, or `12_3` in an array.
@@ -30,8 +30,8 @@ class JobInfo(NamedTuple):
         state: RUNNING, PENDING, FAILED, …
         reason: why it waits or failed; empty where there is none.
         restarts: how often SLURM started it again.
-        left: seconds of the time limit that are left; None where there is no limit or no life.
-        nodes: that it has or wants.
+        left: seconds left of the time limit; None if there is no limit or the job has ended.
+        nodes: number that it has or requests.
         exit_code: once it ended; 128 and the signal where one killed it.
         partition: which.
     """
@@ -86,7 +86,7 @@ def parse_sacct(text: str) -> dict[str, JobInfo]:
     """Read sacct's lines of `SACCT_FIELDS`: by job id, the jobs that have ended.
 
     The database is asked only about what the controller has forgotten: a job that it has as running
-    lost its controller, or its end was never told.
+    lost its controller, or its end was never reported.
     """
     found: dict[str, JobInfo] = {}
     for line in text.splitlines():
@@ -139,7 +139,7 @@ def parse_seconds(text: str) -> int | None:
 
 
 def parse_exit(text: str) -> int | None:
-    """A job's exit code as a shell would tell it: 128 and the signal where one killed it.
+    """A job's exit code as a shell would report it: 128 plus the signal that killed it, if one did.
 
     Args:
         text: squeue's wait status, such as `256` or `9`, or sacct's `code:signal`.

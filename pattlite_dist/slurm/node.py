@@ -81,7 +81,7 @@ def judge(answer: Answer, status: int, stderr: str, waited: int, extras: bool) -
         status: of srun.
         stderr: of srun and of what it ran.
         waited: seconds for a free node.
-        extras: whether the profile gives srun options of its own.
+        extras: whether the profile adds options for srun.
     """
     report = Report()
     said = essence(stderr) or f"exit status {status}"
@@ -89,13 +89,13 @@ def judge(answer: Answer, status: int, stderr: str, waited: int, extras: bool) -
         if "busy" in said or "mmediate execution" in said:
             said = f"no node was free in {waited} s"
         elif extras and "allocat" not in stderr:  # it did not come to ask for a node
-            return Report([f"srun does not take profile.srun: {said}; mend it"])
+            return Report([f"srun rejects profile.srun: {said}; fix it"])
         return Report(notes=[f"Python on a node: not checked, {said}"])
     for line in answer.failed:
-        report.problems.append(f"{line} fails on {answer.node}; mend profile.modules or setup")
+        report.problems.append(f"{line} fails on {answer.node}; fix profile.modules or setup")
     if answer.facts is None:
         report.problems.append(
-            f"Python does not start on {answer.node}: {said}; mend profile.python, container, "
+            f"Python does not start on {answer.node}: {said}; fix profile.python, container, "
             "modules or setup"
         )
     return report
@@ -106,7 +106,7 @@ def compare(node: str, facts: Mapping[str, Any], here: Mapping[str, str], gpus: 
 
     Args:
         node: name.
-        facts: `python`, `versions` and `missing` paths, as the node told them.
+        facts: `python`, `versions` and `missing` paths, as reported by the node.
         here: versions of Python and the packages in this process.
         gpus: of a node that the job asks for.
     """
@@ -114,7 +114,7 @@ def compare(node: str, facts: Mapping[str, Any], here: Mapping[str, str], gpus: 
     python = str(facts["python"])
     if tuple(map(int, python.split(".")[:2])) < (3, 10):
         report.problems.append(
-            f"Python on {node} is {python}, 3.10 or later is needed; mend profile.python, "
+            f"Python on {node} is {python}, 3.10 or later is needed; fix profile.python, "
             "container or modules"
         )
         return report
@@ -122,7 +122,7 @@ def compare(node: str, facts: Mapping[str, Any], here: Mapping[str, str], gpus: 
     for name, version in facts["versions"].items():
         if version is None:
             report.problems.append(
-                f"{name} is not installed on {node} for that Python; install it there, or mend "
+                f"{name} is not installed on {node} for that Python; install it there, or fix "
                 "profile.python, container or modules"
             )
         elif name in ("pattlite_dist", "submitit") and version != here[name]:
@@ -170,7 +170,7 @@ def srun_command(
     python = f"{script.interpreter(profile)} -c {shlex.quote(_PROGRAM)}"
     shell = [
         f'echo "{_BEGIN}${{SLURMD_NODENAME:-$HOSTNAME}}"',
-        # The job's script goes on after a line that fails, and so does this.
+        # The job's script continues after a line that fails, and so does this.
         f"trap 'echo \"{_FAILED}$? $BASH_COMMAND\"' ERR",
         *script.setup_lines(profile, code),
         "trap - ERR",
@@ -185,7 +185,7 @@ def srun_command(
 
 
 def srun_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """Variables for an allocation of its own, in which sbatch's defaults hold as well."""
+    """Environment for a separate allocation, in which sbatch's defaults apply as well."""
     # Inside a job, srun would only start a step of it.
     inside = "SLURM_JOB_ID" in env
     kept = {

@@ -116,7 +116,7 @@ def code_folder(run: Path) -> Path:
 def copy_code(run: Path) -> Path:
     """Copy the package to `run/code-<digest>`, whole or not at all; returns that folder.
 
-    The name tells the content, so that a later submission does not change the code under a job
+    The name identifies the content, so that a later submission does not change the code of a job
     that is in the queue.
     """
     folder = code_folder(run)
@@ -134,7 +134,7 @@ def copy_code(run: Path) -> Path:
 
 
 def warn_if_changed(run: Path) -> None:
-    """Say on standard error where the code is no longer what was submitted."""
+    """Warn on standard error if the code is no longer what was submitted."""
     try:
         pinned = json.loads((run / PINNED / "facts.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

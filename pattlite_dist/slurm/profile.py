@@ -1,4 +1,4 @@
-"""A cluster profile: what a site wants to be asked for, kept out of the code in YAML files."""
+"""A cluster profile: what a site requires of a job, kept out of the code in YAML files."""
 
 import re
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class Profile(BaseModel):
     max_requeues: int = Field(100, ge=0, description="After so many starts again it stays down.")
     requeue_command: str | None = Field(
         None,
-        description="Shell command that requeues {job} where there is no `scontrol` beside the "
+        description="Shell command that requeues {job} where `scontrol` is not available to the "
         "ranks, as in a container.",
     )
     modules: list[str] = Field(default_factory=list, description="For `module load`.")
@@ -71,7 +71,7 @@ class Profile(BaseModel):
     def _names(cls, variables: dict[str, str]) -> dict[str, str]:
         for name in variables:
             if not _VARIABLE.match(name):
-                raise ValueError(f"{name!r} is no name of a variable: letters, digits, underscores")
+                raise ValueError(f"{name!r} is not a variable name: letters, digits, underscores")
         return variables
 
     @model_validator(mode="after")
@@ -159,11 +159,11 @@ def load_profile(name: str, overrides: Sequence[str] = ()) -> Profile:
         ) from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"cannot read the profile {path}: {reason}; mend it") from error
+        raise UserError(f"cannot read the profile {path}: {reason}; fix it") from error
     if content is None:
         content = {}
     if not isinstance(content, dict):
-        raise UserError(f"{path} is not a profile: it holds no `key: value` lines; mend it")
+        raise UserError(f"{path} is not a profile: it has no `key: value` lines; fix it")
     for text in overrides:
         key, _, value = text.partition("=")
         try:

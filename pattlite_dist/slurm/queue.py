@@ -82,7 +82,7 @@ def _forgotten(stderr: str) -> bool:
 
 
 def jobs(ids: Iterable[str]) -> dict[str, JobInfo]:
-    """As `ask`, and nothing where there is no answer."""
+    """As `ask`, but empty if there is no answer."""
     return ask(ids) or {}
 
 

@@ -16,7 +16,7 @@ from pattlite_dist.runtime.signals import Signals, Stopped
 from pattlite_dist.slurm.queue import state_of
 from pattlite_dist.tracking import history
 
-# squeue says SIGNALING for a moment while it signals a job that goes on running.
+# squeue says SIGNALING for a moment while signalling a job that keeps running.
 _ALIVE = ("RUNNING", "SIGNALING")
 _USER_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 

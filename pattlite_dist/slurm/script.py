@@ -23,7 +23,7 @@ def parameters(
     after: str | None = None,
     tasks: int | None = None,
 ) -> dict[str, Any]:
-    """What submitit's `SlurmExecutor` is to be told.
+    """The parameters for submitit's `SlurmExecutor`.
 
     Args:
         profile: of the cluster.
@@ -41,7 +41,7 @@ def parameters(
     extra: dict[str, Any] = {"requeue": True, "chdir": str(folder), **profile.sbatch}
     extra = {key: value for key, value in extra.items() if value is not False}
     if after is not None:
-        # Where the other job fails this one goes as well, or it would wait for ever.
+        # If the other job fails, this one is removed; otherwise it would wait forever.
         extra = {"kill-on-invalid-dep": "yes", **extra}
     given: dict[str, Any] = {
         "job_name": job_name(name),

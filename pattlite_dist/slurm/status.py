@@ -25,7 +25,7 @@ class Row(NamedTuple):
     `state` is SLURM's word, in lower case, where SLURM knows the job: `pending`, `running`,
     `timeout`, … But a run that took its last step is `finished`, and where SLURM does not know the
     job the history decides: `failed`, `stopped`, `cancelled`; `lost` if by its history it runs or
-    waits; `unknown` if there is no SLURM to tell, or no history.
+    waits; `unknown` if there is no SLURM to ask, or no history.
     """
 
     run: str

@@ -37,7 +37,7 @@ class Plan:
     tasks: int | None = None
 
     def parameters(self, code: Path | None = None) -> dict[str, Any]:
-        """What submitit is told; `code` is the folder of a copy of the package."""
+        """The parameters for submitit; `code` is the folder of a copy of the package."""
         # Python puts the folder that it starts in before PYTHONPATH: a copy has to be that folder.
         folder = code or Path.cwd()
         script.check_line("folder of logs", str(self.folder))

@@ -98,7 +98,7 @@ def read_axes(words: Sequence[str]) -> dict[str, list[str]]:
         key, equals, text = word.removeprefix("--").partition("=")
         values = split_values(text)
         if not equals or not key or "" in values:
-            raise UserError(f"{word!r} is not key=value or key=value,value; mend it")
+            raise UserError(f"{word!r} is not key=value or key=value,value; fix it")
         if key in axes:
             raise UserError(f"{key} is given twice; put its values into one word")
         if len(set(values)) < len(values):
@@ -113,7 +113,7 @@ def grid(axes: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
 
 
 def point_names(points: Sequence[Mapping[str, str]]) -> list[str]:
-    """A folder's name for each point, from what tells it from the others, and all different.
+    """A folder name for each point, made of what distinguishes it; all names differ.
 
     `optim.lr=1e-4 seed=0` becomes `lr-1e-4_seed-0`.
     """

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "pattlite_dist"
-# Public in spite of their names: namedtuples' methods, and the exit of a forked process.
+# Public despite their names: namedtuples' methods, and the exit of a forked process.
 PUBLIC = {"_replace", "_asdict", "_fields", "_exit"}
 # A private module or variable of a library, in a string.
 TEXT = re.compile(r"\b(submitit|torch|pytorch_lightning|wandb|jsonargparse)(\.\w+)*\._\w|\bWANDB__")

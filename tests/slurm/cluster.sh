@@ -259,11 +259,11 @@ start() {
   for link in /etc/slurm/slurm.conf /etc/slurm/gres.conf; do
     ((CLUSTER == 1)) || break
     [ ! -e $link ] || [[ $(readlink $link) == "$D"/* ]] ||
-      die "$link is another cluster's; the test cluster wants a machine without one"
+      die "$link is another cluster's; the test cluster requires a machine without one"
   done
   stop quietly # what a killed one left
   unshare --uts true 2>/dev/null ||
-    die "'unshare --uts' is refused here; a container wants --cap-add SYS_ADMIN"
+    die "'unshare --uts' is refused here; a container requires --cap-add SYS_ADMIN"
   mkdir -p "$D/state" /etc/slurm && chmod 755 "$D" || exit
   rm -f "$D"/*.log
   for i in $SETTINGS; do printf '[ -v %s ] || %s=%q\n' "$i" "$i" "${!i}"; done >"$D/settings"
@@ -352,7 +352,7 @@ case "${1:-}" in
   install | start | stop | reconfigure) [ "$(id -u)" = 0 ] || die "$1 must be run as root" ;;
   node-kill | node-start)
     [ "$(id -u)" = 0 ] || die "$1 must be run as root"
-    [ -e "$D/n${2:-}.uts" ] || die "$1 wants the number of a node of the running cluster"
+    [ -e "$D/n${2:-}.uts" ] || die "$1 requires the number of a node of the running cluster"
     ;;
   status | conf) ;;
   *)

@@ -31,7 +31,7 @@ off|down|infinite|2|idle
          "ask for less"),
         ("allocation failure: Invalid qos specification", "set profile.qos"),
         ("allocation failure: Invalid feature specification", "set profile.constraint"),
-        ("allocation failure: Invalid node name specified", "mend profile.exclude"),
+        ("allocation failure: Invalid node name specified", "fix profile.exclude"),
         ("sbatch: unrecognized option '--bogus=1'\nTry \"sbatch --help\" for more information",
          "mend the profile"),
         ("", "no reason was given; mend the profile"),
