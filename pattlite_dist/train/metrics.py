@@ -70,7 +70,8 @@ class Census(Metric):
             first = int((lost if len(lost) else doubled)[0])
             raise RuntimeError(
                 f"evaluation counted {total} samples where the manifest has {samples}: "
-                f"{len(lost)} lost, {len(doubled)} counted more than once, such as sample {first}"
+                f"{len(lost)} lost, {len(doubled)} counted more than once; "
+                f"for example, sample {first}"
             )
         return total
 

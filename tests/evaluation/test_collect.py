@@ -75,7 +75,7 @@ def test_votes_come_along_where_the_stream_has_them() -> None:
 
 
 def test_a_lost_sample_is_no_score() -> None:
-    with pytest.raises(RuntimeError, match=r"1 lost, 0 counted more than once, .* sample 5"):
+    with pytest.raises(RuntimeError, match=r"1 lost, 0 counted more than once; .* sample 5"):
         run(Data(lost=5))
 
 

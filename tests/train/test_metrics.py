@@ -176,10 +176,10 @@ def test_each_sample_once_passes_in_any_order(samples: int) -> None:
     ("ids", "message"),
     [
         ([0, 1, 3, 4], r"counted 4 samples where the manifest has 5: 1 lost, 0 .* sample 2$"),
-        ([0, 1, 2, 3, 4, 1], r"counted 6 .* has 5: 0 lost, 1 counted more than once, .* sample 1$"),
-        ([0, 1, 2, 2, 4], r"counted 5 .* has 5: 1 lost, 1 counted more than once, .* sample 3$"),
+        ([0, 1, 2, 3, 4, 1], r"counted 6 .* has 5: 0 lost, 1 counted more than once; .* sample 1$"),
+        ([0, 1, 2, 2, 4], r"counted 5 .* has 5: 1 lost, 1 counted more than once; .* sample 3$"),
         ([0], r"counted 1 samples where the manifest has 5: 4 lost"),
-        ([4] * 5 + [0, 1, 2, 3], r"counted 9 .* 0 lost, 1 counted more than once, .* sample 4$"),
+        ([4] * 5 + [0, 1, 2, 3], r"counted 9 .* 0 lost, 1 counted more than once; .* sample 4$"),
     ],
 )
 def test_a_lost_or_doubled_sample_is_an_error_that_names_the_count(
