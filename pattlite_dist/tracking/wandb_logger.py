@@ -34,7 +34,7 @@ class LenientWandbLogger(WandbLogger):
             self._is_lost = True
             self._note()
             print(
-                f"W&B's process has ended ({error}); training goes on, and the next start of the "
+                f"W&B's process has ended ({error}); training continues, and the next start of the "
                 "run tells W&B what it missed",
                 file=sys.stderr,
                 flush=True,

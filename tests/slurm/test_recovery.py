@@ -19,10 +19,9 @@ from pattlite_dist.tracking.record import read_metrics
 from pattlite_dist.train.names import listed
 from tests.conftest import command, environment, tiny
 from tests.slurm.conftest import Cluster, apart
-from tests.train.conftest import zygote
-from tests.train.harness import Zygote, assert_same_training
+from tests.starts import Zygote
+from tests.train.harness import assert_same_training
 
-__all__ = ["zygote"]  # a fixture
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, apart]
 
 # Twice as many as six starts take until each is stopped.

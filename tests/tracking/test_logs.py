@@ -132,6 +132,6 @@ def test_a_run_goes_on_where_wandb_ends_which_is_noted_and_told_once(
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (
-        "W&B's process has ended (Connection lost); training goes on, and the next start of the "
+        "W&B's process has ended (Connection lost); training continues, and the next start of the "
         "run tells W&B what it missed\n"
     )
