@@ -20,7 +20,7 @@ off|down|infinite|2|idle
 
 
 @pytest.mark.parametrize(
-    ("stderr", "mend"),
+    ("stderr", "fix"),
     [
         ("sbatch: error: invalid partition specified: x\n"
          "allocation failure: Invalid partition name specified", "set profile.partition"),
@@ -33,13 +33,13 @@ off|down|infinite|2|idle
         ("allocation failure: Invalid feature specification", "set profile.constraint"),
         ("allocation failure: Invalid node name specified", "fix profile.exclude"),
         ("sbatch: unrecognized option '--bogus=1'\nTry \"sbatch --help\" for more information",
-         "mend the profile"),
-        ("", "no reason was given; mend the profile"),
+         "fix the profile"),
+        ("", "no reason was given; fix the profile"),
     ],
 )  # fmt: skip
-def test_a_refusal_is_one_line_that_says_how_to_mend_it(stderr: str, mend: str) -> None:
+def test_a_refusal_is_one_line_that_says_how_to_mend_it(stderr: str, fix: str) -> None:
     (line,) = admission.judge(1, stderr, waits=False).problems
-    assert line.startswith("SLURM refuses the job: ") and mend in line
+    assert line.startswith("SLURM refuses the job: ") and fix in line
     assert "\n" not in line and "Try" not in line and "error:" not in line
 
 

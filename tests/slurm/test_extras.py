@@ -72,9 +72,9 @@ def test_what_a_site_may_want_is_let_through() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("1X", "no name"),
-        ("A B", "no name"),
-        ("", "no name"),
+        ("1X", "not a variable name"),
+        ("A B", "not a variable name"),
+        ("", "not a variable name"),
         ("WORLD_SIZE", "SLURM sets itself"),
         ("SLURM_NTASKS", "SLURM sets itself"),
         ("CUDA_VISIBLE_DEVICES", "SLURM sets itself"),

@@ -54,7 +54,7 @@ def test_without_an_answer_another_signal_is_waited_out(signum: int) -> None:
 
 
 class Waits(Exception):
-    """Instead of waiting for ever."""
+    """Instead of waiting forever."""
 
 
 class Job:
