@@ -152,6 +152,8 @@ class Agent:
 
     def lose(self) -> None:
         """End all of it at once, as a machine that loses its power."""
+        if self.process.poll() is not None:  # another process may have its number by now
+            return
         workers = self.workers()
         for pid in (self.process.pid, *workers):
             with contextlib.suppress(ProcessLookupError):

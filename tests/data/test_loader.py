@@ -279,8 +279,10 @@ def test_a_bad_shard_is_one_line_from_a_loader_process_too(
 ) -> None:
     (copied / "val-000001.tar").unlink()
     reader = ShardReader(Origin(str(copied)), shard_set.manifest, "val", Cache(tmp_path))
+    loader = eval_loader(reader, 8, 0, 1, workers)
     with pytest.raises(UserError, match=r"^\S*val-000001\.tar is missing .*") as caught:
-        list(eval_loader(reader, 8, 0, 1, workers))
+        list(loader)
+    loader.close()
     assert "\n" not in str(caught.value)
 
 
@@ -290,7 +292,7 @@ def test_samples_of_a_shard_left_out_do_not_count(
 ) -> None:
     (copied / "train-000001.tar").write_bytes(b"")
     cache = Cache(tmp_path)
-    reader = ShardReader(Origin(str(copied), retries=0), shard_set.manifest, "train", cache, "skip")
+    reader = ShardReader(Origin(str(copied)), shard_set.manifest, "train", cache, "skip")
     loader = TrainLoader(reader, loaders.plan(tail="wrap"), 0, 1, workers)
     loaders.made.append(loader)
     batches = list(loader)
