@@ -33,8 +33,8 @@ off|down|infinite|2|idle
         ("allocation failure: Invalid feature specification", "set profile.constraint"),
         ("allocation failure: Invalid node name specified", "fix profile.exclude"),
         ("sbatch: unrecognized option '--bogus=1'\nTry \"sbatch --help\" for more information",
-         "mend the profile"),
-        ("", "no reason was given; mend the profile"),
+         "fix the profile"),
+        ("", "no reason was given; fix the profile"),
     ],
 )  # fmt: skip
 def test_a_refusal_is_one_line_that_says_how_to_mend_it(stderr: str, mend: str) -> None:

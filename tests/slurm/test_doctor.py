@@ -270,7 +270,7 @@ def test_a_sweep_checks_every_run_and_names_those_that_have_a_problem(
     assert sweep(tmp_path, monkeypatch, config(face_shards, tmp_path), *words) == 3
     lines = [line for line in capsys.readouterr().err.splitlines() if "note: " not in line]
     votes, gpu = lines
-    assert "and data.targets is votes; " in votes and votes.startswith(
+    assert "but data.targets is votes; " in votes and votes.startswith(
         "pattlite: error: targets-votes_accelerator-cpu_keep_best-1, "
         "targets-votes_accelerator-cpu_keep_best-2, targets-votes_accelerator-gpu_keep_best-1, "
         "targets-votes_accelerator-gpu_keep_best-2: "

@@ -29,7 +29,7 @@ from pattlite_dist.slurm import extras
         ("array", "0-3", "submits"),
         ("wait", True, "submits"),
         ("partition", "x", "profile.partition"),
-        ("exclusive", False, "no such value"),
+        ("exclusive", False, "does not accept"),
     ],
 )
 def test_an_option_of_sbatch_that_contradicts_the_profile_is_told(
@@ -72,9 +72,9 @@ def test_what_a_site_may_want_is_let_through() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("1X", "no name"),
-        ("A B", "no name"),
-        ("", "no name"),
+        ("1X", "not a variable name"),
+        ("A B", "not a variable name"),
+        ("", "not a variable name"),
         ("WORLD_SIZE", "SLURM sets itself"),
         ("SLURM_NTASKS", "SLURM sets itself"),
         ("CUDA_VISIBLE_DEVICES", "SLURM sets itself"),

@@ -85,7 +85,7 @@ def test_an_unknown_key_is_named_with_the_keys_there_are(written: Any, key: str)
 
 @pytest.mark.parametrize("text", ["- a\n", "text\n", "7\n", "false\n", "[]\n", "''\n"])
 def test_what_is_no_mapping_is_told(written: Any, text: str) -> None:
-    assert "holds no `key: value` lines" in refused(written, text)
+    assert "has no `key: value` lines" in refused(written, text)
 
 
 @pytest.mark.parametrize("text", ["", "\n", "# nothing\n", "---\n"])
