@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """The SLURM submission script: python launch/slurm.py -c CONFIG --profile PROFILE [KEY=VALUE ...].
 
-The same as `pattlite submit`, and returns at once. Profiles lie in launch/profiles; --dry-run
-prints what sbatch would be given.
+The same as `pattlite submit`, and returns at once. Profiles are in launch/profiles; --dry-run
+prints what would be passed to sbatch.
 """
 
 import sys

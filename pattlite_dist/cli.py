@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"pattlite_dist {__version__}")
         return 0
-    if told_before():  # torchrun starts its workers again, whatever they ended with
+    if told_before():  # torchrun restarts its workers, whatever their exit status
         return MISTAKE
     try:
         return _dispatch(arguments)
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _last_line(message: str) -> str:
-    # A loader process hands its error over as the text of a traceback; the last line is ours.
+    # A loader process passes on its error as the text of a traceback; the last line is ours.
     return message.strip().splitlines()[-1].removeprefix(f"{UserError.__module__}.UserError: ")
 
 
@@ -117,7 +117,7 @@ def _verb(verb: str) -> tuple[Callable[["ArgumentParser"], None], Callable[[Any]
 
 
 def _override(text: str) -> str:
-    """`optim.lr=1e-3` means `--optim.lr=1e-3`, and `--print-config` is spelt as users would."""
+    """`optim.lr=1e-3` means `--optim.lr=1e-3`, and `--print-config` means `--print_config`."""
     if text == "--print-config":
         return "--print_config"
     key, equals, _ = text.partition("=")
@@ -141,7 +141,7 @@ def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
         arguments = [text for text in arguments if text not in changes]
     try:
         if any(action.dest == "words" for action in actions(parser)):
-            # A sweep takes them as they are; in one piece, or argparse would not.
+            # A sweep takes them unchanged; argparse requires them to be contiguous.
             words = [text for text in arguments if "=" in text and not text.startswith("-")]
             arguments = [text for text in arguments if text not in words] + words
         else:
@@ -166,14 +166,14 @@ def _as_written(text: str, parser: "ArgumentParser") -> str:
 
 
 def _plain_types(text: str) -> str:
-    """Name types without Python's own words around them, as jsonargparse does not."""
+    """Strip Python's own notation from the types that jsonargparse names."""
     text = re.sub(r"(?:typing\.)?Annotated\[(\w+), [^]]*\]", r"\1", text)
     text = re.sub(r"(?:typing\.)?Optional\[(\w+)\]", r"\1 | null", text)
     return re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.(?=Literal)", r"\1", text)
 
 
 # Where a verb's options and work are: a module's `NAME_options` and `NAME`, or its `add_options`
-# and `work` where it has but one.
+# and `work` if it has only one verb.
 VERBS = {
     "shards create": "pattlite_dist.commands.shards:create",
     "shards verify": "pattlite_dist.commands.shard_checks:verify",

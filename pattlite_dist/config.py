@@ -1,4 +1,4 @@
-"""The configuration of a run, put together from the parts' own settings; unknown keys are errors.
+"""The configuration of a run, composed of the parts' own settings; unknown keys are errors.
 
 The command line and the YAML files in `configs/` are both read into `Config`; the resolved tree is
 written into the run folder, and every rank reads the same one.
@@ -30,9 +30,9 @@ class Config(Strict):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="Name of the run's folder.",
     )
-    runs: Location = setting("runs", free=True, description="Folder in which run folders lie.")
+    runs: Location = setting("runs", free=True, description="Folder that contains the run folders.")
     seed: int = setting(
-        0, free=False, ge=0, lt=2**32, description="Of order, augmentation and initial weights."
+        0, free=False, ge=0, lt=2**32, description="For order, augmentation and initial weights."
     )
     data: DataConfig = Field(default_factory=DataConfig)
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
@@ -58,7 +58,7 @@ def parse_config(content: Any, where: str) -> Config:
     """Check plain data of the newest version against the models.
 
     Raises:
-        UserError: a key is unknown or a value out of range; names the key.
+        UserError: a key is unknown or a value out of range; the message names the key.
     """
     try:
         return Config.model_validate(content)
@@ -72,10 +72,10 @@ def parse_config(content: Any, where: str) -> Config:
 
 
 def parse_written(content: Any, where: str) -> Config:
-    """Check what `to_tree` of this version or an earlier one has given.
+    """Check what `to_tree` of this version or an earlier one returned.
 
     Raises:
-        UserError: its version is newer than this package, or it holds no configuration.
+        UserError: its version is newer than this package, or it is not a valid configuration.
     """
     return parse_config(migrate(content, where) if isinstance(content, dict) else content, where)
 
@@ -117,7 +117,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def conflicts(old: Config, new: Config) -> list[str]:
-    """Keys, as `key: old -> new`, whose change would make it another run."""
+    """Keys, as `key: old -> new`, that differ and would make it another run."""
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     return [
         f"{key}: {before[key]} -> {after[key]}"

@@ -1,7 +1,7 @@
 """The types of strings that may name a place on this machine.
 
-A job may start in any folder, so every path that it is given is made absolute first. What is a path
-is said once, by the type of an option or of a field of the configuration.
+A job may start in any folder, so every path passed to it is made absolute first. What is a path is
+stated once, by the type of an option or of a field of the configuration.
 """
 
 import os
@@ -16,7 +16,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def is_local(text: str) -> bool:
-    """Whether a location is a path on this machine: no address, and no `pipe:` command."""
+    """Whether a location is a path on this machine: not an address or a `pipe:` command."""
     return "://" not in text and not text.startswith("pipe:")
 
 
@@ -25,13 +25,13 @@ class Place:
     """Marks the type of a string: a path, an address or a command, or one of a few words.
 
     Attributes:
-        words: that stand for something else.
+        words: that have another meaning.
     """
 
     words: tuple[str, ...] = ()
 
     def absolute(self, text: str) -> str:
-        """A path made absolute; whatever else it is stays."""
+        """A path made absolute; anything else unchanged."""
         if text in self.words or not is_local(text):
             return text
         return os.path.abspath(text)  # noqa: PTH100  a link's own place
@@ -42,12 +42,12 @@ Weights = Annotated[str, Place(words=("imagenet",))]
 
 
 def absolute(value: Any, kind: Any, marks: Iterable[Any] = ()) -> Any:
-    """A value as a job may have it: absolute where its type says that it is a path.
+    """A value as a job may use it: absolute if its type says that it is a path.
 
     Args:
         value: of an option or a field.
         kind: its type; may be one of several, as in `Location | None`.
-        marks: of the type, where they have been taken off it.
+        marks: of the type, if they were removed from it.
     """
     if isinstance(value, BaseModel):
         return with_absolute_paths(value)

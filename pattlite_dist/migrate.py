@@ -1,7 +1,6 @@
-"""Written configurations of earlier versions, brought up to the newest: a tree in, a tree out.
+"""Configurations written by earlier versions, brought up to date: a tree in, a tree out.
 
-What a run writes, into its folder and its checkpoints, says its version. That of before there were
-versions is 0.
+What a run writes into its folder and its checkpoints states its version; without one it is 0.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +26,7 @@ def _network_has_a_name(tree: Tree) -> Tree:
     return replaced(tree, "model.name", {"seed": "mobilenetv2-vit"})
 
 
-# STEPS[n] takes a tree of version n to n + 1. A step that was released never changes again.
+# STEPS[n] takes a tree from version n to n + 1. A step that was released never changes.
 STEPS: Sequence[Callable[[Tree], Tree]] = (_network_has_a_name,)
 VERSION = len(STEPS)
 
@@ -36,8 +35,8 @@ def migrate(tree: Tree, where: str) -> Tree:
     """The same configuration as the newest version writes it, without the key `version`.
 
     Args:
-        tree: stays as it is.
-        where: it was read, for messages.
+        tree: not modified.
+        where: it was read from, for messages.
 
     Raises:
         UserError: its version is not a version, or is newer than this package.

@@ -1,6 +1,6 @@
-"""Old names that users may still write, for one minor version: read, and said to be old.
+"""Old names that users may still write, for one minor version: read, with a warning.
 
-What a run has written is another matter: see `migrate`.
+For what a run has written see `migrate`.
 """
 
 import sys
@@ -44,7 +44,7 @@ def rename_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def rename_file(path: str) -> tuple[str, list[str]]:
-    """The same for a configuration of the package, if the file is there under its new name only."""
+    """The same for a configuration of the package, if the file exists only under its new name."""
     old = Path(path)
     new = old.with_name(_FILES[old.name]) if old.name in _FILES else old
     if old.exists() or not new.exists():

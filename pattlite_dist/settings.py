@@ -1,4 +1,4 @@
-"""What the settings of every part are made of; each part's own lie beside it, in `settings.py`."""
+"""The basis of every part's settings, which are in the `settings.py` of the part."""
 
 from typing import TypeVar
 
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Strict(BaseModel):
-    """In which unknown keys are errors, and so are NaN and infinity."""
+    """Unknown keys are errors, and so are NaN and infinity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -29,14 +29,14 @@ def setting(
 
     Args:
         default: of the key.
-        free: whether it may change between two starts of one run. It may where it touches neither
-            the order of the samples nor the network nor the optimiser's path.
-        description: for the help.
-        ge: the smallest value.
-        gt: what the value is above.
-        le: the largest value.
-        lt: what the value is below.
-        pattern: that the text matches.
+        free: whether it may change between two starts of one run: if it affects neither the order
+            of the samples nor the network nor the optimiser's path.
+        description: shown in the help.
+        ge: lower bound.
+        gt: lower bound, exclusive.
+        le: upper bound.
+        lt: upper bound, exclusive.
+        pattern: that the text must match.
     """
     field: T = Field(
         default,
@@ -59,5 +59,5 @@ def is_free(field: FieldInfo) -> bool:
     """
     extra = field.json_schema_extra
     if not isinstance(extra, dict) or "free" not in extra:
-        raise TypeError("a key has to say whether it may change between two starts; use `setting`")
+        raise TypeError("a key must state whether it may change between two starts; use `setting`")
     return bool(extra["free"])

@@ -1,4 +1,4 @@
-"""The option `-c`: a configuration's file, also one that a run has written, or with old names."""
+"""The option `-c`: a configuration file, possibly written by a run or with old names."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ class ConfigFile(ActionConfigFile):
     """
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
-        """Put what the file says among the options.
+        """Add the contents of the file to the options.
 
         Raises:
             UserError: the file has a version that this package does not know.
@@ -29,15 +29,15 @@ class ConfigFile(ActionConfigFile):
 
 
 def renewed(path: str) -> str | None:
-    """The text of a file brought up to date; None where there is nothing to change.
+    """The text of a file brought up to date; None if there is nothing to change.
 
-    Also where it cannot be read: whoever reads it next says why.
+    Also if it cannot be read: whatever reads it next reports why.
 
     Raises:
         UserError: the file has a version that this package does not know.
     """
     try:
-        # As jsonargparse reads it, to which 1e-3 is a number.
+        # As jsonargparse reads it: there, 1e-3 is a number.
         tree = get_loader("yaml")(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return None
@@ -45,5 +45,5 @@ def renewed(path: str) -> str | None:
         return None
     new, sentences = (migrate(tree, path), []) if "version" in tree else rename(tree)
     tell(f"{path}: {sentence}" for sentence in sentences)
-    # JSON is YAML in which a text can be taken for nothing else.
+    # JSON is YAML in which a string cannot be mistaken for anything else.
     return None if new == tree else json.dumps(new, default=str)

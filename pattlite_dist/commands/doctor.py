@@ -1,4 +1,4 @@
-"""`pattlite doctor`: what is wrong with a job of training, before it is submitted."""
+"""`pattlite doctor`: find problems with a training job before it is submitted."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pattlite_dist.slurm.checks import Report
     from pattlite_dist.slurm.submit import Plan
 
-PROBLEMS = 3  # the exit status of a check that found some
+PROBLEMS = 3  # exit status of a check that found any
 
 
 def add_options(parser: "ArgumentParser") -> None:
@@ -29,7 +29,7 @@ def add_options(parser: "ArgumentParser") -> None:
 
 
 def work(options: Any) -> int:
-    """Check a job of training without submitting it."""
+    """Check a training job without submitting it."""
     from pattlite_dist.slurm.checks import Report
     from pattlite_dist.slurm.doctor import check
     from pattlite_dist.slurm.queue import live_jobs
@@ -72,7 +72,7 @@ def passes(
 
 
 def _told(report: "Report", notes: TextIO) -> bool:
-    """Print a report; whether it holds no problem."""
+    """Print a report; returns whether it has no problems."""
     for line in report.notes:
         print(f"note: {line}", file=notes)
     for line in report.problems:

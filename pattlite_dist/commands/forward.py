@@ -1,4 +1,4 @@
-"""The command that a job runs, from the options that its submission was given."""
+"""The command that a job runs, from the options of its submission."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 def job_arguments(verb: str, options: "Namespace") -> list[str]:
     """The arguments after `pattlite` that give a verb the same options in any folder.
 
-    All options of the verb's own parser are written out, defaults included, and nothing else: those
-    of the submission, such as `--after`, are not among them.
+    All options of the verb's own parser are written out, including defaults, and no others: those
+    of the submission, such as `--after`, are left out.
 
     Args:
         verb: that the job runs.
-        options: parsed by a parser that has all options of the verb, and maybe more.
+        options: parsed by a parser that has at least all options of the verb.
     """
     from pattlite_dist.cli import parser_of
     from pattlite_dist.location import absolute
@@ -32,7 +32,7 @@ def job_arguments(verb: str, options: "Namespace") -> list[str]:
         elif action.nargs == 0:
             named += [flag] if value == action.const else []
         else:
-            named.append(f"{flag}={_text(value)}")  # in one word, for a value may begin with a dash
+            named.append(f"{flag}={_text(value)}")  # one word, as a value may begin with a dash
     return [*verb.split(), *named, *(["--", *placed] if placed else [])]
 
 

@@ -22,7 +22,7 @@ def given_config(options: Any) -> "Config":
     """The configuration among parsed options.
 
     Raises:
-        UserError: it does not hold what a configuration holds.
+        UserError: it is not a valid configuration.
     """
     from pattlite_dist.config import Config, parse_config
 
@@ -48,20 +48,20 @@ def given_profile(options: Any) -> "Profile":
     from pattlite_dist.compat.submitit import check
     from pattlite_dist.slurm.profile import load_profile
 
-    check()  # here, for all that takes a profile makes a job of it
+    check()  # here, because every profile is loaded to make a job
     return load_profile(options.profile, options.profile_overrides)
 
 
 def job_options(parser: "ArgumentParser") -> None:
-    """What every submission takes."""
+    """Options of every submission."""
     profile_option(parser)
-    parser.add_argument("--after", help="start when this job has ended well")
-    parser.add_argument("--dry-run", action="store_true", help="print the text for sbatch only")
-    parser.add_argument("--parsable", action="store_true", help="print nothing but job ids")
+    parser.add_argument("--after", help="start after this job has succeeded")
+    parser.add_argument("--dry-run", action="store_true", help="only print the text for sbatch")
+    parser.add_argument("--parsable", action="store_true", help="print only job ids")
 
 
 def train_job_options(parser: "ArgumentParser") -> None:
-    """What a submission of training takes besides."""
+    """Options of a submission of training."""
     job_options(parser)
     parser.add_argument("--snapshot", action="store_true", help="run a copy of the current code")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""`pattlite status`: where runs stand."""
+"""`pattlite status`: the state of runs."""
 
 import json
 import shutil
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 def add_options(parser: "ArgumentParser") -> None:
     """The command's options."""
     parser.add_argument(
-        "folders", type=str, nargs="*", default=["runs"], help="runs, sweeps, or what they lie in"
+        "folders", type=str, nargs="*", default=["runs"], help="runs, sweeps, or folders of these"
     )
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
 
 def work(options: Any) -> int:
-    """Print where runs stand; returns the exit status.
+    """Print the state of runs; returns the exit status.
 
     Raises:
         UserError: there is no run.

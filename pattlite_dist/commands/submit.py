@@ -1,4 +1,4 @@
-"""`pattlite submit …`: work that a SLURM cluster does."""
+"""`pattlite submit …`: work for a SLURM cluster."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +28,9 @@ def train_options(parser: "ArgumentParser") -> None:
     """Options of `submit`."""
     config_options(parser)
     train_job_options(parser)
-    parser.add_argument("--evaluate", action="store_true", help="and a job that scores the run")
+    parser.add_argument(
+        "--evaluate", action="store_true", help="also submit a job that scores the run"
+    )
 
 
 def train(options: Any) -> int:
@@ -123,7 +125,7 @@ def shards(options: Any) -> int:
     if not options.source.exists():
         raise UserError(f"{options.source} does not exist; check the path")
     out = open_target(absolute(options.out, Location)).shown
-    # Logs lie beside a folder; of an address, here.
+    # Logs lie next to a folder; for an address, here.
     beside = Path(out) if is_local(out) else Path.cwd() / Path(out).name
     folder = beside.parent / f"{beside.name}-slurm"
     plan = jobs.Plan(f"pattlite-shards-{beside.name}", folder, profile, options.after, tasks=1)
@@ -136,7 +138,7 @@ def shards(options: Any) -> int:
 
 
 def tell(options: Any, plan: "Plan", job: str, target: Path | str) -> None:
-    """Say which job was submitted, for what, and where its log will be."""
+    """Print which job was submitted, for what, and where its log will be."""
     from pattlite_dist.slurm.submit import log_path
 
     if options.parsable:
@@ -146,7 +148,7 @@ def tell(options: Any, plan: "Plan", job: str, target: Path | str) -> None:
 
 
 def shown(path: Path | str) -> str:
-    """A path as a user would write it from here; an address as it is."""
+    """A path relative to the current folder if it is below it; an address unchanged."""
     here = Path.cwd()
     if isinstance(path, str):
         return path

@@ -21,11 +21,11 @@ def add_options(parser: "ArgumentParser") -> None:
     """Options of `sweep`."""
     parser.add_argument("-c", "--config", required=True, help="YAML file, from configs/")
     parser.add_argument(
-        "words", nargs="*", type=str, help="KEY=VALUE, or KEY=VALUE,VALUE,… for a run each"
+        "words", nargs="*", type=str, help="KEY=VALUE, or KEY=VALUE,VALUE,… for one run each"
     )
     parser.add_argument("--name", required=True, help="of the sweep: its folder and W&B group")
-    parser.add_argument("--runs", default="runs", help="folder for the sweep's folder")
-    parser.add_argument("--only-failed", action="store_true", help="submit again what has failed")
+    parser.add_argument("--runs", default="runs", help="folder that contains the sweep's folder")
+    parser.add_argument("--only-failed", action="store_true", help="resubmit the runs that failed")
     train_job_options(parser)
 
 
@@ -64,7 +64,7 @@ def _points(options: Any) -> "tuple[Sweep, dict[str, Config]]":
     axes = sweeps.read_axes(options.words)
     for key in ("name", "runs", "wandb.group"):
         if key in axes:
-            raise UserError(f"{key} is the sweep's own; leave it out of the grid")
+            raise UserError(f"{key} is set by the sweep; leave it out of the grid")
     base = given_config(parse("train", ["-c", options.config]))
     points = sweeps.grid(axes)
     configs = {}
@@ -81,7 +81,7 @@ def _points(options: Any) -> "tuple[Sweep, dict[str, Config]]":
 
 
 def _to_submit(folder: Path, whole: "Sweep", options: Any) -> "tuple[Sweep, list[str]]":
-    """The sweep, and its points to submit: all of a new one, the failed of one that is there."""
+    """The sweep, and its points to submit: all of a new one, the failed ones of an existing one."""
     from pattlite_dist.slurm import status
     from pattlite_dist.slurm.queue import require_slurm
     from pattlite_dist.slurm.sweep import load_sweep
@@ -94,12 +94,12 @@ def _to_submit(folder: Path, whole: "Sweep", options: Any) -> "tuple[Sweep, list
         return whole, names
     known = {point.name: point.values for point in before.points}
     if known != {point.name: point.values for point in whole.points}:
-        raise UserError(f"{folder} is a sweep of other points; give this one another name")
+        raise UserError(f"{folder} is a sweep with other points; give this one another name")
     if not options.only_failed:
         if not any(point.job for point in before.points):  # SLURM had refused it
             return before, names
         raise UserError(f"{folder} was submitted before; add --only-failed, or give another name")
-    require_slurm()  # without its word, what waits would be taken for lost
+    require_slurm()  # without its answer, waiting jobs would count as lost
     rows = status.survey([folder / name for name in names])
     failed = zip(names, rows, strict=True)
     return before, [name for name, row in failed if row.state not in status.GOING_WELL]

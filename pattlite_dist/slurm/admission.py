@@ -1,4 +1,4 @@
-"""Whether SLURM takes a job, and would ever run it: asked before anything is submitted."""
+"""Whether SLURM accepts a job and would ever run it: checked before anything is submitted."""
 
 import re
 import tempfile
@@ -18,42 +18,42 @@ _FIX = {
     "partition": "set profile.partition to one that `sinfo` lists",
     "feature": "set profile.constraint to features that `sinfo -o '%N %f'` lists",
     "node name": "fix profile.exclude",
-    "node configuration": "no node in service has so much: lower profile.nodes, gpus_per_node, "
+    "node configuration": "no node in service has that much: lower profile.nodes, gpus_per_node, "
     "cpus_per_task or memory_gb (see `sinfo -N -l`)",
     "time limit": "lower profile.time",
 }
 
 
 def essence(stderr: str) -> str:
-    """SLURM's lines of an error as one, without what says nothing."""
+    """SLURM's lines of an error as one, without those that say nothing."""
     lines = []
     for line in stderr.splitlines():
         text = line.strip()
         for prefix in ("sbatch: ", "srun: ", "error: ", "allocation failure: "):
             text = text.removeprefix(prefix)
         text = text.removeprefix("Unable to allocate resources: ")
-        # Of a step that failed, the program's own words count.
+        # If a step failed, what its program printed is what matters.
         if text and not text.startswith(("Try ", "job ")) and ": task " not in text:
             lines.append(text)
     return "; ".join(shorten(list(dict.fromkeys(lines)), "lines"))
 
 
 def refusal(stderr: str) -> str:
-    """One line from what sbatch says of a job that it does not take."""
+    """One line from sbatch's message about a job that it rejects."""
     said = essence(stderr) or "no reason was given"
     found = [fix for part, fix in _FIX.items() if part in said.lower()]
     return f"SLURM refuses the job: {said}; {(found or ['fix the profile'])[0]}"
 
 
 def partition(wanted: str | None, minutes: int, nodes: int, sinfo: str) -> Report:
-    """Whether a partition would ever run the job: sbatch takes some that it never starts.
+    """Whether a partition would ever run the job: sbatch accepts some that never start.
 
     Args:
-        wanted: partitions, with commas between them; None: the default one.
+        wanted: partitions, separated by commas; None: the default one.
         minutes: time limit.
         nodes: of the job.
-        sinfo: lines of name, whether it is up, time limit, nodes, their state, with `|` between;
-            the default partition has a `*` behind its name.
+        sinfo: lines of name, whether it is up, time limit, nodes, their state, separated by `|`;
+            the default partition's name ends in `*`.
     """
     report = Report()
     names = None if wanted is None else wanted.split(",")
@@ -85,15 +85,15 @@ def _in_service(rows: Iterable[Sequence[str]]) -> int:
 
 
 def judge(status: int, stderr: str, waits: bool) -> Report:
-    """What `sbatch --test-only` said of a job.
+    """What `sbatch --test-only` said about a job.
 
     Args:
         status: of sbatch.
         stderr: of sbatch.
-        waits: whether nodes are out of service that the job needs.
+        waits: whether nodes that the job needs are out of service.
     """
     if status:
-        # For nodes that are down sbatch has the words that it has for nodes that never were.
+        # sbatch says the same of nodes that are down as of nodes that do not exist.
         if waits and "node configuration" in stderr:
             return Report()
         return Report([refusal(stderr)])
@@ -113,7 +113,7 @@ def ask(profile: Profile, text: str) -> tuple[bool, Report]:
     """
     sinfo = queue.call("sinfo", "-h", "-o", _SINFO)
     if sinfo is None or sinfo.returncode:
-        said = essence(sinfo.stderr) if sinfo is not None else "`sinfo` is not here, or is silent"
+        said = essence(sinfo.stderr) if sinfo is not None else "`sinfo` is missing or silent"
         line = f"SLURM does not answer: {said}; work on a login node of the cluster, or try later"
         return False, Report([line])
     report = partition(profile.partition, profile.minutes, profile.nodes, sinfo.stdout)

@@ -16,7 +16,7 @@ _REFUSED = re.compile(r"job id (\S+?):? +(.+)$", re.MULTILINE)
 
 
 class Wanted(NamedTuple):
-    """A job that is to end: its id, and the run that it was submitted for, if that is known."""
+    """A job to end: its id, and the run that it was submitted for, if known."""
 
     job: str
     run: Path | None = None
@@ -31,7 +31,7 @@ class Plan(NamedTuple):
 
 
 def wanted_jobs(targets: Iterable[str]) -> tuple[list[Wanted], list[str]]:
-    """The jobs that runs, sweeps or ids mean, and a line for each run without any.
+    """The jobs that runs, sweeps or ids refer to, and a line for each run without any.
 
     Raises:
         UserError: a target is neither an id nor a folder that holds runs.
@@ -51,7 +51,7 @@ def wanted_jobs(targets: Iterable[str]) -> tuple[list[Wanted], list[str]]:
 
 
 def make_plan(wanted: Sequence[Wanted], infos: Mapping[str, JobInfo]) -> Plan:
-    """Sort the jobs that were meant into those to cancel and those that have ended.
+    """Sort the wanted jobs into those to cancel and those that have ended.
 
     A run's older jobs are not mentioned: only the end of its newest training job is news.
     """
@@ -79,7 +79,7 @@ def make_plan(wanted: Sequence[Wanted], infos: Mapping[str, JobInfo]) -> Plan:
 
 
 def refusals(stderr: str) -> dict[str, str]:
-    """Why scancel did not cancel which job, from what it said."""
+    """Why scancel did not cancel jobs, by job, from what it printed."""
     return {match[1]: match[2].strip() for match in _REFUSED.finditer(stderr)}
 
 
@@ -100,12 +100,12 @@ def cancel(targets: Sequence[str], dry_run: bool = False) -> list[str]:
     queue.require_slurm()
     infos = queue.ask(item.job for item in wanted)
     if infos is None:
-        raise UserError("SLURM did not say which jobs there are; nothing was cancelled, try again")
+        raise UserError("SLURM did not list its jobs; nothing was cancelled, try again")
     plan = make_plan(wanted, infos)
     for line in [*told, *plan.told]:
         print(line)
     if not plan.live:
-        raise UserError(f"nothing to cancel: no job of {', '.join(targets)} runs or waits")
+        raise UserError(f"nothing to cancel: no job of {', '.join(targets)} is running or waiting")
     refused = {} if dry_run else _scancel([info.job for info, _ in plan.live])
     done = [(info, item) for info, item in plan.live if info.job not in refused]
     for info, item in done:
@@ -113,7 +113,7 @@ def cancel(targets: Sequence[str], dry_run: bool = False) -> list[str]:
         verb = "would be cancelled" if dry_run else "cancelled"
         print(f"{info.job}{where if item.run else ''}: {verb}, was {info.state}")
         if item.run and not dry_run:
-            # SLURM forgets a job that had not begun at once. The folder may be a colleague's.
+            # SLURM forgets at once a job that had not started. The folder may be a colleague's.
             with contextlib.suppress(OSError):
                 history.append(item.run, "cancelled", job=info.job, kind=item.kind)
     if refused:
@@ -130,7 +130,7 @@ def _scancel(ids: Sequence[str]) -> dict[str, str]:
     if not answer.returncode:
         return {}
     lines = answer.stderr.strip().splitlines() or [f"scancel ended with {answer.returncode}"]
-    # Where the message names no job that was meant, none can be said to be cancelled.
+    # If the message names none of these jobs, none of them counts as cancelled.
     return {job: why for job, why in refusals(answer.stderr).items() if job in ids} or (
         dict.fromkeys(ids, lines[-1])
     )

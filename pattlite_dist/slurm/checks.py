@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 START_SECONDS = 120  # from a job's start to its first step: imports, the shards, the other ranks
-# SLURM looks at its clock every 30 s and signals up to 60 s before the time that was asked for.
+# SLURM checks time limits every 30 s and signals up to 60 s earlier than requested.
 EARLY_SECONDS = 90
 CHECKPOINT_BYTES = 100_000_000  # if there is no checkpoint to measure
 _SHOWN = 5
@@ -20,7 +20,7 @@ class Report:
 
     Attributes:
         problems: lines; with any of them the job would fail, wait forever, or lose work.
-        notes: lines of what could not be checked, or is good to know.
+        notes: lines about what could not be checked, or is good to know.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -39,9 +39,9 @@ def shorten(lines: Sequence[str], what: str) -> list[str]:
 
 
 def merged(reports: Mapping[str, Report]) -> Report:
-    """The reports of several runs as one: each line once, before it the runs that it is true of.
+    """The reports of several runs as one: each line once, after the names of the runs it is about.
 
-    What is true of all of them stands without their names.
+    A line about all of them has no names.
 
     Args:
         reports: by the names of the runs.
@@ -61,13 +61,13 @@ def merged(reports: Mapping[str, Report]) -> Report:
 
 
 def splits(where: str, samples: Mapping[str, int], global_batch: int, tail: str) -> list[str]:
-    """Whether a shard set can be trained on: `samples` of each split, and what is done with them.
+    """Whether a shard set can be trained on.
 
     Args:
-        where: the shards lie.
-        samples: by split.
+        where: location of the shards.
+        samples: number of each split.
         global_batch: samples of a step.
-        tail: `drop` or `wrap`.
+        tail: `drop` or `wrap`, of the configuration.
     """
     lines = []
     train = samples.get("train", 0)
@@ -98,7 +98,7 @@ def batch(global_batch: int, nodes: int, local_size: int) -> list[str]:
 
 
 def devices(accelerator: str, gpus_per_node: int) -> list[str]:
-    """Whether the computing is done on what the profile asks for."""
+    """Whether training uses the devices that the profile asks for."""
     if accelerator == "gpu" and not gpus_per_node:
         return [
             "trainer.accelerator is gpu, but profile.gpus_per_node is 0; set it to the GPUs of a "
@@ -115,13 +115,13 @@ def devices(accelerator: str, gpus_per_node: int) -> list[str]:
 def times(
     minutes: int, signal_seconds: int, every_minutes: float = 0, save_seconds: float | None = None
 ) -> Report:
-    """Whether a start gets anywhere before it is stopped, and a stop has the time to save.
+    """Whether a start makes progress before it is stopped, and a stop has time to save.
 
     Args:
         minutes: time limit.
         signal_seconds: how long before it the job is signalled.
-        every_minutes: between checkpoints; 0: not by the clock.
-        save_seconds: what a checkpoint took, if one was ever saved.
+        every_minutes: between checkpoints; 0: none based on time.
+        save_seconds: how long a checkpoint took, if one was ever saved.
     """
     report = Report()
     least = START_SECONDS + signal_seconds + EARLY_SECONDS
@@ -140,13 +140,13 @@ def times(
     if every_minutes >= minutes:
         report.notes.append(
             f"trainer.checkpoint_every_minutes {every_minutes:g} is not below profile.time "
-            f"({minutes} min): what is killed without a warning starts over at its last epoch"
+            f"({minutes} min): a job killed without a warning starts over at its last epoch"
         )
     return report
 
 
 def wandb(mode: str, login: bool) -> list[str]:
-    """Whether Weights & Biases can be used as it is to be: online, offline or disabled."""
+    """Whether Weights & Biases can be used in this mode: online, offline or disabled."""
     if mode != "online" or login:
         return []
     return [
@@ -156,7 +156,7 @@ def wandb(mode: str, login: bool) -> list[str]:
 
 
 def weights(wanted: str | None, exists: bool) -> list[str]:
-    """Whether the backbone's weights are there, where they are a file."""
+    """Whether the backbone's weights exist, if they are a file."""
     if wanted in (None, "imagenet") or exists:
         return []
     return [f"model.weights: {wanted} does not exist; give a local file, or `imagenet`"]
@@ -171,7 +171,7 @@ def disk(folder: Path, free: int, keep_best: int, checkpoint: int | None = None)
         keep_best: of the configuration.
         checkpoint: bytes of one; None: not known.
     """
-    # The newest is kept as well, and a new one is whole before an old one is removed.
+    # The newest is kept as well, and a new one is complete before an old one is removed.
     count = keep_best + 2
     size = checkpoint or CHECKPOINT_BYTES
     if free >= count * size:
@@ -187,6 +187,6 @@ def jobs(run: Path, live: Sequence[str]) -> list[str]:
     if not live:
         return []
     return [
-        f"{run} already has job {', '.join(live)} queued or running; wait for its end, "
+        f"{run} already has job {', '.join(live)} queued or running; wait for it to end, "
         f"`pattlite cancel {run}`, or set name to start another run"
     ]

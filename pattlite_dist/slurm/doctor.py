@@ -1,4 +1,4 @@
-"""`pattlite doctor`: everything that can be known to be wrong with a job before it is submitted."""
+"""`pattlite doctor`: every problem with a job that can be found before it is submitted."""
 
 import contextlib
 import functools
@@ -26,7 +26,7 @@ from pattlite_dist.tracking.wandb_run import has_login, wandb_mode
 from pattlite_dist.train import names
 
 Fetch = Callable[[Origin], Manifest | UserError]
-_PATIENCE = 10.0  # seconds of a silent server; the job itself waits longer
+_PATIENCE = 10.0  # seconds to wait for a silent server; the job itself waits longer
 
 
 def check(
@@ -46,12 +46,12 @@ def check(
     Args:
         runs: configurations by the folders of their runs, which need not exist.
         plan: of their jobs, which are of one kind.
-        shards_pending: another job, which these wait for, makes the shards.
+        shards_pending: another job, which these wait for, creates the shards.
         immediate: seconds to wait for a free node.
         live: ids of the jobs of these runs that are queued or running.
         snapshot: the jobs will use a copy of this package instead of what is installed.
     """
-    # A hundred runs read the same shards: what was found of some is kept.
+    # A hundred runs may read the same shards: each set is checked once.
     shards = functools.cache(functools.partial(_shards, functools.cache(_fetched)))
     reports = {
         run: _check_run(config, plan.profile, run, live, None if shards_pending else shards)
@@ -94,7 +94,9 @@ def _check_run(
     report.add(checks.times(profile.minutes, profile.signal_seconds, every, _save_seconds(run)))
     report.problems += _wandb(config, profile)
     if shards is None:
-        report.notes.append(f"shards in {config.data.shards}: not checked, another job makes them")
+        report.notes.append(
+            f"shards in {config.data.shards}: not checked, another job creates them"
+        )
     else:
         report.problems += shards(config.data, settings.global_batch)
     report.problems += _weights(config, run)
@@ -148,7 +150,7 @@ def _shards(fetch: Fetch, data: DataConfig, global_batch: int) -> list[str]:
         return [str(error)]
     samples = {str(name): manifest.samples(name) for name in manifest.shards}
     lines = checks.splits(data.shards, samples, global_batch, data.tail)
-    if origin.local:  # an address is asked when a shard is read
+    if origin.local:  # an address is checked when a shard is read
         wrong = wrong_sizes(Path(origin.root), needed_shards(data, manifest))
         lines += checks.shorten(wrong, "shards")
     return lines
@@ -174,14 +176,14 @@ def _inputs(config: Config, shards_pending: bool) -> list[Path]:
 
 
 def _nearest(path: Path) -> Path:
-    """The folder itself, or the one above it that is there already."""
+    """The folder itself, or the nearest one above it that exists."""
     path = path.absolute()
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 @contextlib.contextmanager
 def _mark(folder: Path) -> Iterator[tuple[list[str], Path]]:
-    """Write a file for a while; yields what went wrong, and what a node has to see."""
+    """Write a temporary file; yields the problems, and the path that a node has to see."""
     path, problems = folder, []
     try:
         descriptor, name = tempfile.mkstemp(dir=folder, prefix=".pattlite-doctor-")

@@ -1,37 +1,37 @@
-"""What a profile hands on to sbatch, srun and the shell, and what of it contradicts the profile."""
+"""What a profile passes to sbatch, srun and the shell, and what of it contradicts the profile."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-# What the profile itself drives: option of sbatch and srun -> why it is not for extras.
+# Set by the profile itself: option of sbatch and srun -> why it is not allowed as an extra.
 _DRIVEN = {
-    "nodes": "profile.nodes says it",
+    "nodes": "profile.nodes sets it",
     **dict.fromkeys(
         ("ntasks", "ntasks-per-node", "ntasks-per-gpu", "ntasks-per-core", "ntasks-per-socket"),
-        "profile.nodes and profile.gpus_per_node (or tasks_per_node) say it, a task drives one GPU",
+        "profile.nodes and profile.gpus_per_node (or tasks_per_node) set it, one task per GPU",
     ),
     **dict.fromkeys(
         ("gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket", "cpus-per-gpu", "gres"),
-        "profile.gpus_per_node says it, one number for devices, tasks and GPUs",
+        "profile.gpus_per_node sets it, one number for devices, tasks and GPUs",
     ),
-    "cpus-per-task": "profile.cpus_per_task says it",
-    "mem": "profile.memory_gb says it",
-    "time": "profile.time says it",
-    "signal": "profile.signal_seconds says it",
+    "cpus-per-task": "profile.cpus_per_task sets it",
+    "mem": "profile.memory_gb sets it",
+    "time": "profile.time sets it",
+    "signal": "profile.signal_seconds sets it",
     **dict.fromkeys(
-        ("requeue", "no-requeue"), "the job requeues itself, profile.max_requeues says how often"
+        ("requeue", "no-requeue"), "the job requeues itself, profile.max_requeues sets how often"
     ),
-    "kill-on-bad-exit": "a rank that dies has to end the others",
-    **dict.fromkeys(("chdir", "output", "error", "open-mode"), "logs lie in the run folder"),
-    "job-name": "the run's name says it",
+    "kill-on-bad-exit": "a rank that dies must end the others",
+    **dict.fromkeys(("chdir", "output", "error", "open-mode"), "logs are kept in the run folder"),
+    "job-name": "the run's name is used",
     **dict.fromkeys(
         ("array", "dependency", "wait", "wrap", "test-only", "parsable"),
-        "the command that submits decides it",
+        "the command that submits sets it",
     ),
     **{
-        key: f"profile.{key} says it"
+        key: f"profile.{key} sets it"
         for key in ("partition", "account", "qos", "constraint", "exclude")
     },
 }
@@ -63,11 +63,11 @@ def options(
     for command, name, value in given:
         why = _DRIVEN.get(name)
         if name in ("mem-per-cpu", "mem-per-gpu") and memory_gb is not None:
-            why = "profile.memory_gb is set, and SLURM takes one of them"
+            why = "profile.memory_gb is set, and SLURM accepts only one of them"
         if name == "gres" and "gpu" not in str(value):
             why = None  # a scratch disk, say
         if value is False:
-            why = why or "it is false, and sbatch knows no such value"
+            why = why or "it is false, which sbatch does not accept"
         if why is not None:
             lines.append(f"profile.{command} has {name!r}, but {why}; remove it there")
     return lines

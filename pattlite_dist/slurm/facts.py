@@ -1,4 +1,4 @@
-"""What run folders say of their runs, with or without SLURM: found, read and summed up."""
+"""What run folders say about their runs, with or without SLURM: found, read and summed up."""
 
 import json
 import math
@@ -20,7 +20,7 @@ class Facts(NamedTuple):
         run: folder.
         standing: its history, summed up.
         steps: taken, according to the record.
-        epoch: that the last step belongs to, from 1; 0 before the first.
+        epoch: of the last step, from 1; 0 before the first.
         epochs: of the whole run.
         val_top1: the best so far, 0-1.
         test_top1: of `evaluation.json`, 0-1.
@@ -48,10 +48,10 @@ def find_runs(folders: Iterable[Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"{folder} is not a folder; give runs, sweeps, or what they lie in")
+            raise UserError(f"{folder} is not a folder; give runs, sweeps, or folders of these")
         runs = _runs_in(folder, 2)
         if not runs:
-            raise UserError(f"{folder} holds no run; give runs, sweeps, or what they lie in")
+            raise UserError(f"{folder} contains no run; give runs, sweeps, or folders of these")
         found.update(dict.fromkeys(runs))
     return list(found)
 
@@ -73,7 +73,7 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 
 def read_facts(run: Path) -> Facts:
-    """Read a run's folder; what is missing or damaged in it is not known."""
+    """Read a run's folder; what is missing or damaged in it is left unknown."""
     try:
         lines = read_metrics(run / RECORD_NAME)
     except (OSError, ValueError):

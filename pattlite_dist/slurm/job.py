@@ -1,7 +1,7 @@
 """What a SLURM job unpickles and runs; imports nothing heavy until it does.
 
-Both are submitit's `Checkpointable`: they can go back into the queue as they were pickled first,
-for all that a start needs to know lies in the run folder.
+Both are submitit's `Checkpointable`: they can be requeued as they were first pickled,
+because everything that a start needs to know is in the run folder.
 """
 
 import os
@@ -24,7 +24,7 @@ class TrainJob(Checkpointable):
 
     Args:
         run: folder, absolute.
-        max_requeues: how often the job may be started again.
+        max_requeues: how often the job may be restarted.
         requeue_command: shell command that requeues `{job}`; None for scontrol.
     """
 
@@ -33,12 +33,12 @@ class TrainJob(Checkpointable):
         self.requeue_command = requeue_command
 
     def __call__(self) -> None:
-        """Train to the end, or to a signal; runs once a rank.
+        """Train to the end, or until a signal; runs once per rank.
 
         Raises:
             SystemExit: a signal stopped it, or it cannot run; 2 for the user's mistake.
         """
-        # From here on signals are noted, the long imports included.
+        # From here on signals are recorded, even during the long imports.
         with Signals() as signals:
             try:
                 check_handler(signals.previous.get(signal.SIGUSR2))
@@ -62,10 +62,10 @@ class TrainJob(Checkpointable):
             finally:
                 from pattlite_dist.tracking import wandb_run
 
-                wandb_run.end()  # after the requeue, for an upload can outlast the grace time
+                wandb_run.end()  # after the requeue, as an upload can outlast the grace time
 
     def _note(self, error: UserError) -> None:
-        # For `status`: SLURM keeps a number. Training has noted what failed once it had the run.
+        # For `status`: SLURM keeps only a number. Training itself notes what fails in the run.
         reason = str(error).splitlines()[-1][:300]
         mine = [item for item in history.read(self.run) if item.get("job") == history.job_id()]
         known = mine[-1:] and mine[-1].get("error") == reason
@@ -74,7 +74,7 @@ class TrainJob(Checkpointable):
 
 
 class CommandJob(Checkpointable):
-    """Runs a `pattlite` command that can be started again from its beginning.
+    """Runs a `pattlite` command that can be restarted from its beginning.
 
     Args:
         arguments: after `pattlite`.
@@ -84,7 +84,7 @@ class CommandJob(Checkpointable):
         self.arguments = arguments
 
     def __call__(self) -> None:
-        """Run the command; runs once a rank.
+        """Run the command; runs once per rank.
 
         Raises:
             SystemExit: it failed.

@@ -1,6 +1,6 @@
 """A job as SLURM reports it, and how the text of its commands is parsed: pure functions.
 
-Every field is asked for by name and every line that does not fit is left out, for the output
+Every field is requested by name and every line that does not fit is skipped, because the output
 differs between versions and sites.
 """
 
@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# Whatever is not known to be the end of a job counts as life: a new version's states too.
+# Every other state counts as live, including those of a newer version.
 ENDED = {
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
     "PREEMPTED", "REVOKED", "TIMEOUT",
@@ -26,14 +26,14 @@ class JobInfo(NamedTuple):
 
     Attributes:
         job: its id as users write it: `12`, or `12_3` in an array.
-        number: SLURM's own number of it, which in an array is another one.
+        number: SLURM's own number, which differs from the id in an array.
         state: RUNNING, PENDING, FAILED, …
         reason: why it waits or failed; empty where there is none.
-        restarts: how often SLURM started it again.
+        restarts: how often SLURM restarted it.
         left: seconds left of the time limit; None if there is no limit or the job has ended.
         nodes: number that it has or requests.
-        exit_code: once it ended; 128 and the signal where one killed it.
-        partition: which.
+        exit_code: once it ended; 128 plus the signal if one killed it.
+        partition: that it is in.
     """
 
     job: str
@@ -85,8 +85,8 @@ def parse_squeue(text: str) -> dict[str, JobInfo]:
 def parse_sacct(text: str) -> dict[str, JobInfo]:
     """Read sacct's lines of `SACCT_FIELDS`: by job id, the jobs that have ended.
 
-    The database is asked only about what the controller has forgotten: a job that it has as running
-    lost its controller, or its end was never reported.
+    The database is asked only about what the controller has forgotten: a job that it lists as
+    running lost its controller, or its end was never reported.
     """
     found: dict[str, JobInfo] = {}
     for line in text.splitlines():

@@ -74,13 +74,13 @@ def parse_answer(text: str) -> Answer:
 
 
 def judge(answer: Answer, status: int, stderr: str, waited: int, extras: bool) -> Report:
-    """What an answer without facts means; what of the set-up failed, in any case.
+    """What an answer without facts means; the failures of the set-up in any case.
 
     Args:
         answer: of the node.
         status: of srun.
         stderr: of srun and of what it ran.
-        waited: seconds for a free node.
+        waited: seconds that a free node was waited for.
         extras: whether the profile adds options for srun.
     """
     report = Report()
@@ -88,7 +88,7 @@ def judge(answer: Answer, status: int, stderr: str, waited: int, extras: bool) -
     if answer.node is None:
         if "busy" in said or "mmediate execution" in said:
             said = f"no node was free in {waited} s"
-        elif extras and "allocat" not in stderr:  # it did not come to ask for a node
+        elif extras and "allocat" not in stderr:  # it did not get as far as asking for a node
             return Report([f"srun rejects profile.srun: {said}; fix it"])
         return Report(notes=[f"Python on a node: not checked, {said}"])
     for line in answer.failed:
@@ -102,7 +102,7 @@ def judge(answer: Answer, status: int, stderr: str, waited: int, extras: bool) -
 
 
 def compare(node: str, facts: Mapping[str, Any], here: Mapping[str, str], gpus: int) -> Report:
-    """Whether what a node has fits what submits.
+    """Whether what is on a node matches what submits.
 
     Args:
         node: name.
@@ -114,7 +114,7 @@ def compare(node: str, facts: Mapping[str, Any], here: Mapping[str, str], gpus: 
     python = str(facts["python"])
     if tuple(map(int, python.split(".")[:2])) < (3, 10):
         report.problems.append(
-            f"Python on {node} is {python}, 3.10 or later is needed; fix profile.python, "
+            f"Python on {node} is {python}, 3.10 or later is required; fix profile.python, "
             "container or modules"
         )
         return report
@@ -127,8 +127,8 @@ def compare(node: str, facts: Mapping[str, Any], here: Mapping[str, str], gpus: 
             )
         elif name in ("pattlite_dist", "submitit") and version != here[name]:
             report.problems.append(
-                f"{name} is {version} on {node} and {here[name]} here, which writes what it has to "
-                "read; install the same version"
+                f"{name} is {version} on {node} and {here[name]} here, where the job that "
+                "it must read is written; install the same version"
             )
         elif version != here[name]:
             differ.append(f"{name} {version} (here {here[name]})")
@@ -141,7 +141,7 @@ def compare(node: str, facts: Mapping[str, Any], here: Mapping[str, str], gpus: 
         report.notes.append(f"{node} has {', '.join(differ)}")
     for path in facts["missing"]:
         report.problems.append(
-            f"{path} is not there on {node}: a job sees only file systems that the nodes share "
+            f"{path} does not exist on {node}: a job sees only file systems that the nodes share "
             "(and a container only what is bound); move it to one"
         )
     return report
@@ -160,9 +160,9 @@ def srun_command(
 
     Args:
         profile: of the cluster.
-        paths: that have to be there.
+        paths: that must exist.
         immediate: seconds to wait for a free node.
-        code: folder of the package that the job will use, if not of what is installed.
+        code: folder of the package that the job will use, if not the installed one.
     """
     wanted = {name: getattr(profile, name) for name in ("partition", "account", "qos")}
     wanted |= {"constraint": profile.constraint, "exclude": profile.exclude}
@@ -202,7 +202,7 @@ def srun_environment(env: Mapping[str, str]) -> dict[str, str]:
 def look(
     profile: Profile, paths: Iterable[Path], immediate: int, code: Path | None = None
 ) -> Report:
-    """Start the job's Python on a node for a moment; arguments as of `srun_command`."""
+    """Briefly start the job's Python on a node; arguments as for `srun_command`."""
     command = srun_command(profile, paths, immediate, code)
     limit = immediate + _ANSWER_SECONDS
     try:
@@ -216,7 +216,7 @@ def look(
         try:
             stdout, stderr = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
-            process.terminate()  # srun then ends what it started; killed, it could not
+            process.terminate()  # srun then ends what it started; if killed, it could not
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(15)
             process.kill()

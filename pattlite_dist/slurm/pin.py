@@ -26,7 +26,7 @@ PINNED = "pinned"
 def package_digest(package: Path = PACKAGE) -> str:
     """SHA-256 over the names and the bytes of a package's modules."""
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("[!.]*.py")):  # editors' lock files have a dot before
+    for path in sorted(package.rglob("[!.]*.py")):  # editors' lock files start with a dot
         digest.update(f"{path.relative_to(package).as_posix()}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
@@ -43,10 +43,10 @@ def versions() -> list[str]:
 
 
 def git_state(folder: Path = PACKAGE) -> dict[str, str | None]:
-    """The commit that the package's code is at, and the difference of the work tree from it.
+    """The commit that the package's code is at, and the diff of the working tree.
 
-    Modules of the package that are not yet tracked are part of the difference. None where the
-    package is not tracked by git, as when it was installed.
+    Untracked modules of the package are part of the diff. None if the package is not tracked by
+    git, for example because it was installed.
     """
 
     def git(*arguments: str, good: Sequence[int] = (0,)) -> str | None:
@@ -62,7 +62,7 @@ def git_state(folder: Path = PACKAGE) -> dict[str, str | None]:
 
     if git("ls-files", "--error-unmatch", "__init__.py") is None:
         return {"commit": None, "diff": None}
-    # So that `git apply` takes it, whatever the user's settings.
+    # So that `git apply` accepts it, whatever the user's settings.
     diff = ("diff", "--no-color", "--no-ext-diff", "--src-prefix=a/", "--dst-prefix=b/")
     commit, changes = git("rev-parse", "HEAD"), git(*diff, "HEAD")
     top = (git("rev-parse", "--show-toplevel") or "").removesuffix("\n")
@@ -75,7 +75,7 @@ def git_state(folder: Path = PACKAGE) -> dict[str, str | None]:
 
 
 def pin(run: Path, profile: Profile, snapshot: bool) -> dict[str, Any]:
-    """Write down in `run/pinned` what the job will run, and copy the code where asked.
+    """Record in `run/pinned` what the job will run, and copy the code if requested.
 
     Returns:
         What `pinned/facts.json` holds; `code` is the folder of the copy.
@@ -102,7 +102,7 @@ def pin(run: Path, profile: Profile, snapshot: bool) -> dict[str, Any]:
 
 
 def link_pinned(sweep: Path, run: Path) -> None:
-    """Let a run of a sweep have what was pinned for all of them."""
+    """Link a run of a sweep to what was pinned for all of its runs."""
     link = run / PINNED
     if not link.exists():
         link.symlink_to(os.path.relpath(sweep / PINNED, run))
@@ -142,7 +142,7 @@ def warn_if_changed(run: Path) -> None:
     if isinstance(pinned, dict) and pinned.get("package") not in (None, package_digest()):
         print(
             f"pattlite: warning: {PACKAGE} has changed since this job was submitted; "
-            "submit with --snapshot to keep to the code of that time",
+            "submit with --snapshot to run the code as submitted",
             file=sys.stderr,
             flush=True,
         )

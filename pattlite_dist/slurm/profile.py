@@ -17,7 +17,7 @@ _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
 class Profile(BaseModel):
-    """One job's share of a cluster; one number drives devices, tasks and GPUs of a node."""
+    """One job's share of a cluster; one number sets devices, tasks and GPUs of a node."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, coerce_numbers_to_str=True, allow_inf_nan=False
@@ -30,14 +30,14 @@ class Profile(BaseModel):
     exclude: str | None = Field(None, description="Nodes never to use.")
     nodes: int = Field(1, ge=1)
     gpus_per_node: int = Field(1, ge=0, description="Also the tasks of a node; 0: CPU only.")
-    tasks_per_node: int | None = Field(None, ge=1, description="Only where there are no GPUs.")
+    tasks_per_node: int | None = Field(None, ge=1, description="Only without GPUs.")
     cpus_per_task: int = Field(8, ge=1)
     memory_gb: float | None = Field(None, gt=0, description="Of a node; default: the cluster's.")
     time: str = Field("24:00:00", description="Limit, as sbatch reads it: minutes or D-HH:MM:SS.")
     signal_seconds: int = Field(
-        120, ge=1, description="So long before the limit the job saves, requeues itself and leaves."
+        120, ge=1, description="How long before the limit the job saves, requeues itself and exits."
     )
-    max_requeues: int = Field(100, ge=0, description="After so many starts again it stays down.")
+    max_requeues: int = Field(100, ge=0, description="After this many restarts the job ends.")
     requeue_command: str | None = Field(
         None,
         description="Shell command that requeues {job} where `scontrol` is not available to the "
@@ -54,9 +54,9 @@ class Profile(BaseModel):
     sbatch: dict[str, str | int | bool] = Field(
         default_factory=dict, description="Further options of sbatch, without the dashes."
     )
-    array_parallelism: int = Field(256, ge=1, description="Jobs of an array that run at a time.")
+    array_parallelism: int = Field(256, ge=1, description="Jobs of an array that run at once.")
     max_array: int | None = Field(
-        None, ge=1, description="Jobs an array may have; default: what the cluster says."
+        None, ge=1, description="Jobs an array may have; default: the cluster's limit."
     )
 
     @field_validator("time")
@@ -79,7 +79,7 @@ class Profile(BaseModel):
         if self.gpus_per_node and self.tasks_per_node not in (None, self.gpus_per_node):
             raise ValueError(
                 f"tasks_per_node {self.tasks_per_node} is not gpus_per_node {self.gpus_per_node}: "
-                "leave it out, a task drives one GPU"
+                "leave it out, each task uses one GPU"
             )
         return self
 
@@ -102,7 +102,7 @@ class Profile(BaseModel):
 
 
 def parse_minutes(text: str) -> int | None:
-    """Minutes of a time limit in sbatch's notation, rounded up; None if it is none.
+    """Minutes of a time limit in sbatch's notation, rounded up; None if it is not one.
 
     `M`, `M:S`, `H:M:S`, `D-H`, `D-H:M` and `D-H:M:S`, as in sbatch's manual under --time.
     """
@@ -129,7 +129,7 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def read_yaml(text: str) -> Any:
-    """YAML with numbers and dates left as text, for a pydantic model to make of it what it needs.
+    """YAML with numbers and dates left as text, for a pydantic model to convert as it needs.
 
     Raises:
         yaml.YAMLError: it is damaged.
@@ -145,7 +145,7 @@ def load_profile(name: str, overrides: Sequence[str] = ()) -> Profile:
         overrides: `key=value` each; values are read as YAML.
 
     Raises:
-        UserError: there is none, or it does not hold what a profile holds.
+        UserError: it does not exist, or is not a valid profile.
     """
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
@@ -177,7 +177,7 @@ def parse_profile(content: dict[str, Any], where: str) -> Profile:
     """Check plain data against the model.
 
     Raises:
-        UserError: a key is unknown or a value out of range; names it, and the keys there are.
+        UserError: a key is unknown or a value out of range; names it, and the known keys.
     """
     try:
         return Profile.model_validate(content)

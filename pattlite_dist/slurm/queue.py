@@ -1,4 +1,4 @@
-"""What SLURM says of jobs: the only place that asks it."""
+"""What SLURM says about jobs: the only module that asks it."""
 
 import os
 import re
@@ -18,17 +18,17 @@ from pattlite_dist.slurm.jobinfo import (
 )
 from pattlite_dist.tracking import history
 
-SECONDS = 30.0  # after which a silent command is given up; SLURM's own limit is mostly 10
+SECONDS = 30.0  # to wait for a silent command; SLURM's own limit is usually 10
 GONE = "GONE"
 JOB_ID = re.compile(r"[0-9]+(_[0-9]+)?")
 
 
 def call(*command: str) -> "subprocess.CompletedProcess[str] | None":
-    """Run one of SLURM's commands; None where it is not installed or says nothing in time."""
+    """Run one of SLURM's commands; None if it is not installed or does not answer in time."""
     kept = {
         name: value
         for name, value in os.environ.items()
-        # Users' defaults would filter or change the answer; scancel's could ask back.
+        # Users' defaults would filter or change the answer; scancel's could prompt.
         if not name.startswith(("SQUEUE_", "SACCT_", "SCANCEL_", "SINFO_"))
     }
     try:
@@ -47,7 +47,7 @@ def call(*command: str) -> "subprocess.CompletedProcess[str] | None":
 
 
 def ask(ids: Iterable[str]) -> dict[str, JobInfo] | None:
-    """What SLURM knows of these jobs; an array's id stands for all of its jobs.
+    """What SLURM knows about these jobs; an array's id stands for all of its jobs.
 
     Returns:
         By the ids that users write; jobs that are forgotten are missing. None: no answer.
@@ -77,7 +77,7 @@ def _bases(ids: Iterable[str]) -> str:
 
 
 def _forgotten(stderr: str) -> bool:
-    # Of several ids squeue leaves out those that it does not know; a single one is an error.
+    # Of several ids squeue omits those that it does not know; a single one is an error.
     return "Invalid job id specified" in stderr
 
 
@@ -87,7 +87,7 @@ def jobs(ids: Iterable[str]) -> dict[str, JobInfo]:
 
 
 def state_of(job_id: str) -> str | None:
-    """A job's state; `GONE` where SLURM does not know it, None where there was no answer."""
+    """A job's state; `GONE` if SLURM does not know it, None if there was no answer."""
     answer = call("squeue", "-h", "-t", "all", "-j", job_id, "-o", "%T")
     if answer is None or (answer.returncode and not _forgotten(answer.stderr)):
         return None
@@ -114,8 +114,10 @@ def require_slurm() -> None:
     answer = call("sinfo", "-h", "-o", "%P")
     if answer is None or answer.returncode:
         lines = [] if answer is None else answer.stderr.strip().splitlines()
-        reason = lines[-1] if lines else f"nothing came back in {SECONDS:.0f} s"
-        raise UserError(f"SLURM does not answer ({reason}); try `sinfo`, and again later")
+        reason = lines[-1] if lines else f"no answer in {SECONDS:.0f} s"
+        raise UserError(
+            f"SLURM does not answer ({reason}); check with `sinfo`, and try again later"
+        )
 
 
 def live_jobs(run: Path, kind: str | None = None) -> list[JobInfo]:
@@ -133,5 +135,5 @@ def live_jobs(run: Path, kind: str | None = None) -> list[JobInfo]:
     found = ask(ids)
     if found is None:
         require_slurm()
-        raise UserError(f"SLURM says nothing of {run}'s jobs {', '.join(ids)}; try again later")
+        raise UserError(f"SLURM says nothing about {run}'s jobs {', '.join(ids)}; try again later")
     return [info for info in found.values() if info.live]

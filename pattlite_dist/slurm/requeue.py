@@ -1,4 +1,4 @@
-"""Back into the queue: whether a job that a signal has stopped may ask for it, and how.
+"""Requeueing: whether a job that a signal has stopped may ask for it, and how.
 
 submitit does the requeue and counts the time limits; this module decides, and says why not.
 """
@@ -24,19 +24,19 @@ _USER_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 def decide(
     state: str | None, signum: int, restarts: int, limit: int
 ) -> Literal["requeue", "leave", "wait", "enough"]:
-    """What a stopped job is to do.
+    """What a stopped job should do.
 
     Args:
-        state: what SLURM says of it; None where it does not answer.
+        state: what SLURM says about it; None if there is no answer.
         signum: what stopped it.
-        restarts: how often it was started again.
+        restarts: how often it was restarted.
         limit: how often it may be.
 
     Returns:
-        `requeue`; `leave`, where SLURM is ending it or will start it again by itself (to requeue
-        then would bring back a job that the user has cancelled); `wait` for SLURM's SIGKILL, where
-        a preemption cannot be told from a cancellation, for a job that leaves by itself in a
-        preemption is not started again; `enough`, where the limit is reached.
+        `requeue`; `leave`, if SLURM is ending it or will restart it by itself (requeueing then
+        would bring back a job that the user has cancelled); `wait` for SLURM's SIGKILL, if a
+        preemption cannot be distinguished from a cancellation, because a job that exits by itself
+        in a preemption is not restarted; `enough`, if the limit is reached.
     """
     if state is not None and state not in _ALIVE:
         return "leave"
@@ -50,17 +50,17 @@ def decide(
 def leave(
     stop: Stopped, signals: Signals, run: Path, limit: int, command: str | None = None
 ) -> NoReturn:
-    """End a rank of a stopped job; the first one requeues the job before, if it is to.
+    """End a rank of a stopped job; rank 0 first requeues the job, if it should be.
 
     Args:
         stop: why it ends.
         signals: still entered; holds submitit's handler.
         run: folder.
-        limit: how often the job may be started again.
+        limit: how often the job may be restarted.
         command: shell command that requeues `{job}`; default: scontrol.
 
     Raises:
-        SystemExit: always. No result is pickled, so that the job is not taken for done.
+        SystemExit: always. No result is pickled, so that the job does not count as done.
     """
     if os.environ.get("SLURM_PROCID", "0") != "0":
         raise SystemExit(0)
@@ -68,7 +68,7 @@ def leave(
     state = state_of(job)
     restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
     verdict = decide(state, stop.signum, restarts, limit)
-    _say(f"{stop}; job {job} is {state or 'not to be asked about'}: {verdict}")
+    _say(f"{stop}; job {job} is {state or 'in an unknown state'}: {verdict}")
     if verdict == "leave":
         raise SystemExit(0)
     if verdict == "wait":
@@ -88,12 +88,12 @@ def leave(
 
 
 def _requeue(handler: Any, command: str | None, job: str) -> str | None:
-    """Let submitit requeue the job; says what went wrong."""
+    """Let submitit requeue the job; returns what went wrong."""
     if not callable(handler):
         return "submitit's handler is missing; submit with `pattlite submit`"
     if command is not None:
-        line = command.replace("{job}", job)  # not `format`: shells have braces of their own
-        # Its environment's own way is `scontrol requeue`, which containers lack.
+        line = command.replace("{job}", job)  # not `format`: shells use braces too
+        # By default it calls `scontrol requeue`, which containers lack.
         requeue_by(
             handler, lambda countdown: subprocess.run(line, shell=True, check=True, timeout=60)
         )

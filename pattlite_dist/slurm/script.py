@@ -1,4 +1,4 @@
-"""From a profile to the text of a job script: parameters in, text out, nothing touched."""
+"""From a profile to the text of a job script: parameters in, text out, no side effects."""
 
 import math
 import re
@@ -30,11 +30,11 @@ def parameters(
         name: of the job.
         folder: where the job starts.
         code: folder of a copy of the package, used instead of what is installed.
-        after: job id that must end well first.
-        tasks: 1 for work that has no ranks, and then no GPU; default: the profile's ranks.
+        after: id of a job that must succeed first.
+        tasks: 1 for work without ranks, and then without a GPU; default: the profile's ranks.
 
     Raises:
-        UserError: a value would break the line that it stands in.
+        UserError: a value would break the line that it is on.
     """
     alone = tasks == 1
     nodes = 1 if alone else profile.nodes
@@ -66,7 +66,7 @@ def parameters(
         "srun_args": [
             # A rank that dies ends the others at once, or they would wait for it.
             "--kill-on-bad-exit=1",
-            # Since SLURM 22.05 srun does not take it over from sbatch.
+            # Since SLURM 22.05 srun does not inherit it from sbatch.
             f"--cpus-per-task={profile.cpus_per_task}",
             *profile.srun,
         ],
@@ -77,15 +77,15 @@ def parameters(
 
 
 def job_name(text: str) -> str:
-    """A job's name, whatever the file is called that it is made of."""
+    """A valid name of a job, made of any file's name."""
     return _NO_TEXT.sub("-", text)
 
 
 def check_line(what: str, value: Any) -> None:
-    """Refuse a value that cannot stand in a line of the script.
+    """Reject a value that cannot be part of a line of the script.
 
     Raises:
-        UserError: it has a line break; names `what` it is for.
+        UserError: it has a line break; the message names `what` it is for.
     """
     if isinstance(value, str) and re.search(r"[\n\r\0]", value):
         raise UserError(f"{what} {value!r} has a line break, which sbatch cannot read; remove it")
@@ -114,6 +114,6 @@ def script_text(given: dict[str, Any], python: str, folder: Path, array: int | N
         given: from `parameters`.
         python: from `interpreter`.
         folder: of submitit's pickles and logs.
-        array: how many jobs, where it is an array.
+        array: number of jobs, if it is an array.
     """
     return sbatch_text(python, shlex.quote(str(folder)), folder, array, given)

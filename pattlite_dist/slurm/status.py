@@ -1,4 +1,4 @@
-"""Where runs stand, from their folders and, where there is one, from SLURM."""
+"""The state of runs, from their folders and, if there is one, from SLURM."""
 
 import time
 from collections.abc import Sequence
@@ -9,18 +9,18 @@ from pattlite_dist.slurm import queue
 from pattlite_dist.slurm.facts import Facts, read_facts
 from pattlite_dist.slurm.jobinfo import JobInfo
 
-# States of a run that needs no other start.
+# States of a run that does not have to be started again.
 GOING_WELL = frozenset(
     {"finished", "completed", "pending", "running", "configuring", "completing", "requeued",
      "requeue_hold", "resizing", "suspended", "signaling", "stage_out"}
 )  # fmt: skip
 _MOST_STATE, _LEAST_STATE, _LEAST_RUN = 48, 20, 12  # characters that the table shows of them
-# What a table gives up first where the terminal is too narrow for it.
+# Columns that are dropped first if the terminal is too narrow.
 _LEAST = ("test %", "limit left", "restarts", "step", "job", "time left", "epoch")
 
 
 class Row(NamedTuple):
-    """A run as `status` shows it: counts, fractions, seconds; None where it is not known.
+    """A run as `status` shows it: counts, fractions, seconds; None if unknown.
 
     `state` is SLURM's word, in lower case, where SLURM knows the job: `pending`, `running`,
     `timeout`, … But a run that took its last step is `finished`, and where SLURM does not know the
@@ -44,12 +44,12 @@ class Row(NamedTuple):
 
 
 def make_row(facts: Facts, info: JobInfo | None, answered: bool, now: float) -> Row:
-    """Where a run stands.
+    """The state of a run.
 
     Args:
         facts: from its folder.
         info: its training job, if SLURM knows it.
-        answered: whether SLURM said anything at all.
+        answered: whether SLURM answered at all.
         now: seconds since 1970.
     """
     standing = facts.standing
@@ -70,7 +70,7 @@ def make_row(facts: Facts, info: JobInfo | None, answered: bool, now: float) -> 
         steps=steps,
         val_top1=facts.val_top1,
         test_top1=facts.test_top1,
-        # SLURM alone counts starts that ended before training did begin, but only one job's.
+        # Only SLURM counts starts that ended before training began, but just one job's.
         restarts=max(standing.starts - 1, info.restarts if info else 0, 0),
         time_left=left,
         limit_left=info.left if info is not None else None,
@@ -113,7 +113,7 @@ def duration(seconds: float) -> str:
 
 
 def table(rows: Sequence[Row], width: int) -> list[list[str]]:
-    """The cells of the table, header first, without columns that say nothing or do not fit.
+    """The cells of the table, header first, without columns that are empty or do not fit.
 
     Args:
         rows: of the runs.
@@ -171,7 +171,7 @@ def _percent(fraction: float | None) -> str:
 
 
 def survey(runs: Sequence[Path]) -> list[Row]:
-    """Where these runs stand now; SLURM is asked once for all of them."""
+    """The current state of these runs; SLURM is asked once for all of them."""
     facts = [read_facts(run) for run in runs]
     infos = queue.ask(item.standing.job for item in facts if item.standing.job is not None)
     now = time.time()

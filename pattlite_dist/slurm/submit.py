@@ -1,4 +1,4 @@
-"""Hand jobs to SLURM through submitit: the thin shell over profile, script, pin and job."""
+"""Submit jobs to SLURM through submitit: a thin layer over profile, script, pin and job."""
 
 import contextlib
 import io
@@ -26,8 +26,8 @@ class Plan:
         name: of the job.
         folder: of submitit's pickles and the logs, absolute.
         profile: of the cluster.
-        after: id of the job that must end well first.
-        tasks: 1 for work that has no ranks; None for the profile's ranks.
+        after: id of the job that must succeed first.
+        tasks: 1 for work without ranks; None for the profile's ranks.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Plan:
 
     def parameters(self, code: Path | None = None) -> dict[str, Any]:
         """The parameters for submitit; `code` is the folder of a copy of the package."""
-        # Python puts the folder that it starts in before PYTHONPATH: a copy has to be that folder.
+        # Python puts the folder that it starts in before PYTHONPATH: a copy must be that folder.
         folder = code or Path.cwd()
         script.check_line("folder of logs", str(self.folder))
         return script.parameters(self.profile, self.name, folder, code, self.after, self.tasks)
@@ -55,7 +55,7 @@ def train_plan(config: Config, profile: Profile, after: str | None = None) -> Pl
 
 
 def prepare_run(config: Config) -> Path:
-    """Write the run folder that a job will train in; a run that is there already continues.
+    """Write the run folder that a job will train in; an existing run continues.
 
     Raises:
         UserError: the folder holds a run with another configuration.
@@ -70,7 +70,7 @@ def submit(plan: Plan, jobs: Sequence[Callable[[], None]], code: Path | None = N
     """Submit one job, or several as an array; returns their ids, as users write them.
 
     Raises:
-        UserError: there is no SLURM, or it refuses; says why.
+        UserError: there is no SLURM, or it refuses; the message says why.
     """
     require_slurm()
     from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -83,7 +83,7 @@ def submit(plan: Plan, jobs: Sequence[Callable[[], None]], code: Path | None = N
     )
     try:
         executor.update_parameters(**plan.parameters(code))
-        # submitit prints what sbatch says of a job that it refuses, and then raises it.
+        # submitit prints what sbatch says about a job that it refuses, and then raises it.
         with contextlib.redirect_stderr(io.StringIO()):
             if len(jobs) == 1:
                 return [str(executor.submit(jobs[0]).job_id)]
@@ -99,7 +99,7 @@ def submit(plan: Plan, jobs: Sequence[Callable[[], None]], code: Path | None = N
 
 
 def note(run: Path, job: str, kind: str, facts: Mapping[str, Any]) -> None:
-    """Write a submission into the history of its run."""
+    """Record a submission in the history of its run."""
     commit = facts.get("commit")
     history.append(run, "submitted", job=job, kind=kind, commit=commit, code=facts.get("code"))
 

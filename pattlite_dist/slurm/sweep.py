@@ -17,7 +17,7 @@ from pattlite_dist.slurm.profile import read_yaml
 
 SWEEP_NAME = "sweep.json"
 _ARRAY_WITHOUT_AN_ANSWER = 1000  # SLURM's own default is 1001
-_LONGEST = 200  # a name of a file may have 255 bytes, and others are made of this one
+_LONGEST = 200  # a file name may have 255 bytes, and other names are made of this one
 T = TypeVar("T")
 
 
@@ -57,7 +57,7 @@ def load_sweep(folder: Path) -> Sweep | None:
     """Read `folder/sweep.json`; None if there is none.
 
     Raises:
-        UserError: it does not hold what a sweep holds.
+        UserError: it is not a valid sweep.
     """
     path = folder / SWEEP_NAME
     try:
@@ -70,7 +70,7 @@ def load_sweep(folder: Path) -> Sweep | None:
 
 
 def split_values(text: str) -> list[str]:
-    """The values of an axis: parted by commas that stand outside of brackets and quotes."""
+    """The values of an axis: separated by commas outside of brackets and quotes."""
     values, depth, quote = [""], 0, ""
     for letter in text:
         before = values[-1].rstrip()[-1:]
@@ -91,7 +91,7 @@ def read_axes(words: Sequence[str]) -> dict[str, list[str]]:
     """Keys and their values from words such as `optim.lr=1e-4,3e-4`.
 
     Raises:
-        UserError: a word is none, has an empty value, or a key comes twice.
+        UserError: a word is not of this form, has an empty value, or a key occurs twice.
     """
     axes: dict[str, list[str]] = {}
     for word in words:
@@ -108,7 +108,7 @@ def read_axes(words: Sequence[str]) -> dict[str, list[str]]:
 
 
 def grid(axes: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
-    """Every combination of values; the last axis runs fastest."""
+    """Every combination of values; the last axis varies fastest."""
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
@@ -127,7 +127,7 @@ def point_names(points: Sequence[Mapping[str, str]]) -> list[str]:
         "_".join(f"{labels[key]}-{_plain(point[key])}" for key in varied) or "run"
         for point in points
     ]
-    # Values can differ only in what a name cannot hold, and a file system's names are short.
+    # Values may differ only in what a name cannot contain, and file names are limited in length.
     if len(set(names)) < len(names) or max(map(len, names)) > _LONGEST:
         width = len(str(len(names) - 1))
         names = [f"{i:0{width}}_{name}"[:_LONGEST] for i, name in enumerate(names)]
@@ -144,7 +144,7 @@ def point_config(base: Config, values: Mapping[str, str], changes: Mapping[str, 
     Args:
         base: of the sweep.
         values: of the point, by key, as YAML.
-        changes: further keys and their values, taken as they are.
+        changes: further keys and their values, used as they are.
 
     Raises:
         UserError: a key is unknown or a value out of range.

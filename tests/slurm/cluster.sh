@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A real SLURM cluster for the tests, on one Debian or Ubuntu machine: root, no systemd needed,
-# everything on the loopback address. Each node is a slurmd with a host name of its own.
+# everything on the loopback address. Each node is a slurmd with its own host name.
 #
 #   cluster.sh install          apt-get install what is missing
 #   cluster.sh start            start it (a second start changes nothing)
@@ -9,19 +9,19 @@
 #   cluster.sh conf             print the slurm.conf of these settings
 #   cluster.sh reconfigure [NAME=VALUE ...]   give the running cluster these settings, also from
 #                               the environment; those not named are start's
-#   cluster.sh node-kill N      node N loses its power: its slurmd and all of its jobs' processes
+#   cluster.sh node-kill N      node N loses power: its slurmd and all processes of its jobs end
 #   cluster.sh node-start N     node N comes back
 #
 # Settings, from the environment:
-#   CLUSTER=1                   which one, of several that know nothing of each other; all but the
+#   CLUSTER=1                   which one, of several independent ones; all but the
 #                               first need SLURM_CONF=/var/lib/pattlite-test-N/slurm.conf as well
-#   NODES=2 CPUS=4 GPUS=2       nodes n1, n2, …; CPUs and make-believe GPUs of each (start only)
+#   NODES=2 CPUS=4 GPUS=2       nodes n1, n2, …; CPUs and fake GPUs of each (start only)
 #   ACCT=slurmdbd|none          with a database and sacct, or without
 #   GRACE=15                    seconds between the preemption of a job and its end
 #   KILLWAIT=10                 seconds between SIGTERM and SIGKILL
 #   NODE_TIMEOUT=10             seconds until a silent node counts as lost
-#   JOB_AGE=3600                seconds that an ended job is remembered without sacct
-#   MAX_ARRAY=5                 an array's indices stay below it
+#   JOB_AGE=3600                seconds that a job is remembered after its end without sacct
+#   MAX_ARRAY=5                 the indices of an array are below it
 #   CTLPARAMS=                  preempt_send_user_signal: preemption sends --signal, not SIGTERM
 set -u
 PATH=/usr/sbin:/sbin:/usr/bin:/bin:$PATH
@@ -34,7 +34,7 @@ HOST=${HOST%%.*}
 CTLD_PORT=$((16807 + 10 * CLUSTER)) DBD_PORT=$((16809 + 10 * CLUSTER))
 NODE_PORT=$((16900 + 100 * CLUSTER))
 
-# What the caller has open, a lock perhaps, is not for daemons that outlive it to keep.
+# The daemons outlive the caller and must not keep open its files, such as a lock.
 for fd in /proc/$$/fd/*; do
   fd=${fd##*/}
   ((fd < 3 || fd == 255)) || eval "exec $fd>&-" # 255 is this script
@@ -121,7 +121,7 @@ JobRequeue=1
 InactiveLimit=0
 KillWait=$KILLWAIT
 SlurmdTimeout=$NODE_TIMEOUT
-# also how long a connection that is refused is tried again, so until a lost node is noticed
+# also how long a refused connection is retried, and so until a lost node is noticed
 MessageTimeout=5
 MinJobAge=$JOB_AGE
 MaxArraySize=$MAX_ARRAY
@@ -140,7 +140,7 @@ END
   else
     echo "AccountingStorageType=accounting_storage/none"
   fi
-  # One address for all nodes: with one each, an srun inside a job waits for ever for an answer.
+  # One address for all nodes: with one each, an srun inside a job waits forever for an answer.
   for ((i = 1; i <= NODES; i++)); do
     echo "NodeName=n$i NodeHostName=n$i NodeAddr=127.0.0.1 Port=$((NODE_PORT + i))" \
       "CPUs=$CPUS RealMemory=8000 Gres=gpu:$GPUS State=UNKNOWN"
@@ -168,7 +168,7 @@ install() {
   say "installed ${missing[*]}"
 }
 
-start_munge() { # with a key and a socket of its own, beside one that the machine may have
+start_munge() { # with its own key and socket, besides those that the machine may have
   dd if=/dev/urandom of="$D/munge.key" bs=128 count=1 status=none
   chmod 600 "$D/munge.key"
   munged --key-file="$D/munge.key" --socket="$D/munge.socket" --pid-file="$D/munged.pid" \
@@ -206,8 +206,8 @@ END
   sacctmgr -iQ add cluster "$NAME" >/dev/null || die "sacctmgr failed; see $D/slurmdbd.log"
 }
 
-# A node's name space holds its host name and every process of its jobs. It is mounted, so that
-# it outlives the node's processes and its number is given to no other.
+# A node's namespace holds its host name and every process of its jobs. It is mounted, so that
+# it outlives the node's processes and its number is not reused.
 make_node() {
   mkdir -p "$D/spool.n$1"
   touch "$D/n$1.uts"
@@ -220,7 +220,7 @@ node_processes() {
     find /proc/[0-9]*/ns/uts -maxdepth 0 -lname "uts:\[$number\]" 2>/dev/null | cut -d/ -f3
 }
 
-end_node() { # again and again, for a process may start another meanwhile
+end_node() { # repeatedly, as a process may start another meanwhile
   local pids
   while pids=$(node_processes "$1") && [ -n "$pids" ]; do
     # shellcheck disable=SC2086
@@ -253,7 +253,7 @@ start() {
     command -v $program >/dev/null || die "$program is missing; run '$0 install' first"
   done
   running && each_node node_up && {
-    say "runs already"
+    say "already running"
     return
   }
   for link in /etc/slurm/slurm.conf /etc/slurm/gres.conf; do
@@ -270,13 +270,13 @@ start() {
   for ((i = 0; i < GPUS; i++)); do ln -s /dev/null "$D/nvidia$i"; done
   printf 'AutoDetect=off\nNodeName=n[1-%d] Name=gpu Count=%d File=%s/nvidia[0-%d]\n' \
     "$NODES" "$GPUS" "$D" $((GPUS - 1)) >"$D/gres.conf"
-  # slurmd loads it, though nothing here uses it; the other one refuses many a container's mounts
+  # slurmd loads it, though nothing here uses it; the other one fails in many containers
   echo "CgroupPlugin=cgroup/v1" >"$D/cgroup.conf"
   conf >"$SLURM_CONF"
   # so that nobody has to set SLURM_CONF
   ((CLUSTER > 1)) || ln -sfn "$D/slurm.conf" "$D/gres.conf" /etc/slurm/
-  # The nodes' names have an address, and so has this machine's, where the daemons then listen:
-  # before one that is there, for Debian's own 127.0.1.1 will not do.
+  # Addresses for the names of the nodes and of this machine, on which the daemons listen: before
+  # an existing one, because Debian's 127.0.1.1 does not work.
   others=$(cat /etc/hosts)
   {
     echo "127.0.0.1 $HOST # $NAME"
@@ -330,7 +330,7 @@ status() {
 
 reconfigure() {
   local before setting
-  running || die "the cluster does not run; start it with '$0 start'"
+  running || die "the cluster is not running; start it with '$0 start'"
   for setting in "$@"; do
     [[ $setting == *=* && " $SETTINGS " == *" ${setting%%=*} "* ]] ||
       die "no setting $setting; NAME=VALUE with a name of: $SETTINGS"
@@ -340,7 +340,7 @@ reconfigure() {
   conf >"$SLURM_CONF.new" && mv "$SLURM_CONF.new" "$SLURM_CONF"
   if [ "$before" = "$(grep '^AccountingStorageType' "$SLURM_CONF")" ]; then
     scontrol reconfigure || die "scontrol reconfigure failed; see $D/slurmctld.log"
-  else # jobs outlive slurmctld, but it takes another accounting only when it starts
+  else # jobs outlive slurmctld, but it changes the accounting only when it starts
     end slurmctld 20
     slurmctld -f "$SLURM_CONF" || die "slurmctld did not start; see $D/slurmctld.log"
   fi

@@ -138,7 +138,7 @@ def test_shards_that_another_job_makes_are_a_note(tmp_path: Path) -> None:
     wanted = config(tmp_path / "no", tmp_path)
     report = check(wanted, profile(), shards_pending=True)
     assert problems(report) == []
-    assert "another job makes them" in report.notes[0]
+    assert "another job creates them" in report.notes[0]
 
 
 @pytest.mark.usefixtures("no_slurm")

@@ -29,7 +29,7 @@ from pattlite_dist.slurm import extras
         ("array", "0-3", "submits"),
         ("wait", True, "submits"),
         ("partition", "x", "profile.partition"),
-        ("exclusive", False, "no such value"),
+        ("exclusive", False, "does not accept"),
     ],
 )
 def test_an_option_of_sbatch_that_contradicts_the_profile_is_told(

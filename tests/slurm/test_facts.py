@@ -47,7 +47,7 @@ def test_a_history_alone_makes_a_run_folder(tmp_path: Path) -> None:
     assert find_runs([tmp_path]) == [tmp_path]
 
 
-@pytest.mark.parametrize(("name", "what"), [("none", "not a folder"), ("empty", "holds no run")])
+@pytest.mark.parametrize(("name", "what"), [("none", "not a folder"), ("empty", "contains no run")])
 def test_a_folder_without_runs_is_told(tmp_path: Path, name: str, what: str) -> None:
     (tmp_path / "empty" / "a" / "b" / "c").mkdir(parents=True)
     with pytest.raises(UserError, match=f"{name} .*{what}"):

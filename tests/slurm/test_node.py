@@ -39,7 +39,7 @@ def profile(**values: object) -> Profile:
         (facts(pattlite_dist="0.0.9"), 0, ["pattlite_dist is 0.0.9 on n1 and 0.1.0 here"]),
         (facts(submitit="1.4.0"), 0, ["submitit is 1.4.0 on n1 and 1.5.4 here"]),
         (facts(torch="2.6.0+cpu"), 2, ["built without CUDA", "gpus_per_node is 2"]),
-        (facts(missing=("/home/me/runs",)), 0, ["/home/me/runs is not there on n1", "share"]),
+        (facts(missing=("/home/me/runs",)), 0, ["/home/me/runs does not exist on n1", "share"]),
     ],
 )
 def test_a_node_that_does_not_fit_is_told(
@@ -148,7 +148,7 @@ def test_the_jobs_python_is_found_on_a_node(cluster: Cluster, tmp_path: Path) ->
     assert time.monotonic() - begin < 10
     report = node.look(profile(container="env A=b"), [tmp_path, tmp_path / "no"], 5)
     (line,) = report.problems
-    assert f"{tmp_path / 'no'} is not there on n" in line
+    assert f"{tmp_path / 'no'} does not exist on n" in line
 
 
 @pytest.mark.slurm

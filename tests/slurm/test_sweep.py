@@ -80,7 +80,7 @@ def test_a_dry_run_prints_an_array_as_large_as_the_profile_allows(
         (["seed=0,1", "seed=2"], "seed is given twice"),
         (["optim.rate=1,2"], "optim.rate"),
         (["seed=0,many"], "seed"),
-        (["name=a,b"], "name is the sweep's own"),
+        (["name=a,b"], "name is set by the sweep"),
         (["seed=0,1", "--only-failed"], "is no sweep yet"),
         (["seed=0,1", "--skip-checks"], "there is no SLURM here"),
     ],
@@ -131,7 +131,7 @@ def test_only_the_run_that_failed_is_submitted_again_when_its_cause_is_mended(
         assert (grid / name / "pinned" / "facts.json").samefile(grid / "pinned" / "facts.json")
 
     assert "was submitted before" in refused(pattlite, *GRID, SIX, skip)
-    assert "of other points" in refused(pattlite, *GRID, "seed=0,1", skip)
+    assert "with other points" in refused(pattlite, *GRID, "seed=0,1", skip)
     assert "nothing has failed" in printed(pattlite, *GRID, SIX, skip, "--only-failed")
 
     cluster.cancel(high)
