@@ -15,6 +15,7 @@ from pattlite_dist.cli import VERBS, main, parse, parser_of
 from pattlite_dist.commands.forward import job_arguments
 from pattlite_dist.config import Config
 from pattlite_dist.location import Location, with_absolute_paths
+from pattlite_dist.migrate import VERSION
 from pattlite_dist.slurm.job import CommandJob
 
 # What submits -> the verb that the job runs; `submit` itself writes a configuration instead.
@@ -306,6 +307,7 @@ def test_each_key_of_a_configuration_reaches_the_run_folder(jobs: list[Any]) -> 
     written = dict(leaves(yaml.safe_load((job.run / "config.yaml").read_text())))
     places = ("runs", "data.shards", "data.cache", "model.weights")
     assert {key: chosen[key] for key in places} == dict.fromkeys(places, "a folder/b")
+    assert written.pop("version") == VERSION
     assert written == {**chosen, **dict.fromkeys(places, str(here / "a folder" / "b"))}
     assert job.run == here / "a folder" / "b" / chosen["name"]
 
