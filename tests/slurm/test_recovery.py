@@ -24,8 +24,8 @@ from tests.train.harness import assert_same_training
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, apart]
 
-# Twice as many as six starts take until each is stopped.
-EPOCHS, STEPS = 20, 13  # steps an epoch: 104 samples in global batches of 8
+# Several times as many as six starts take, on a fast machine too, until each is stopped.
+EPOCHS, STEPS = 10, 13  # steps an epoch: 104 samples in global batches of 8
 PROFILE = {
     "partition": "preempt", "nodes": 2, "gpus_per_node": 0, "tasks_per_node": 1,
     "cpus_per_task": 1, "memory_gb": 1, "time": "10:00", "signal_seconds": 30,
