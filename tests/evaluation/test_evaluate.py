@@ -152,7 +152,7 @@ def test_what_cannot_be_scored_is_one_line(
     (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
     refused(tmp_path / "cut.ckpt", "is cut off")
     torch.save({"state_dict": {"model.x": torch.zeros(1)}}, tmp_path / "other.ckpt")
-    refused(tmp_path / "other.ckpt", "not a checkpoint of pattlite_dist")
+    refused(tmp_path / "other.ckpt", "not a pattlite_dist checkpoint")
     torch.save({**content_of(run), "more": Code(tmp_path / "touched")}, tmp_path / "bad.ckpt")
     refused(tmp_path / "bad.ckpt", "not a safe file of tensors")
     assert not (tmp_path / "touched").exists()

@@ -81,7 +81,7 @@ def test_a_dry_run_prints_an_array_as_large_as_the_profile_allows(
         (["optim.rate=1,2"], "optim.rate"),
         (["seed=0,many"], "seed"),
         (["name=a,b"], "name is set by the sweep"),
-        (["seed=0,1", "--only-failed"], "is no sweep yet"),
+        (["seed=0,1", "--only-failed"], "is not a sweep yet"),
         (["seed=0,1", "--skip-checks"], "there is no SLURM here"),
     ],
 )
