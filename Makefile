@@ -16,7 +16,7 @@ NPROC ?= 2
 WORKERS ?= $(shell expr $$(nproc) + 2)
 BIN := .venv/bin
 DEMO := demo
-PYTEST_WORKERS := -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+PYTEST_WORKERS := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 .PHONY: demo test lint types tests test-pythons test-oldest test-newest clean help
 

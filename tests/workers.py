@@ -1,42 +1,61 @@
 """How `make test` distributes the suite over workers, and its final summary.
 
-A plugin registered by `tests.conftest`. With pytest-xdist's `--dist loadgroup` a group of tests
-runs on one worker, in order: all cluster tests, which mostly wait, form one group; otherwise each
-file does, because its tests share fixtures. The longest groups start first.
+A plugin registered by `tests.conftest`. With pytest-xdist, a group of tests runs on one worker, in
+order: the tests of a file, which share fixtures, or all files that use a test cluster. The longest
+groups start first.
+
+The groups are made from the tests' ids, in a scheduler of our own. xdist's `--dist loadgroup` puts
+its groups into a private attribute, which pytest 9 ignores.
 """
 
+import functools
 import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+ROOT = Path(__file__).resolve().parent.parent
 CLUSTER, SECOND_CLUSTER = "cluster", "second cluster"
+# What keeps a cluster busy as long as all the others together, if there are two clusters.
+APART = "tests/slurm/test_recovery.py"
 # Longest first, so that no worker starts one of them when the others have finished.
 LONGEST = (
     CLUSTER,
     SECOND_CLUSTER,
     "tests/test_readme.py",
-    "tests/train/test_kill.py",
-    "tests/train/test_run.py",
-    "tests/test_types.py",
     "tests/test_torchrun.py",
+    "tests/train/test_run.py",
+    "tests/train/test_kill.py",
     "tests/train/test_saving.py",
     "tests/shards/test_create_real.py",
+    "tests/test_types.py",
     "tests/train/test_stages.py",
     "tests/data/test_loader.py",
 )
 
 
-def group(item: pytest.Item) -> str:
+def group(nodeid: str) -> str:
     """The group in which a test is sent to a worker."""
-    marked = item.get_closest_marker("xdist_group")
-    if marked is not None:
-        return str(marked.args[0])
-    if item.get_closest_marker("slurm") is not None:
-        return CLUSTER
-    return item.nodeid.partition("::")[0]
+    file = nodeid.partition("::")[0]
+    if not uses_cluster(file):
+        return file
+    return SECOND_CLUSTER if file == APART and has_second_cluster() else CLUSTER
+
+
+@functools.cache
+def uses_cluster(file: str) -> bool:
+    """Whether some test of a file is marked `slurm`."""
+    return "mark.slurm" in (ROOT / file).read_text(encoding="utf-8")
+
+
+@functools.cache
+def has_second_cluster() -> bool:
+    """Whether `CLUSTER=2 cluster.sh start` was run."""
+    return Path("/var/lib/pattlite-test-2/slurm.conf").exists()
 
 
 def rank(name: str) -> int:
@@ -51,16 +70,22 @@ class Workers:
         self.begin = time.monotonic()
         self.left_out: Counter[str] = Counter()
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
+        from xdist.scheduler import LoadScopeScheduling
+
+        class Groups(LoadScopeScheduling):
+            def _split_scope(self, nodeid: str) -> str:
+                return group(nodeid)
+
+        return Groups(config, log)
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
-        if config.getoption("dist", "no") != "loadgroup":
-            return
-        items.sort(key=lambda item: rank(group(item)))  # stable
-        for item in items:
-            if item.get_closest_marker("xdist_group") is None:
-                item.add_marker(pytest.mark.xdist_group(group(item)))
+        if hasattr(config, "workerinput"):
+            items.sort(key=lambda item: rank(group(item.nodeid)))  # stable
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.skipped and isinstance(report.longrepr, tuple):
@@ -76,7 +101,8 @@ class Workers:
         if reporter is None or is_worker or session.config.option.collectonly:
             return
         for why, count in self.left_out.items():
-            reporter.write_line(f"skipped: {count} tests: {why}", yellow=True, bold=True)
+            tests = "test" if count == 1 else "tests"
+            reporter.write_line(f"skipped: {count} {tests}: {why}", yellow=True, bold=True)
         if not self.left_out:
             reporter.write_line("skipped: nothing")
         minutes, seconds = divmod(round(time.monotonic() - self.begin), 60)

@@ -21,7 +21,6 @@ from filelock import FileLock, Timeout
 
 from tests.conftest import ROOT, environment
 from tests.slurm.warm import client
-from tests.workers import CLUSTER, SECOND_CLUSTER
 
 CLUSTERS = (1, 2)
 SCRIPT = Path(__file__).with_name("cluster.sh")
@@ -156,11 +155,6 @@ class Cluster:
             return not jobs
 
         self.until(empty, 60)
-
-
-# For tests that together take as long as all the others: a worker of their own, if they need not
-# wait for the others' cluster.
-apart = pytest.mark.xdist_group(SECOND_CLUSTER if Cluster(2).conf.exists() else CLUSTER)
 
 
 def scancel(*arguments: str) -> None:

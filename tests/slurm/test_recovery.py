@@ -18,11 +18,11 @@ from pattlite_dist.tracking import history
 from pattlite_dist.tracking.record import read_metrics
 from pattlite_dist.train.names import listed
 from tests.conftest import command, environment, tiny
-from tests.slurm.conftest import Cluster, apart
+from tests.slurm.conftest import Cluster
 from tests.starts import Zygote
 from tests.train.harness import assert_same_training
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, apart]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 # Several times as many as six starts take, on a fast machine too, until each is stopped.
 EPOCHS, STEPS = 10, 13  # steps an epoch: 104 samples in global batches of 8
