@@ -52,10 +52,16 @@ def uses_cluster(file: str) -> bool:
     return "mark.slurm" in (ROOT / file).read_text(encoding="utf-8")
 
 
+def cluster_conf(number: int) -> Path:
+    """Where `CLUSTER=number cluster.sh start` puts its slurm.conf."""
+    name = "pattlite-test" if number == 1 else f"pattlite-test-{number}"
+    return Path("/var/lib", name, "slurm.conf")
+
+
 @functools.cache
 def has_second_cluster() -> bool:
-    """Whether `CLUSTER=2 cluster.sh start` was run."""
-    return Path("/var/lib/pattlite-test-2/slurm.conf").exists()
+    """Whether there are two clusters."""
+    return cluster_conf(2).exists()
 
 
 def rank(name: str) -> int:

@@ -20,28 +20,24 @@ def private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__") and name not in PUBLIC
 
 
-def own_names(node: ast.ClassDef) -> set[str]:
-    """What a class itself defines or assigns."""
-    found = {n.name for n in ast.walk(node) if isinstance(n, ast.FunctionDef)}
-    for n in ast.walk(node):
-        if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store):
-            found.add(n.attr)
-        if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store):
-            found.add(n.id)
-    return found
+def known_names(cls: ast.ClassDef, foreign: bool) -> set[str]:
+    """What a class itself defines or assigns.
 
-
-def assigned_first(node: ast.ClassDef) -> set[str]:
-    """Names that `__init__` or the class body assigns: those of a base would be set elsewhere."""
-    bodies = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
-    found = {n.name for n in node.body if isinstance(n, ast.FunctionDef)}
-    for statement in [*bodies, *(n for n in node.body if not isinstance(n, ast.FunctionDef))]:
-        for n in ast.walk(statement):
-            if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store):
-                found.add(n.attr)
-            if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store):
-                found.add(n.id)
-    return found
+    Args:
+        cls: the class.
+        foreign: it has a base of another library. Then only what `__init__` or the class body
+            assigns counts: elsewhere, a name of the base would be set.
+    """
+    methods = [n for n in cls.body if isinstance(n, ast.FunctionDef)]
+    skipped = [n for n in methods if foreign and n.name != "__init__"]
+    assigned = {
+        n.attr if isinstance(n, ast.Attribute) else n.id
+        for part in cls.body
+        if part not in skipped
+        for n in ast.walk(part)
+        if isinstance(n, ast.Attribute | ast.Name) and isinstance(n.ctx, ast.Store)
+    }
+    return assigned | {method.name for method in methods}
 
 
 def uses(source: str, ours: set[str]) -> Iterator[str]:
@@ -70,8 +66,7 @@ def uses(source: str, ours: set[str]) -> Iterator[str]:
                 continue
             bases = {base.id for base in cls.bases if isinstance(base, ast.Name)}
             foreign = bool(bases - ours - {"object", "NamedTuple", "Exception"})
-            known = assigned_first(cls) if foreign else own_names(cls)
-            if node.attr not in known and not bases & ours:
+            if node.attr not in known_names(cls, foreign) and not bases & ours:
                 yield f"{node.lineno}: self.{node.attr}"
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr"):
             names = [n.value for n in node.args[1:2] if isinstance(n, ast.Constant)]

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from tests.conftest import ROOT, environment
 from tests.slurm.warm import client
+from tests.workers import cluster_conf
 
 CLUSTERS = (1, 2)
 SCRIPT = Path(__file__).with_name("cluster.sh")
@@ -43,11 +44,11 @@ class Cluster:
 
     @property
     def name(self) -> str:
-        return "pattlite-test" if self.number == 1 else f"pattlite-test-{self.number}"
+        return self.conf.parent.name
 
     @property
     def conf(self) -> Path:
-        return Path("/var/lib", self.name, "slurm.conf")
+        return cluster_conf(self.number)
 
     @property
     def variables(self) -> dict[str, str]:
