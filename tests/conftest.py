@@ -1,5 +1,6 @@
 """Shared fixtures."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -33,6 +34,10 @@ torch.set_num_threads(1)
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Workers(), "workers")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # a million objects that stay; each search for garbage would go over them
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pattlite_dist.console import print_rows, show_progress
+from pattlite_dist.runtime.imports import quick_imports
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -32,7 +33,8 @@ def add_options(parser: "ArgumentParser") -> None:
 
 def work(options: Any) -> int:
     """Audit a run; returns 1 if its predictions depend on their batch."""
-    from pattlite_dist.evaluation.audit import audit
+    with quick_imports():
+        from pattlite_dist.evaluation.audit import audit
 
     with show_progress() as progress:
         path, found = audit(

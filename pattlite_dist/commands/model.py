@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from pattlite_dist.commands.options import config_options, given_config
 from pattlite_dist.console import print_rows
+from pattlite_dist.runtime.imports import quick_imports
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -39,7 +40,8 @@ def work(options: Any) -> int:
 
 def variant_rows(config: "ModelConfig", image_size: int, classes: int) -> list[list[str]]:
     """The table of variants: at 48, 96 and 224 px, and at the configuration's size."""
-    from pattlite_dist.model.count import count_stages, variants
+    with quick_imports():
+        from pattlite_dist.model.count import count_stages, variants
 
     sides = sorted({*IMAGE_SIZES, image_size})
     rows = [["attention", "stage", "all", "trainable", *(f"MACs at {side} px" for side in sides)]]

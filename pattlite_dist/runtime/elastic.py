@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pattlite_dist.compat.torchrun import agent_folder, agent_log, separate_stores
 from pattlite_dist.errors import UserError
+from pattlite_dist.runtime.imports import quick_imports
 
 MISTAKE = 2  # the exit status for failures that a retry cannot fix
 
@@ -49,10 +50,11 @@ def _worth_telling(record: logging.LogRecord) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run an agent until it ends; returns the exit status: 2 for a user's mistake."""
-    from torch.distributed import run
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.elastic.rendezvous import RendezvousError
+    with quick_imports():
+        from torch.distributed import run
+        from torch.distributed.elastic.multiprocessing import SignalException
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.elastic.rendezvous import RendezvousError
 
     try:
         agent_log().addFilter(_worth_telling)

@@ -7,14 +7,16 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quick_imports() -> Iterator[None]:
-    """Look for no garbage meanwhile: a million new objects are searched, and all are in use.
+    """Hide what is imported from the garbage collector, which would only find it in use.
 
-    Saves about a fifth of the seconds that a start takes.
+    Without it, searching a million objects while they are made and again when the interpreter ends
+    takes two fifths of the CPU time of a process that does little else.
     """
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
         if enabled:
             gc.enable()

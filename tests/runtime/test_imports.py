@@ -1,4 +1,6 @@
 import gc
+import subprocess
+import sys
 
 import pytest
 
@@ -20,3 +22,18 @@ def test_who_looks_for_none_is_left_alone() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_what_was_imported_is_not_searched_and_what_comes_later_is() -> None:
+    code = """
+import gc
+from pattlite_dist.runtime.imports import quick_imports
+with quick_imports():
+    import pydantic
+assert gc.get_freeze_count() > 10_000
+assert not any(value is pydantic.__dict__ for value in gc.get_objects())
+class Later: pass
+ring = Later(); ring.me = ring; del ring
+assert gc.collect() >= 1
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
