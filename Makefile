@@ -11,7 +11,8 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 SOURCE ?=
-NPROC ?= 2
+# Asked once: a process for each GPU, or two without any.
+NPROC ?= $(eval NPROC := $(shell $(BIN)/python -m pattlite_dist.runtime.devices 2))$(NPROC)
 # Two more than cores: the tests of the two clusters mostly wait.
 WORKERS ?= $(shell expr $$(nproc) + 2)
 BIN := .venv/bin

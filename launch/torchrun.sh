@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One process per GPU under torchrun, or NPROC of them on CPUs. On a workstation:
+# One process per GPU that torch sees, or NPROC of them, under torchrun. On a workstation:
 #
 #   launch/torchrun.sh train -c configs/fer2013.yaml --model.weights imagenet
 #   NPROC=2 launch/torchrun.sh evaluate runs/fer2013
@@ -22,11 +22,9 @@ if [ $# -eq 0 ]; then
     "(see pattlite --help)" >&2
   exit 2
 fi
-gpus=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU' || true)
-NPROC=${NPROC:-$((gpus > 0 ? gpus : 1))}
 NNODES=${NNODES:-1}
 MAX_RESTARTS=${MAX_RESTARTS:-3}
-[[ $NPROC =~ ^[1-9][0-9]{0,3}$ ]] ||
+[[ ${NPROC:-1} =~ ^[1-9][0-9]{0,3}$ ]] ||
   fail "NPROC=$NPROC is not a number of processes; set it to 1 or more, or leave it out"
 [[ $NNODES =~ ^([1-9][0-9]{0,4})(:([1-9][0-9]{0,4}))?$ ]] ||
   fail "NNODES=$NNODES is neither a number of machines nor a range of them; set it to 2 or 1:4, say"
@@ -45,10 +43,10 @@ else
     fail "RDZV=$RDZV is not host:port; set it to first.example.org:29400, say"
   where=(--nnodes="$NNODES" --rdzv-backend=c10d --rdzv-endpoint="$RDZV" --rdzv-id="${RDZV_ID:-pattlite}")
 fi
-if [ "$gpus" -eq 0 ]; then
-  # Share the cores: torchrun defaults to one thread per process on any machine.
-  cores=$(nproc)
-  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > NPROC ? cores / NPROC : 1))}
-fi
-exec "${PYTHON:-python}" -m pattlite_dist.runtime.elastic "${where[@]}" --nproc-per-node="$NPROC" \
+PYTHON=${PYTHON:-python}
+NPROC=${NPROC:-$("$PYTHON" -m pattlite_dist.runtime.devices 1)}
+# Share the cores: torchrun defaults to one thread per process on any machine.
+cores=$(nproc)
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > NPROC ? cores / NPROC : 1))}
+exec "$PYTHON" -m pattlite_dist.runtime.elastic "${where[@]}" --nproc-per-node="$NPROC" \
   --max-restarts="$MAX_RESTARTS" -m pattlite_dist "$@"

@@ -36,10 +36,10 @@ def append(run: Path, event: Event, **facts: Any) -> None:
 
     Args:
         run: folder.
-        event: `submitted` (by the command, with `job`), `started` (with `step` and `ranks`),
-            `first_step`, `stopped` (with `signal`, `step`, whether it was `saved`, and `noted`, the
-            time of the signal), `requeued`, `finished`, `failed` (with `error`), `cancelled` (by
-            the command, with `job`).
+        event: `submitted` (by the command, with `job`), `started` (with `step`, and what
+            it computes on and with), `first_step`, `stopped` (with `signal`, `step`, whether it was
+            `saved`, and `noted`, the time of the signal), `requeued`, `finished`, `failed` (with
+            `error`), `cancelled` (by the command, with `job`).
         facts: further keys.
     """
     line = {
@@ -68,6 +68,12 @@ def read(run: Path) -> list[dict[str, Any]]:
     except OSError:
         return []
     return [event for event in lines if isinstance(event, dict) and "event" in event]
+
+
+def last_start(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The newest start of training; empty if there was none."""
+    starts = (event for event in reversed(events) if event["event"] == "started")
+    return next((event for event in starts if event.get("kind", "train") == "train"), {})
 
 
 class Standing(NamedTuple):

@@ -16,8 +16,8 @@ from pattlite_dist.runtime.world import (
     device,
     disconnect,
     from_main,
-    use_gpu,
 )
+from tests.gpus import see
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "none", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1",
@@ -117,27 +117,17 @@ def test_nodes_are_counted_and_rank_0_writes() -> None:
     assert [World("slurm", r, 8, r % 4, 4).main for r in range(8)] == [True] + [False] * 7
 
 
-@pytest.fixture
-def gpus(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> int:
-    """Make torch see this many GPUs."""
-    count = int(request.param)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    return count
-
-
-@pytest.mark.parametrize("gpus", [0], indirect=True)
-def test_without_a_gpu_the_cpu_is_used_unless_a_gpu_is_insisted_on(gpus: int) -> None:
+def test_without_a_gpu_the_device_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    see(monkeypatch, 0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     for accelerator in ("auto", "cpu"):
-        assert not use_gpu(accelerator)
         assert device(World(), accelerator) == torch.device("cpu")
-    for ask in (use_gpu, lambda accelerator: device(World(), accelerator)):
-        with pytest.raises(UserError, match="torch sees no GPU here"):
-            ask("gpu")
+    with pytest.raises(UserError, match="torch sees no GPU here"):
+        device(World(), "gpu")
 
 
-@pytest.mark.parametrize("gpus", [4], indirect=True)
-def test_each_local_rank_has_its_own_gpu(gpus: int) -> None:
+def test_each_local_rank_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    see(monkeypatch, 4)
     worlds = [World("torchrun", 4 + r, 8, r, 4) for r in range(4)]
     for accelerator in ("auto", "gpu"):
         assert [device(w, accelerator).index for w in worlds] == [0, 1, 2, 3]
@@ -145,14 +135,14 @@ def test_each_local_rank_has_its_own_gpu(gpus: int) -> None:
     assert device(worlds[2], "cpu") == torch.device("cpu")
 
 
-@pytest.mark.parametrize("gpus", [1], indirect=True)
 def test_a_slurm_task_that_sees_one_gpu_takes_it_and_torchruns_ranks_do_not_share(
-    gpus: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    see(monkeypatch, 1)
     assert device(World("slurm", 3, 4, 3, 4), "auto") == torch.device("cuda", 0)
-    assert device(World("torchrun", 0, 4, 0, 4), "auto") == torch.device("cuda", 0)
-    with pytest.raises(UserError, match="local rank 3 has no GPU: torch sees 1"):
-        device(World("torchrun", 3, 4, 3, 4), "auto")
+    for rank in range(4):
+        with pytest.raises(UserError, match=r"4 processes were started .* but torch sees 1 GPU"):
+            device(World("torchrun", rank, 4, rank, 4), "auto")
 
 
 @pytest.mark.parametrize(
