@@ -10,6 +10,7 @@ from pattlite_dist import __version__
 from pattlite_dist.compat.jsonargparse import actions, formatter
 from pattlite_dist.errors import UserError
 from pattlite_dist.renamed import rename_words, tell
+from pattlite_dist.runtime import failure
 from pattlite_dist.runtime.elastic import MISTAKE, first_to_tell, told_before
 from pattlite_dist.runtime.signals import Stopped
 from pattlite_dist.runtime.world import detect
@@ -50,7 +51,10 @@ On a SLURM cluster, described by a profile in launch/profiles:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 2 for the user's mistake, 1 for bad shards."""
+    """Run one command; returns the exit status: 2 for the user's mistake, 1 for bad shards.
+
+    It is also 1 where another rank failed.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP, end="")
@@ -67,6 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if first_to_tell(message):
             print(f"pattlite: error: {message}", file=sys.stderr)
         return MISTAKE
+    except (failure.PeerFailed, failure.NoGroup) as error:
+        failure.tell(str(error))
+        return 1
     except Stopped as stop:
         if detect().main:
             print(f"pattlite: {stop}; the same command continues", file=sys.stderr)

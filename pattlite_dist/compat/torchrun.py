@@ -28,6 +28,13 @@ def agent_folder(env: Mapping[str, str]) -> Path | None:
     return folder if folder is not None and folder.is_dir() else None
 
 
+def worker_folder(env: Mapping[str, str]) -> Path | None:
+    """This worker's own folder, `attempt_<n>/<local rank>`; None without an agent."""
+    file = env.get("TORCHELASTIC_ERROR_FILE")
+    folder = Path(file).parent if file and len(Path(file).parts) > 3 else None
+    return folder if folder is not None and folder.is_dir() else None
+
+
 def agent_log() -> logging.Logger:
     """Where an agent logs how its workers ended.
 

@@ -4,14 +4,18 @@
 functions are for the workers, which share a folder that the agent created for them.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from pattlite_dist.compat.torchrun import agent_folder, agent_log, separate_stores
+from pattlite_dist.compat.torchrun import agent_folder, agent_log, separate_stores, worker_folder
 from pattlite_dist.errors import UserError
+from pattlite_dist.runtime import network
 from pattlite_dist.runtime.imports import quick_imports
 
 MISTAKE = 2  # the exit status for failures that a retry cannot fix
@@ -38,6 +42,52 @@ def first_to_tell(message: str, env: Mapping[str, str] = os.environ) -> bool:
     return True
 
 
+def note_failure(text: str, primary: bool, env: Mapping[str, str] = os.environ) -> None:
+    """Leave the error that ends this worker where its agent finds it.
+
+    Args:
+        text: one line.
+        primary: whether it is the cause, and not the loss of another rank.
+        env: of the worker.
+    """
+    folder = worker_folder(env)
+    if folder is not None:
+        with contextlib.suppress(OSError):
+            (folder / (_CAUSE if primary else _LOSS)).write_text(text, encoding="utf-8")
+
+
+def first_to_end(env: Mapping[str, str] = os.environ) -> bool:
+    """Whether no other worker of this attempt on this machine has said that it lost a rank."""
+    folder = worker_folder(env)
+    if folder is None:
+        return True
+    try:
+        (folder.parent / "told").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+_CAUSE, _LOSS = "cause", "loss"
+
+
+def cause(error_files: Iterable[str]) -> str | None:
+    """The error that ended an attempt, as its workers on this machine noted it.
+
+    Args:
+        error_files: of the workers that failed, `attempt_<n>/<local rank>/error.json`.
+    """
+    attempts = dict.fromkeys(Path(file).parent.parent for file in error_files)
+    for name in (_CAUSE, _LOSS):
+        for attempt in attempts:
+            for note in sorted(attempt.glob(f"*/{name}")):
+                with contextlib.suppress(OSError):
+                    return note.read_text(encoding="utf-8")
+    return None
+
+
 def status(exit_codes: Iterable[int]) -> int:
     """The agent's exit status, given those of the workers that failed first on this machine."""
     return MISTAKE if MISTAKE in set(exit_codes) else 1
@@ -48,27 +98,52 @@ def _worth_telling(record: logging.LogRecord) -> bool:
     return f"(exitcode: {MISTAKE})" not in text and "closing signal" not in text
 
 
+def find_addresses(options: Any) -> None:
+    """Set how the agents of a run reach each other, where its options do not say.
+
+    torchrun would use this machine's own name, which may not resolve, or only to a loopback
+    address.
+
+    Args:
+        options: torchrun's, parsed.
+    """
+    host = (options.rdzv_endpoint or "").rpartition(":")[0] or options.rdzv_endpoint
+    alone = options.nnodes in ("1", "1:1") and not options.rdzv_endpoint
+    if options.standalone or alone:
+        options.local_addr = options.local_addr or network.LOCAL
+    elif options.rdzv_backend == "c10d" and host:
+        host = host.strip("[]")
+        options.local_addr = options.local_addr or network.agent_address(host)
+        # torchrun compares that with what its own name means, to find who listens there.
+        known = network.is_local(host) or network.name_leads_here()
+        if not known and "is_host" not in options.rdzv_conf:
+            here = f"is_host={int(network.is_here(host))}"
+            options.rdzv_conf = ",".join(filter(None, [options.rdzv_conf, here]))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run an agent until it ends; returns the exit status: 2 for a user's mistake."""
     with quick_imports():
         from torch.distributed import run
         from torch.distributed.elastic.multiprocessing import SignalException
-        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
         from torch.distributed.elastic.rendezvous import RendezvousError
 
     try:
         agent_log().addFilter(_worth_telling)
         separate_stores()
-        run.main(list(sys.argv[1:] if arguments is None else arguments))
+        parse: Any = run.parse_args
+        options = parse(list(sys.argv[1:] if arguments is None else arguments))
+        find_addresses(options)
+        record(run.run)(options)
     except ChildFailedError as error:
         failed = error.failures
         result = status(failure.exitcode for failure in failed.values())
         if result != MISTAKE:
             ranks = ", ".join(f"rank {rank}: {failed[rank].exitcode}" for rank in sorted(failed))
-            print(
-                f"pattlite: error: training ended with exit status ({ranks}); the cause is above",
-                file=sys.stderr,
-            )
+            told = cause(failure.error_file for failure in failed.values())
+            text = told or f"training ended with exit status ({ranks}); the cause is above"
+            print(f"pattlite: error: {text}", file=sys.stderr)
         return result
     except UserError as error:
         print(f"pattlite: error: {error}", file=sys.stderr)

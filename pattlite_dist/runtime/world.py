@@ -1,11 +1,15 @@
 """The only place that knows rank, world size, node and device."""
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pattlite_dist.errors import UserError
+from pattlite_dist.runtime import failure, network
+from pattlite_dist.runtime.devices import own, use_gpu
+from pattlite_dist.runtime.signals import Stopped
 
 Launcher = Literal["slurm", "torchrun", "none"]
 
@@ -83,41 +87,17 @@ def _number(env: Mapping[str, str], name: str) -> int:
         ) from None
 
 
-def use_gpu(accelerator: str) -> bool:
-    """Whether to compute on GPUs.
-
-    Raises:
-        UserError: `gpu` was requested and there is none.
-    """
-    import torch
-
-    if accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError(
-            "trainer.accelerator is gpu, but torch sees no GPU here; use cpu or auto, "
-            "or check the driver with nvidia-smi"
-        )
-    return accelerator != "cpu" and torch.cuda.is_available()
-
-
 def device(world: World, accelerator: str) -> Any:
     """The `torch.device` of this process: one GPU per local rank, or the CPU.
 
     Raises:
-        UserError: there are more processes than GPUs on this node.
+        UserError: as `use_gpu`; or there are more processes than GPUs on this node.
     """
     import torch
 
     if not use_gpu(accelerator):
         return torch.device("cpu")
-    # With SLURM's --gpus-per-task, each task sees only its own GPU, as number 0.
-    visible = torch.cuda.device_count()
-    index = 0 if visible == 1 and world.launcher == "slurm" else world.local_rank
-    if index >= visible:
-        raise UserError(
-            f"local rank {world.local_rank} has no GPU: torch sees {visible}; "
-            "start one process per GPU"
-        )
-    return torch.device("cuda", index)
+    return torch.device("cuda", own(world.local_rank, world.local_size, world.launcher == "slurm"))
 
 
 def cluster_environment(world: World) -> Any:
@@ -147,26 +127,92 @@ def connect(world: World, accelerator: str, timeout_minutes: float) -> None:
 
     import torch
     import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
 
-    if use_gpu(accelerator):
+    gpu = use_gpu(accelerator)
+    if gpu:
         torch.cuda.set_device(device(world, accelerator))
     if world.size == 1 or dist.is_initialized():
         return
     environment = cluster_environment(world)
+    if world.launcher == "slurm" and "MASTER_ADDR" not in os.environ:
+        os.environ["MASTER_ADDR"] = network.slurm_main(world.nodes)
     os.environ.setdefault("MASTER_ADDR", str(environment.main_address))
     os.environ.setdefault("MASTER_PORT", str(environment.main_port))
-    dist.init_process_group(
-        "nccl" if use_gpu(accelerator) else "gloo",
-        rank=world.rank,
-        world_size=world.size,
-        timeout=datetime.timedelta(minutes=timeout_minutes),
-    )
+    timeout = datetime.timedelta(minutes=timeout_minutes)
+    own = None
+    try:
+        store, _, _ = next(rendezvous("env://", world.rank, world.size, timeout=timeout))
+        own = find_interface(world, store)
+        dist.init_process_group(
+            "nccl" if gpu else "gloo",
+            store=PrefixStore("default_pg", store),
+            rank=world.rank,
+            world_size=world.size,
+            timeout=timeout,
+            device_id=device(world, accelerator) if gpu else None,
+        )
+        failure.begin(store, world.rank, world.size, timeout)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise failure.NoGroup(failure.no_group(world.rank, world.size, own, error)) from error
+
+
+def find_interface(world: World, store: Any) -> str | None:
+    """Choose the interface by which this machine reaches the others; returns its address there.
+
+    Collective between nodes: rank 0's machine may have to learn where the others are.
+
+    Args:
+        world: which rank this is.
+        store: common to the ranks.
+    """
+    own = network.LOCAL
+    if world.nodes > 1:
+        way = network.source_of(os.environ["MASTER_ADDR"])
+        store.set(f"{_ADDRESS}-{world.rank}", way or "")
+        if way is None:
+            return None
+        others = (store.get(f"{_ADDRESS}-{rank}").decode() for rank in range(world.size))
+        own = network.reachable(way, filter(None, others), network.source_of)
+    name = network.interface_of(own, network.addresses())
+    if name is not None:
+        network.use_interface(name, world.nodes)
+    return own
+
+
+_ADDRESS = "pattlite-address"  # in the store, with a rank
+
+
+@contextlib.contextmanager
+def group(world: World, accelerator: str, timeout_minutes: float) -> Iterator[None]:
+    """Join the process group for a while, as `connect` does.
+
+    After an error the group is not left, because that could wait for ranks that never come; the
+    error is told to the others instead, and this process has to end.
+
+    Raises:
+        PeerFailed: another rank ended first.
+    """
+    connect(world, accelerator, timeout_minutes)
+    try:
+        yield
+    except Stopped:  # all ranks stop together
+        disconnect()
+        raise
+    except Exception as error:
+        found = failure.judge(error)
+        if found is error:
+            raise
+        raise found from error
+    disconnect()
 
 
 def disconnect() -> None:
     """Leave the process group, if this process is in one."""
     import torch.distributed as dist
 
+    failure.end()
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 

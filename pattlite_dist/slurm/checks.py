@@ -67,7 +67,7 @@ def splits(where: str, samples: Mapping[str, int], global_batch: int, tail: str)
         where: location of the shards.
         samples: number of each split.
         global_batch: samples of a step.
-        tail: `drop` or `wrap`, of the configuration.
+        tail: `pad`, `wrap` or `drop`, of the configuration.
     """
     lines = []
     train = samples.get("train", 0)
@@ -76,7 +76,7 @@ def splits(where: str, samples: Mapping[str, int], global_batch: int, tail: str)
     elif train < global_batch and tail == "drop":
         lines.append(
             f"{train} training samples in {where} do not fill one global batch of {global_batch}; "
-            "lower trainer.global_batch or set data.tail to wrap"
+            "lower trainer.global_batch or set data.tail to pad"
         )
     if not samples.get("val", 0):
         lines.append(f"{where} has no val split to choose a checkpoint on; create one with it")

@@ -16,14 +16,15 @@ from pattlite_dist.data.settings import DataConfig
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.manifest import Manifest
 from pattlite_dist.shards.verify import wrong_sizes
-from pattlite_dist.slurm import admission, checks, extras, node
+from pattlite_dist.slurm import admission, checks, extras, node, reach
 from pattlite_dist.slurm.checks import Report
 from pattlite_dist.slurm.profile import Profile
 from pattlite_dist.slurm.submit import Plan
 from pattlite_dist.tracking import history
-from pattlite_dist.tracking.folder import check_same_run
+from pattlite_dist.tracking.folder import same_run
 from pattlite_dist.tracking.wandb_run import has_login, wandb_mode
 from pattlite_dist.train import names
+from pattlite_dist.train.settings import few_images
 
 Fetch = Callable[[Origin], Manifest | UserError]
 _PATIENCE = 10.0  # seconds to wait for a silent server; the job itself waits longer
@@ -71,6 +72,8 @@ def check(
         paths += [path for config in runs.values() for path in _inputs(config, shards_pending)]
         code = Path(__file__).parents[2] if snapshot else None
         report.add(node.look(plan.profile, dict.fromkeys(paths), immediate, code))
+        if not report.problems and plan.tasks != 1:
+            report.add(reach.look(plan.profile, immediate, code))
     return report
 
 
@@ -87,6 +90,8 @@ def _check_run(
     report.problems += checks.jobs(run, live)
     report.problems += _same_run(config, run)
     report.problems += checks.batch(settings.global_batch, profile.nodes, profile.local_size)
+    few = few_images(settings, profile.nodes * profile.local_size)
+    report.notes += [few] if few else []
     report.problems += checks.devices(settings.accelerator, profile.gpus_per_node)
     report.problems += extras.options(profile.sbatch, profile.srun, profile.memory_gb)
     report.problems += extras.environment(profile.environment)
@@ -106,7 +111,7 @@ def _check_run(
 
 def _same_run(config: Config, run: Path) -> list[str]:
     try:
-        check_same_run(config, run)
+        same_run(config, run)
     except UserError as error:
         return [str(error)]
     return []

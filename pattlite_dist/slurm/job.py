@@ -13,6 +13,7 @@ from submitit.helpers import Checkpointable
 
 from pattlite_dist.compat.submitit import check_handler
 from pattlite_dist.errors import UserError
+from pattlite_dist.runtime import failure
 from pattlite_dist.runtime.imports import quick_imports
 from pattlite_dist.runtime.signals import Signals, Stopped
 from pattlite_dist.tracking import history
@@ -59,12 +60,17 @@ class TrainJob(Checkpointable):
                     self._note(error)
                 print(f"pattlite: error: {error}", file=sys.stderr, flush=True)
                 raise SystemExit(2) from None
+            except (failure.PeerFailed, failure.NoGroup) as error:
+                if isinstance(error, failure.NoGroup):
+                    self._note(error)
+                failure.tell(str(error))
+                raise SystemExit(1) from None
             finally:
                 from pattlite_dist.tracking import wandb_run
 
                 wandb_run.end()  # after the requeue, as an upload can outlast the grace time
 
-    def _note(self, error: UserError) -> None:
+    def _note(self, error: Exception) -> None:
         # For `status`: SLURM keeps only a number. Training itself notes what fails in the run.
         reason = str(error).splitlines()[-1][:300]
         mine = [item for item in history.read(self.run) if item.get("job") == history.job_id()]

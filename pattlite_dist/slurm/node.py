@@ -164,9 +164,6 @@ def srun_command(
         immediate: seconds to wait for a free node.
         code: folder of the package that the job will use, if not the installed one.
     """
-    wanted = {name: getattr(profile, name) for name in ("partition", "account", "qos")}
-    wanted |= {"constraint": profile.constraint, "exclude": profile.exclude}
-    wanted |= {name: profile.sbatch.get(name) for name in ("reservation", "clusters", "wckey")}
     python = f"{script.interpreter(profile)} -c {shlex.quote(_PROGRAM)}"
     shell = [
         f'echo "{_BEGIN}${{SLURMD_NODENAME:-$HOSTNAME}}"',
@@ -176,9 +173,24 @@ def srun_command(
         "trap - ERR",
         f"{python} {shlex.join(map(str, paths))}",
     ]
+    return step(profile, immediate, 1, shell)
+
+
+def step(profile: Profile, immediate: int, nodes: int, shell: Iterable[str]) -> list[str]:
+    """A step of one task a node, in an allocation of its own that is as the job's.
+
+    Args:
+        profile: of the cluster.
+        immediate: seconds to wait for free nodes.
+        nodes: number of them.
+        shell: lines that each task runs.
+    """
+    wanted = {name: getattr(profile, name) for name in ("partition", "account", "qos")}
+    wanted |= {"constraint": profile.constraint, "exclude": profile.exclude}
+    wanted |= {name: profile.sbatch.get(name) for name in ("reservation", "clusters", "wckey")}
     return [
-        "srun", f"--immediate={immediate}", "--job-name=pattlite-doctor", "--nodes=1", "--ntasks=1",
-        "--cpus-per-task=1", "--mem=1G", "--time=2", f"--chdir={Path.cwd()}",
+        "srun", f"--immediate={immediate}", "--job-name=pattlite-doctor", f"--nodes={nodes}",
+        f"--ntasks={nodes}", "--cpus-per-task=1", "--mem=1G", "--time=2", f"--chdir={Path.cwd()}",
         *(f"--{name}={value}" for name, value in wanted.items() if value is not None),
         *profile.srun, "bash", "-c", "\n".join(shell),
     ]  # fmt: skip
@@ -204,6 +216,24 @@ def look(
 ) -> Report:
     """Briefly start the job's Python on a node; arguments as for `srun_command`."""
     command = srun_command(profile, paths, immediate, code)
+    came = run(command, immediate)
+    if isinstance(came, str):
+        return Report(notes=[f"Python on a node: not checked, {came}"])
+    status, stdout, stderr = came
+    answer = parse_answer(stdout)
+    report = judge(answer, status, stderr, immediate, bool(profile.srun))
+    if answer.node is not None and answer.facts is not None:
+        report.add(compare(answer.node, answer.facts, versions(), profile.gpus_per_node))
+    return report
+
+
+def run(command: list[str], immediate: int) -> tuple[int, str, str] | str:
+    """Run srun; returns its status and output, or why there are none.
+
+    Args:
+        command: of srun.
+        immediate: seconds that it waits for free nodes.
+    """
     limit = immediate + _ANSWER_SECONDS
     try:
         process = subprocess.Popen(
@@ -211,7 +241,7 @@ def look(
             text=True, errors="replace", env=srun_environment(os.environ),
         )  # fmt: skip
     except OSError as error:
-        return Report(notes=[f"Python on a node: not checked, srun: {error.strerror}"])
+        return f"srun: {error.strerror}"
     with process:
         try:
             stdout, stderr = process.communicate(timeout=limit)
@@ -220,9 +250,5 @@ def look(
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(15)
             process.kill()
-            return Report(notes=[f"Python on a node: not checked, no answer in {limit:.0f} s"])
-    answer = parse_answer(stdout)
-    report = judge(answer, process.returncode, stderr, immediate, bool(profile.srun))
-    if answer.node is not None and answer.facts is not None:
-        report.add(compare(answer.node, answer.facts, versions(), profile.gpus_per_node))
-    return report
+            return f"no answer in {limit:.0f} s"
+    return process.returncode, stdout, stderr

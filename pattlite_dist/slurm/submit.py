@@ -15,7 +15,7 @@ from pattlite_dist.slurm.admission import refusal
 from pattlite_dist.slurm.profile import Profile
 from pattlite_dist.slurm.queue import require_slurm
 from pattlite_dist.tracking import history
-from pattlite_dist.tracking.folder import check_same_run, prepare_folder, run_folder
+from pattlite_dist.tracking.folder import prepare_folder, run_folder, same_run
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,7 @@ def prepare_run(config: Config) -> Path:
         UserError: the folder holds a run with another configuration.
     """
     run = run_folder(config)
-    check_same_run(config, run)
-    prepare_folder(config, run, None)
+    prepare_folder(same_run(config, run), run, None)
     return run
 
 

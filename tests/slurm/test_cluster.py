@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -36,6 +37,28 @@ def test_gpus_are_counted_and_shown_to_the_job(cluster: Cluster) -> None:
     assert shown.split() == ["0,1", "0,1"]
     with pytest.raises(RuntimeError, match="not available"):
         cluster.run("srun", "-N1", "--gpus-per-node=3", "true")
+
+
+@slurm
+def test_a_task_bound_to_one_gpu_knows_how_many_there_are_on_its_node(cluster: Cluster) -> None:
+    names = ("CUDA_VISIBLE_DEVICES", "SLURM_GPUS_ON_NODE")
+    for options in (("--gpus-per-node=2", "--gpu-bind=single:1"), ("--gpus-per-task=1",)):
+        shown = cluster.run("srun", "-N1", "-n2", *options, "printenv", *names)
+        assert sorted(shown.split()) == ["0", "1", "2", "2"]
+    shown = cluster.run("srun", "-N1", "-n2", "--gpus-per-node=1", "printenv", *names)
+    assert shown.split() == ["0", "1"] * 2
+
+
+@slurm
+@pytest.mark.parametrize(("asked", "by"), [((), None), (("--gpus=1",), "SLURM_GPUS_ON_NODE=1")])
+def test_a_job_submitted_from_a_job_with_gpus_knows_its_own(
+    asked: tuple[str, ...], by: str | None, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS", "SLURM_STEP_GPUS"):
+        monkeypatch.setenv(name, "0,1")
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "2")
+    code = "from pattlite_dist.runtime.devices import given; print(given())"
+    assert cluster.run("srun", "-N1", *asked, sys.executable, "-c", code) == f"{by}\n"
 
 
 @slurm

@@ -32,7 +32,7 @@ def profile(**values: object) -> Profile:
 def config(shards: Path | str, runs: Path, **values: Any) -> Config:
     tree: dict[str, Any] = {
         "name": "x", "runs": str(runs), "data": {"shards": str(shards)},
-        "trainer": {"global_batch": 8}, "wandb": {"mode": "disabled"},
+        "trainer": {"global_batch": 32}, "wandb": {"mode": "disabled"},
     }  # fmt: skip
     for key, value in values.items():
         section, _, name = key.partition("__")
@@ -290,7 +290,9 @@ def test_a_hundred_runs_ask_slurm_once_and_the_shards_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     seeds = ",".join(map(str, range(50)))
-    words = [f"seed={seeds}", "trainer.epochs=1,2", "trainer.global_batch=1000"]
+    words = [
+        f"seed={seeds}", "trainer.epochs=1,2", "trainer.global_batch=1000", "data.tail=drop",
+    ]  # fmt: skip
     origins: list[Origin] = []
 
     def fetch(origin: Origin) -> Manifest:
