@@ -90,8 +90,11 @@ class Preprocess:
 
     def __init__(self, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         self.size = size
-        self.scale = 1 / torch.tensor(std).view(1, -1, 1, 1)
-        self.offset = -torch.tensor(mean).view(1, -1, 1, 1) * self.scale
+        scale = 1 / torch.tensor(std).view(1, -1, 1, 1)
+        places = (torch.arange(size) + 0.5) * (2 / size) - 1  # from -1 to 1, as grid_sample's
+        shares = (torch.arange(size) + 0.5) / size
+        self._constants = (-torch.tensor(mean).view(1, -1, 1, 1) * scale, scale, places, shares)
+        self._there: dict[torch.device, tuple[torch.Tensor, ...]] = {}
 
     def __call__(self, images: torch.Tensor, parameters: Parameters | None = None) -> torch.Tensor:
         """Turn uint8 [n, C, H, W] into float32 [n, 3, size, size], augmented by `parameters`.
@@ -104,7 +107,7 @@ class Preprocess:
             return self._normalise(self._resize(x))
         # A transform that is switched off is off on every rank, and costs nothing.
         used = {name: v for name, v in vars(parameters).items() if (v != _NEUTRAL.get(name)).any()}
-        p = {name: torch.from_numpy(v).to(x.device) for name, v in used.items()}
+        p = _together(used, x.device)
         x = self._warp(x, p["affine"], p.get("shift"))
         if "contrast" in p or "brightness" in p:
             contrast, brightness = (
@@ -128,10 +131,13 @@ class Preprocess:
             x = self._resize(x)
         # grid_sample's coordinates run from -1 to 1 on either axis. Written out because
         # `affine_grid` takes three times as long as the sampling itself.
-        places = (torch.arange(self.size, device=x.device) + 0.5) * (2 / self.size) - 1
+        _, _, places, _ = self._on(x.device)
         planes = []
         for axis, stretch in enumerate(((1.0, height / width), (width / height, 1.0))):
-            by_x, by_y = (affine[:, axis, i, None] * (stretch[i] * places) for i in (0, 1))
+            by_x, by_y = (
+                affine[:, axis, i, None] * (places if stretch[i] == 1 else stretch[i] * places)
+                for i in (0, 1)
+            )
             if shift is not None:
                 by_y = by_y + 2 * shift[:, axis, None]
             planes.append(by_x[:, None, :] + by_y[:, :, None])
@@ -144,11 +150,34 @@ class Preprocess:
         return x.mul_((inside[0] * inside[1])[:, None])
 
     def _normalise(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.addcmul(self.offset.to(x.device), x, self.scale.to(x.device))
+        offset, scale, _, _ = self._on(x.device)
+        return torch.addcmul(offset, x, scale)
 
     def _kept(self, box: torch.Tensor) -> torch.Tensor:
         """1 where the image stays, 0 (the normalised mean) where it is erased."""
-        places = (torch.arange(self.size, device=box.device) + 0.5) / self.size
+        _, _, _, shares = self._on(box.device)
         x0, y0, x1, y1 = box.unsqueeze(-1).unbind(1)
-        columns, rows = (places >= x0) & (places < x1), (places >= y0) & (places < y1)
+        columns, rows = (shares >= x0) & (shares < x1), (shares >= y0) & (shares < y1)
         return (~(rows[:, :, None] & columns[:, None, :])).float()[:, None]
+
+    def _on(self, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """The constants on a device, where they are moved once."""
+        if device not in self._there:
+            self._there[device] = tuple(constant.to(device) for constant in self._constants)
+        return self._there[device]
+
+
+def _together(
+    arrays: dict[str, NDArray[np.float32]], device: torch.device
+) -> dict[str, torch.Tensor]:
+    """The arrays as tensors on a device, in one copy that a GPU need not be waited for."""
+    n = len(arrays["affine"])
+    packed = torch.from_numpy(np.concatenate([v.reshape(n, -1) for v in arrays.values()], 1))
+    if device.type == "cuda":
+        packed = packed.pin_memory()
+    sizes = [v[0].size for v in arrays.values()]
+    columns = torch.split(packed.to(device, non_blocking=True), sizes, dim=1)
+    return {
+        name: column.reshape(v.shape)
+        for (name, v), column in zip(arrays.items(), columns, strict=True)
+    }

@@ -5,11 +5,9 @@ import multiprocessing
 import weakref
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
-from typing import Any, NamedTuple, TypedDict
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pattlite_dist.compat.torch import (
@@ -18,40 +16,12 @@ from pattlite_dist.compat.torch import (
     running_iterator,
     shut_down,
 )
-from pattlite_dist.data.plan import EvalPlan, TrainPlan, rank_slice
+from pattlite_dist.data.batch import Batch, frame
+from pattlite_dist.data.plan import EvalPlan, TrainPlan
 from pattlite_dist.data.reader import ShardReader
+from pattlite_dist.data.sampler import EvalSampler, Place, TrainSampler
 from pattlite_dist.errors import UserError
 from pattlite_dist.runtime.signals import held_back, ignore_in_loader
-
-
-class Place(NamedTuple):
-    """One rank's batch, as the sampler passes it to the dataset."""
-
-    epoch: int
-    step: int
-    ids: NDArray[np.int64]
-    counts: NDArray[np.bool_]
-
-
-class _Samples(TypedDict):
-    image: torch.Tensor
-    label: torch.Tensor
-    flags: torch.Tensor
-    id: torch.Tensor
-    counts: torch.Tensor
-    epoch: int
-    step: int
-
-
-class Batch(_Samples, total=False):
-    """What a loader yields.
-
-    `image` is uint8 [n, C, H, W]; `label` and `id` int64, `flags` uint8 and `counts` bool, each
-    [n]. A sample that does not count is padding. `target`, float32 [n, classes], is present if
-    the set has class shares in addition to the label.
-    """
-
-    target: torch.Tensor
 
 
 class BatchDataset(Dataset["Batch | UserError"]):
@@ -65,15 +35,10 @@ class BatchDataset(Dataset["Batch | UserError"]):
             block, good = self.reader.gather(place.ids)
         except UserError as error:
             return error  # raised in a loader process, it would arrive with a traceback
-        batch = Batch(
-            image=torch.from_numpy(block.images),
-            label=torch.from_numpy(block.labels),
-            flags=torch.from_numpy(block.flags),
-            id=torch.from_numpy(place.ids),
-            counts=torch.from_numpy(place.counts & good),
-            epoch=place.epoch,
-            step=place.step,
-        )
+        batch = frame(place, good)
+        batch["image"] = torch.from_numpy(block.images)
+        batch["label"] = torch.from_numpy(block.labels)
+        batch["flags"] = torch.from_numpy(block.flags)
         if block.targets is not None:
             batch["target"] = torch.from_numpy(block.targets)
         return batch
@@ -88,23 +53,30 @@ class BatchLoader(DataLoader[Batch]):
     """Yields the batches at a sampler's places, gathered in-process or by loader processes.
 
     Args:
-        reader: of the split.
+        dataset: maps a place to its batch.
         sampler: of one rank.
         workers: number of loader processes; 0 gathers in-process.
         start_method: of those processes; None uses the system's default.
+        pin: put batches into memory from which a GPU copies without being waited for.
     """
 
     def __init__(
-        self, reader: ShardReader, sampler: Sampler[Place], workers: int, start_method: str | None
+        self,
+        dataset: Dataset[Any],
+        sampler: Sampler[Place],
+        workers: int,
+        start_method: str | None,
+        pin: bool = False,
     ) -> None:
         super().__init__(
-            BatchDataset(reader),  # type: ignore[arg-type]
+            dataset,
             batch_size=None,
             sampler=sampler,
             collate_fn=_as_it_is,
             num_workers=workers,
             multiprocessing_context=start_method if workers else None,
             persistent_workers=workers > 0,
+            pin_memory=pin,
             worker_init_fn=ignore_in_loader,
         )
 
@@ -155,52 +127,6 @@ def _start_helper(context: Any) -> None:
             resource_tracker.ensure_running()
 
 
-class TrainSampler(Sampler[Place]):
-    """One rank's batches of one epoch, starting at any step.
-
-    `epoch` and `start` are the position of the next batch to be yielded. The length is always that
-    of the whole epoch: Lightning includes the batches that a resumed epoch has already done.
-    """
-
-    def __init__(self, plan: TrainPlan, rank: int, world: int) -> None:
-        rank_slice(plan.global_batch, rank, world)  # raises here, not later, if the share is uneven
-        self.plan, self.rank, self.world = plan, rank, world
-        self.epoch, self.start = 0, 0
-
-    def __len__(self) -> int:
-        return self.plan.steps
-
-    def set_epoch(self, epoch: int) -> None:
-        """Move to the start of `epoch`, unless already in it. Called by Lightning."""
-        if epoch != self.epoch:
-            self.epoch, self.start = epoch, 0
-
-    def advance(self, epoch: int, step: int) -> None:
-        """Record that a batch has been yielded."""
-        ended = step + 1 == self.plan.steps
-        self.epoch, self.start = (epoch + 1, 0) if ended else (epoch, step + 1)
-
-    def __iter__(self) -> Iterator[Place]:
-        epoch = self.epoch  # `advance` changes it while workers are reading ahead
-        for step in range(self.start, self.plan.steps):
-            ids = self.plan.batch(epoch, step, self.rank, self.world)
-            yield Place(epoch, step, ids, np.ones(len(ids), bool))
-
-
-class EvalSampler(Sampler[Place]):
-    """One rank's batches of an evaluation."""
-
-    def __init__(self, plan: EvalPlan, rank: int) -> None:
-        self.plan, self.rank = plan, rank
-
-    def __len__(self) -> int:
-        return self.plan.steps
-
-    def __iter__(self) -> Iterator[Place]:
-        for step in range(self.plan.steps):
-            yield Place(0, step, *self.plan.batch(step, self.rank))
-
-
 def eval_loader(
     reader: ShardReader,
     batch_size: int,
@@ -208,10 +134,11 @@ def eval_loader(
     world: int,
     workers: int = 0,
     start_method: str | None = None,
+    pin: bool = False,
 ) -> BatchLoader:
     """A loader that visits every sample of the reader's split exactly once over all ranks."""
     sampler = EvalSampler(EvalPlan(len(reader), batch_size, world), rank)
-    return BatchLoader(reader, sampler, workers, start_method)
+    return BatchLoader(BatchDataset(reader), sampler, workers, start_method, pin)
 
 
 class TrainLoader(BatchLoader):
@@ -221,28 +148,31 @@ class TrainLoader(BatchLoader):
     not depend on ranks, so it can be loaded with a different number of them.
 
     Args:
-        reader: of the training split.
+        source: reader of the training split, or a dataset that maps a place to its batch.
         plan: of the whole run.
         rank: of this process.
         world: number of processes.
         workers: number of loader processes; 0 gathers in-process.
         start_method: of those processes; None uses the system's default.
         fingerprint: of the manifest, so that a state is not loaded with other data.
+        pin: see `BatchLoader`.
     """
 
     sampler: TrainSampler
 
     def __init__(
         self,
-        reader: ShardReader,
+        source: ShardReader | Dataset[Any],
         plan: TrainPlan,
         rank: int,
         world: int,
         workers: int = 0,
         start_method: str | None = None,
         fingerprint: str = "",
+        pin: bool = False,
     ) -> None:
-        super().__init__(reader, TrainSampler(plan, rank, world), workers, start_method)
+        dataset = BatchDataset(source) if isinstance(source, ShardReader) else source
+        super().__init__(dataset, TrainSampler(plan, rank, world), workers, start_method, pin)
         self.fingerprint = fingerprint
 
     def set_epoch(self, epoch: int) -> None:

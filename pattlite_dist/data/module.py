@@ -8,12 +8,16 @@ import torch
 
 from pattlite_dist.config import Config
 from pattlite_dist.data.augment import Preprocess, draw
+from pattlite_dist.data.batch import Batch
 from pattlite_dist.data.cache import Cache, default_cache
 from pattlite_dist.data.fetch import Origin
-from pattlite_dist.data.loader import Batch, BatchLoader, TrainLoader, eval_loader
+from pattlite_dist.data.loader import BatchLoader, TrainLoader, eval_loader
 from pattlite_dist.data.plan import TrainPlan, rank_slice
 from pattlite_dist.data.reader import ShardReader
+from pattlite_dist.data.resident import Resident, fits
 from pattlite_dist.data.settings import DataConfig
+from pattlite_dist.runtime import world as worlds
+from pattlite_dist.runtime.devices import use_gpu
 from pattlite_dist.runtime.world import World
 from pattlite_dist.shards.manifest import Manifest, SplitName
 
@@ -40,6 +44,7 @@ class FERData(pl.LightningDataModule):
         self.config, self.world, self.preprocess = config, world, preprocess
         self.manifest = manifest
         self._loaders: list[BatchLoader] = []
+        self._resident: Resident | None = None
 
     def plan(self) -> TrainPlan:
         """The global batches of the run."""
@@ -64,14 +69,19 @@ class FERData(pl.LightningDataModule):
 
     def train_dataloader(self) -> TrainLoader:
         """This rank's share of every global batch."""
+        data, reader = self.config.data, self.reader("train")
+        device = worlds.device(self.world, self.config.trainer.accelerator)
+        if fits(self.manifest, device) if data.resident == "auto" else data.resident:
+            self._resident = Resident(reader, device)
         loader = TrainLoader(
-            self.reader("train"),
+            self._resident or reader,
             self.plan(),
             self.world.rank,
             self.world.size,
-            self.config.data.workers,
-            self.config.data.start_method,
+            0 if self._resident else data.workers,
+            self._start_method(),
             self.manifest.fingerprint(),
+            use_gpu(self.config.trainer.accelerator),
         )
         self._loaders.append(loader)
         return loader
@@ -84,10 +94,17 @@ class FERData(pl.LightningDataModule):
             self.world.rank,
             self.world.size,
             self.config.data.workers,
-            self.config.data.start_method,
+            self._start_method(),
+            use_gpu(self.config.trainer.accelerator),
         )
         self._loaders.append(loader)
         return loader
+
+    def _start_method(self) -> str | None:
+        # A process that is forked after CUDA has started must not use it, nor may its libraries.
+        chosen = self.config.data.start_method
+        gpu = use_gpu(self.config.trainer.accelerator)
+        return "forkserver" if gpu and chosen is None else chosen
 
     def val_dataloader(self) -> BatchLoader:
         """Every val sample once over all ranks."""
@@ -97,6 +114,24 @@ class FERData(pl.LightningDataModule):
         """End the loader processes."""
         for loader in self._loaders:
             loader.close()
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> dict[str, Any]:
+        """Move what a step computes with; the rest stays, and nothing waits for the copies."""
+        needed = {"image", "label", "counts", "weight"}
+        resident = self._resident if self.trainer and self.trainer.training else None
+        if resident or self.trainer is None or not self.trainer.training:
+            needed.add("id")
+        if self.config.data.targets == "votes":
+            needed.add("target")
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True)
+            if name in needed and isinstance(value, torch.Tensor)
+            else value
+            for name, value in batch.items()
+        }
+        return {**moved, **resident.fill(moved["id"])} if resident else moved
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> dict[str, Any]:
         """Turn the uint8 images into the model's input, augmented while training."""

@@ -7,11 +7,11 @@ each global batch, so neither the number of ranks nor an interruption can change
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pattlite_dist.data.settings import Tail
 from pattlite_dist.errors import UserError
 
 Ids = NDArray[np.int64]
@@ -99,15 +99,16 @@ class TrainPlan:
         seed: of the run.
         window: samples shuffled together.
         global_batch: samples per step over all ranks.
-        tail: whether an epoch's last, short global batch is dropped, or filled from the beginning
-            of the same epoch.
+        tail: what happens to an epoch's last, short global batch. It is filled from the beginning
+            of the same epoch, and what fills it does not count (`pad`) or counts again (`wrap`);
+            or it is left out (`drop`).
     """
 
     sizes: Ids | Sequence[int]
     seed: int
     window: int
     global_batch: int
-    tail: Literal["drop", "wrap"] = "drop"
+    tail: Tail = "pad"
     samples: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -116,14 +117,19 @@ class TrainPlan:
         if self.steps == 0:
             raise UserError(
                 f"{self.samples} training samples do not fill one global batch of "
-                f"{self.global_batch}; lower trainer.global_batch or set data.tail to wrap"
+                f"{self.global_batch}; lower trainer.global_batch or set data.tail to pad"
             )
 
     @property
     def steps(self) -> int:
         """Steps in an epoch, the same for every epoch and rank."""
         whole, rest = divmod(self.samples, self.global_batch)
-        return whole + (1 if rest and self.tail == "wrap" else 0)
+        return whole + (1 if rest and self.tail != "drop" else 0)
+
+    def counting(self, step: int) -> int:
+        """How many samples of a step's global batch count: all, except in a padded last one."""
+        left = self.samples - step * self.global_batch
+        return min(left, self.global_batch) if self.tail == "pad" else self.global_batch
 
     def position(self, consumed: int) -> tuple[int, int]:
         """The (epoch, step) that follows `consumed` samples since the start of the run."""
@@ -134,13 +140,16 @@ class TrainPlan:
         return (epoch * self.steps + step) * self.global_batch
 
     def batch(self, epoch: int, step: int, rank: int = 0, world: int = 1) -> Ids:
-        """Sample ids, int64 [global_batch / world], of one rank's slice of a global batch."""
+        """Sample ids, int64 [global_batch / world], of one rank's slice of a global batch.
+
+        The first `counting(step)` of the global batch count.
+        """
         part = rank_slice(self.global_batch, rank, world)
         first = step * self.global_batch
         start, stop = first + part.start, first + part.stop
         order = _epoch_order(self, epoch)
         ids = order.take(min(start, self.samples), min(stop, self.samples))
-        while start + len(ids) < stop:  # wrap; more than once if there are few samples
+        while start + len(ids) < stop:  # filled; more than once if there are few samples
             place = (start + len(ids)) % self.samples
             more = min(stop - start - len(ids), self.samples - place)
             ids = np.concatenate([ids, order.take(place, place + more)])

@@ -7,6 +7,8 @@ from pydantic import model_validator
 from pattlite_dist.location import Location
 from pattlite_dist.settings import Strict, setting
 
+Tail = Literal["pad", "wrap", "drop"]
+
 
 class DataConfig(Strict):
     """Which shards to stream, and how."""
@@ -25,16 +27,23 @@ class DataConfig(Strict):
         ge=1,
         description="Samples shuffled together: whole shards up to this many.",
     )
-    tail: Literal["drop", "wrap"] = setting(
-        "drop",
+    tail: Tail = setting(
+        "pad",
         free=False,
-        description="An incomplete last global batch: drop it, or fill it from the epoch's start.",
+        description="An incomplete last global batch is filled from the epoch's start, which does "
+        "not count (pad) or counts again (wrap), or is left out (drop).",
     )
     workers: int = setting(
         0, free=True, ge=0, description="Loader processes per rank; 0 reads in-process."
     )
     start_method: Literal["fork", "forkserver", "spawn"] | None = setting(
         None, free=True, description="How loader processes start; default: the system's."
+    )
+    resident: bool | Literal["auto"] = setting(
+        "auto",
+        free=True,
+        description="Keep the training set on the device; auto: on a GPU if it takes less than a "
+        "quarter of the free memory.",
     )
     cache: Location | None = setting(
         None,

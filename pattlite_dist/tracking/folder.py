@@ -34,19 +34,29 @@ def load_config(run: Path) -> Config:
     return parse_written(content, str(path))
 
 
-def check_same_run(config: Config, run: Path) -> None:
+def same_run(config: Config, run: Path) -> Config:
     """Check that a folder, if it holds a run, holds this one.
+
+    Returns:
+        The configuration to continue with: that given, but a run that has left out the incomplete
+        last batch of its epochs, as was the default once, still does.
 
     Raises:
         UserError: the folder holds a run with a different configuration.
     """
-    if (run / CONFIG_NAME).exists():
-        changed = conflicts(load_config(run), config)
-        if changed:
-            raise UserError(
-                f"{run} holds a run with a different configuration ({'; '.join(changed)}); "
-                "set name to start a new one, or restore these values to continue it"
-            )
+    if not (run / CONFIG_NAME).exists():
+        return config
+    before = load_config(run)
+    if (before.data.tail, config.data.tail) == ("drop", "pad"):
+        data = config.data.model_copy(update={"tail": "drop"})
+        config = config.model_copy(update={"data": data})
+    changed = conflicts(before, config)
+    if changed:
+        raise UserError(
+            f"{run} holds a run with a different configuration ({'; '.join(changed)}); "
+            "set name to start a new one, or restore these values to continue it"
+        )
+    return config
 
 
 def prepare_folder(config: Config, run: Path, step: int | None) -> None:

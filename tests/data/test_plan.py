@@ -2,7 +2,6 @@ import itertools
 import os
 import subprocess
 import sys
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -20,10 +19,9 @@ from pattlite_dist.data.plan import (
     rank_slice,
     raw_stream,
 )
+from pattlite_dist.data.settings import Tail
 from pattlite_dist.errors import UserError
 from tests.conftest import ROOT
-
-Tail = Literal["drop", "wrap"]
 
 GOLDEN_WORDS_ZERO = [213000021201967259, 4455796210202625458, 2055444239878205049]
 GOLDEN_WORDS = [2781595780239199219, 3008535719900722690, 10684972574547891185]
@@ -39,9 +37,9 @@ EPOCHS = st.integers(0, 1000)
 def plans(draw: st.DrawFn, tail: Tail | None = None) -> tuple[TrainPlan, int]:
     """A plan, and a number of ranks that can share its batches."""
     sizes, world = draw(SIZES), draw(WORLDS)
-    kind: Tail = tail or draw(st.sampled_from(["drop", "wrap"]))
+    kind: Tail = tail or draw(st.sampled_from(["pad", "drop", "wrap"]))
     batch = world * draw(st.integers(1, 40))
-    assume(kind == "wrap" or sum(sizes) >= batch)
+    assume(kind != "drop" or sum(sizes) >= batch)
     window = draw(st.integers(1, sum(sizes) + 10))
     return TrainPlan(sizes, draw(SEEDS), window, batch, kind), world
 
@@ -78,6 +76,24 @@ def test_wrap_visits_every_sample_and_repeats_only_in_the_last_batch(
     assert len(repeats) == plan.steps * plan.global_batch - plan.samples < plan.global_batch
     # The last batch is filled from the beginning of the same epoch, repeatedly if necessary.
     assert repeats == list(itertools.islice(itertools.cycle(once), len(repeats)))
+
+
+@given(plans("pad"), EPOCHS, st.data())
+def test_pad_counts_every_sample_exactly_once_on_any_ranks_and_after_any_stop(
+    case: tuple[TrainPlan, int], epoch: int, data: st.DataObject
+) -> None:
+    plan, before = case
+    after = data.draw(st.sampled_from([w for w in range(1, 9) if plan.global_batch % w == 0]))
+    stop = data.draw(st.integers(0, plan.steps))
+    counted: list[int] = []
+    for world, steps in ((before, range(stop)), (after, range(stop, plan.steps))):
+        for step in steps:
+            ids = [int(i) for rank in range(world) for i in plan.batch(epoch, step, rank, world)]
+            assert len(ids) == plan.global_batch
+            counted += ids[: plan.counting(step)]
+    assert sorted(counted) == list(range(plan.samples))
+    wrapped = TrainPlan(plan.sizes, plan.seed, plan.window, plan.global_batch, "wrap")
+    assert epoch_ids(plan, epoch, before) == epoch_ids(wrapped, epoch, before)
 
 
 @given(plans(), EPOCHS, st.data())
@@ -189,9 +205,10 @@ def test_a_run_starts_at_its_first_batch() -> None:
     assert plan.position(0) == (0, 0)
 
 
-def test_too_few_samples_for_a_batch_are_an_error_unless_wrapped() -> None:
+def test_too_few_samples_for_a_batch_are_an_error_if_the_tail_is_dropped() -> None:
     with pytest.raises(UserError, match=r"^19 training samples .* 20; lower trainer\.global_batch"):
-        TrainPlan((9, 10), 0, 5, 20)
+        TrainPlan((9, 10), 0, 5, 20, "drop")
+    assert TrainPlan((9, 10), 0, 5, 20).counting(0) == 19
     plan = TrainPlan((9, 10), 0, 5, 60, "wrap")
     assert plan.steps == 1
     assert sorted(np.bincount(plan.batch(0, 0)))[::18] == [3, 4]  # 60 = 16 * 3 + 3 * 4

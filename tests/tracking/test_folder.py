@@ -5,7 +5,7 @@ import yaml
 
 from pattlite_dist.config import Config
 from pattlite_dist.errors import UserError
-from pattlite_dist.tracking.folder import check_same_run, load_config, prepare_folder, run_folder
+from pattlite_dist.tracking.folder import load_config, prepare_folder, run_folder, same_run
 from pattlite_dist.tracking.record import read_metrics
 
 
@@ -36,16 +36,16 @@ def test_the_configuration_of_a_folder_is_the_one_it_was_made_with(
 
 
 def test_the_same_run_may_continue_with_what_changes_no_step(run: Path, tmp_path: Path) -> None:
-    check_same_run(config(tmp_path), run)
-    check_same_run(
+    same_run(config(tmp_path), run)
+    same_run(
         config(tmp_path, trainer={"epochs": 30, "timeout_minutes": 1}, data={"workers": 3}), run
     )
 
 
 def test_a_folder_without_a_run_takes_any(tmp_path: Path) -> None:
-    check_same_run(config(tmp_path), tmp_path / "one")
+    same_run(config(tmp_path), tmp_path / "one")
     (tmp_path / "one").mkdir()
-    check_same_run(config(tmp_path), tmp_path / "one")
+    same_run(config(tmp_path), tmp_path / "one")
 
 
 def test_another_configuration_is_refused_in_one_line_with_each_difference(
@@ -53,7 +53,7 @@ def test_another_configuration_is_refused_in_one_line_with_each_difference(
 ) -> None:
     other = config(tmp_path, seed=3, optim={"lr": 0.5})
     with pytest.raises(UserError, match=r"seed: 0 -> 3; optim\.lr: 0\.001 -> 0\.5") as caught:
-        check_same_run(other, run)
+        same_run(other, run)
     assert "\n" not in str(caught.value)
     assert load_config(run) == config(tmp_path), "asking changes nothing"
 
@@ -73,7 +73,7 @@ def test_what_is_no_run_folder_is_told(tmp_path: Path, name: str) -> None:
 )  # fmt: skip
 def test_a_damaged_configuration_is_one_line_with_its_path(run: Path, content: bytes) -> None:
     (run / "config.yaml").write_bytes(content)
-    for ask in (lambda: load_config(run), lambda: check_same_run(Config(), run)):
+    for ask in (lambda: load_config(run), lambda: same_run(Config(), run)):
         with pytest.raises(UserError, match=r"config\.yaml") as caught:
             ask()
         assert "\n" not in str(caught.value)
@@ -100,3 +100,14 @@ def test_a_folder_that_cannot_be_written_is_the_users_error(tmp_path: Path) -> N
     (tmp_path / "one").write_text("a file")
     with pytest.raises(UserError, match="cannot write"):
         prepare_folder(config(tmp_path), tmp_path / "one", 0)
+
+
+def test_a_run_that_left_out_its_last_batches_still_does(tmp_path: Path) -> None:
+    before = config(tmp_path, data={"tail": "drop"})
+    run = run_folder(before)
+    prepare_folder(before, run, None)
+    assert same_run(config(tmp_path), run) == before
+    padded = config(tmp_path, name="padded")
+    prepare_folder(padded, run_folder(padded), None)
+    with pytest.raises(UserError, match=r"data\.tail: pad -> drop"):
+        same_run(config(tmp_path, name="padded", data={"tail": "drop"}), run_folder(padded))
