@@ -146,7 +146,7 @@ CONFIGS = st.builds(
     seed=st.integers(0, 2**32 - 1),
     text=st.text(st.characters(codec="utf-8"), max_size=20),
     cache=st.none() | st.text(st.characters(codec="utf-8"), max_size=20),
-    tail=st.sampled_from(["drop", "wrap"]),
+    tail=st.sampled_from(["pad", "drop", "wrap"]),
     flip=FRACTIONS,
     scale=FRACTIONS,
     mean=st.none() | st.tuples(FRACTIONS, FRACTIONS, FRACTIONS),
@@ -175,17 +175,19 @@ IDENTITY = {
     "model.heads": 4, "model.dropout": 0.3, "optim.name": "adam", "optim.lr": 0.5,
     "optim.backbone_lr_scale": 0.5, "optim.weight_decay": 0.5, "optim.schedule": "constant",
     "optim.warmup_epochs": 2.0, "optim.label_smoothing": 0.5, "optim.clip_norm": 1.0,
-    "optim.ema": 0.5, "trainer.global_batch": 64,
+    "optim.ema": 0.5, "optim.lr_rule": "sqrt", "optim.reference_batch": 32,
+    "trainer.global_batch": 64,
 }  # fmt: skip
 FREE = {
     "runs": "elsewhere", "data.shards": "elsewhere", "data.workers": 3, "data.cache": "/scratch",
-    "data.start_method": "spawn", "data.cache_gb": 2.5, "data.retries": 0,
+    "data.start_method": "spawn", "data.resident": True, "data.cache_gb": 2.5, "data.retries": 0,
     "data.timeout_seconds": 5.0, "data.bad_shards": "skip",
     "data.allow_pipe": True, "model.weights": "file.pth", "trainer.epochs": 99,
     "trainer.eval_batch": 7, "trainer.accelerator": "cpu", "trainer.precision": "32",
     "trainer.channels_last": False, "trainer.compile": True, "trainer.checkpoint_every_steps": 9,
     "trainer.checkpoint_every_minutes": 2.5, "trainer.keep_best": 4,
-    "trainer.log_every_steps": 3, "trainer.timeout_minutes": 1,
+    "trainer.log_every_steps": 3, "trainer.timeout_minutes": 1, "trainer.deterministic": False,
+    "trainer.accumulate": 2,
     "wandb.mode": "disabled", "wandb.project": "p", "wandb.entity": "e", "wandb.group": "g",
 }  # fmt: skip
 
@@ -229,13 +231,14 @@ def test_every_key_is_known_to_be_free_or_not() -> None:
 
 def test_the_keys_that_may_change_between_two_starts_are_these() -> None:
     assert free_keys() == {
-        "runs", "data.shards", "data.workers", "data.start_method", "data.cache", "data.cache_gb",
+        "runs", "data.shards", "data.workers", "data.start_method", "data.resident", "data.cache",
+        "data.cache_gb",
         "data.allow_pipe", "data.retries", "data.timeout_seconds", "data.bad_shards",
         "model.weights", "trainer.epochs", "trainer.eval_batch", "trainer.accelerator",
         "trainer.precision", "trainer.channels_last", "trainer.compile",
         "trainer.checkpoint_every_steps", "trainer.checkpoint_every_minutes", "trainer.keep_best",
-        "trainer.log_every_steps", "trainer.timeout_minutes", "wandb.mode", "wandb.project",
-        "wandb.entity", "wandb.group",
+        "trainer.log_every_steps", "trainer.timeout_minutes", "trainer.deterministic",
+        "trainer.accumulate", "wandb.mode", "wandb.project", "wandb.entity", "wandb.group",
     }  # fmt: skip
 
 

@@ -3,13 +3,12 @@
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
-from torch.nn.parallel import DistributedDataParallel
 
 from pattlite_dist.compat.need import changed, find, find_function
-from pattlite_dist.compat.torch import remove_gradient_hooks
 
 _NAME = "pytorch-lightning"
 _HANDLERS = "_signal_connector.register_signal_handlers"
@@ -36,10 +35,12 @@ def check() -> None:
         raise changed(_NAME, f"number `{_STEPPED}`")
     find(_NAME, trainer, _LAST)
     _check_layout(trainer.fit_loop.state_dict())
+    find_function(_NAME, DDPStrategy, "configure_ddp")  # public, but replaced
     average = WeightAveraging()
-    if find(_NAME, average, "_average_model") is not None:
+    if average_of(average) is not None:
         raise changed(_NAME, "`WeightAveraging._average_model` that is None before a run")
-    find_function(_NAME, DDPStrategy, "configure_ddp")
+    if not isinstance(find(_NAME, average, "_latest_update_step"), int):
+        raise changed(_NAME, "number `WeightAveraging._latest_update_step`")
 
 
 def _check_layout(fit: dict[str, Any]) -> None:
@@ -104,24 +105,15 @@ def begin_validation(checkpoint: dict[str, Any]) -> None:
     }
 
 
-def restart_average(callback: WeightAveraging) -> None:
-    """Make the next update copy the weights instead of averaging, if an average exists."""
+def average_of(callback: WeightAveraging) -> torch.nn.Module | None:
+    """The network of averaged weights; None before a run."""
     average = find(_NAME, callback, "_average_model")
-    if average is not None:
-        average.n_averaged.zero_()  # 0 averaged: the next update copies
+    return None if average is None else average.module
 
 
-def rewrap(trainer: pl.Trainer) -> None:
-    """Make DDP reduce all parameters that now require a gradient. Collective; no-op without DDP.
-
-    DDP collects them when it is constructed; later ones would silently not be reduced.
-    """
-    strategy: Any = trainer.strategy
-    if not isinstance(strategy, DDPStrategy):
-        return
-    former = strategy.model
-    assert isinstance(former, DistributedDataParallel)
-    former.zero_grad()  # gradients are views into its buckets
-    remove_gradient_hooks(former)
-    strategy.model = former.module
-    strategy.configure_ddp()
+def update_due(callback: WeightAveraging, step: int) -> bool:
+    """Whether the average lacks this step; if so, it counts as included from now on."""
+    if step <= find(_NAME, callback, "_latest_update_step"):
+        return False
+    callback._latest_update_step = step
+    return True

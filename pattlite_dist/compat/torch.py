@@ -1,9 +1,9 @@
-"""PyTorch's loader processes, DDP's hooks, and a name in state dicts."""
+"""PyTorch's loader processes, operations on lists of tensors, and a name in state dicts."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from pattlite_dist.compat.need import changed, find, find_function
@@ -20,7 +20,8 @@ def check() -> None:
     """
     from torch.utils.data import dataloader
 
-    find_function(_NAME, torch.distributed, "Reducer._remove_autograd_hooks")
+    for name in ("_foreach_copy_", "_foreach_lerp_"):
+        find_function(_NAME, torch, name)
     loader: DataLoader[Any] = DataLoader([0])  # type: ignore[arg-type]
     if running_iterator(loader) is not None:
         raise changed(_NAME, "`DataLoader._iterator` that is None before a run")
@@ -31,9 +32,16 @@ def check() -> None:
         raise changed(_NAME, "`_MultiProcessingDataLoaderIter._workers`")
 
 
-def remove_gradient_hooks(wrapped: DistributedDataParallel) -> None:
-    """Remove DDP's hooks from the parameters, so that they can be wrapped again."""
-    find(_NAME, wrapped, "reducer._remove_autograd_hooks")()
+def copy_all(to: Sequence[torch.Tensor], given: Sequence[torch.Tensor]) -> None:
+    """Copy each tensor into its counterpart: on a GPU, in a few launches for all of them."""
+    find_function(_NAME, torch, "_foreach_copy_")
+    torch._foreach_copy_(list(to), list(given))
+
+
+def move_all(to: Sequence[torch.Tensor], given: Sequence[torch.Tensor], share: float) -> None:
+    """Move each tensor a share of the way to its counterpart, likewise."""
+    find_function(_NAME, torch, "_foreach_lerp_")
+    torch._foreach_lerp_(list(to), list(given), share)
 
 
 def running_iterator(loader: DataLoader[Any]) -> Any:

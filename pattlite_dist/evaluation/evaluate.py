@@ -61,8 +61,7 @@ def evaluate(
     subject = read_subject(target, shards)
     config, run = subject.config, subject.run
     world = worlds.detect()
-    worlds.connect(world, accelerator, config.trainer.timeout_minutes)
-    try:
+    with worlds.group(world, accelerator, config.trainer.timeout_minutes):
         device = worlds.device(world, accelerator)
         manifest = subject.find_manifest()
         model = subject.build()
@@ -89,8 +88,6 @@ def evaluate(
         finally:
             data.close()
         return run, evaluation
-    finally:
-        worlds.disconnect()
 
 
 def parts(splits: Mapping[SplitName, Predictions], manifest: Manifest) -> dict[Part, Predictions]:

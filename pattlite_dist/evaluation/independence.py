@@ -4,8 +4,7 @@ A network in which images of a batch see each other, as in the reference code of
 no single accuracy: it has one for each way of dividing a test set into batches.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -39,7 +38,7 @@ def measure(predict: Predict, images: torch.Tensor, others: torch.Tensor) -> Ind
         others: the same number of companions.
     """
     n = len(images)
-    with torch.inference_mode(), _plain_arithmetic():
+    with torch.inference_mode():
         alone = torch.cat([predict(image[None]) for image in images])
         together = predict(images)
         reordered = predict(images.flip(0)).flip(0)
@@ -66,11 +65,3 @@ def measure_split(predict: Predict, reader: ShardReader, device: torch.device) -
 
 def _largest(found: torch.Tensor, alone: torch.Tensor) -> float:
     return float((found - alone).abs().max())
-
-
-@contextlib.contextmanager
-def _plain_arithmetic() -> Iterator[None]:
-    # TF32 rounds to ten bits, so a different algorithm for a different batch size would exceed the
-    # tolerance.
-    with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
-        yield

@@ -8,6 +8,7 @@ from torchvision.transforms.functional import ten_crop
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.evaluation.schema import View
+from pattlite_dist.runtime.arithmetic import plain_arithmetic
 
 VIEWS: tuple[View, ...] = get_args(View)
 _CROP = 7 / 8  # a crop's side relative to the image's, as 224 to 256 in AlexNet's ten
@@ -44,7 +45,8 @@ def probabilities(
     """
 
     def predict(part: torch.Tensor) -> torch.Tensor:
-        logits = model(prepare(part).contiguous(memory_format=torch.channels_last)).double()
+        with plain_arithmetic(part.device.type):
+            logits = model(prepare(part).contiguous(memory_format=torch.channels_last)).double()
         usable = logits.isfinite().all(1, keepdim=True)
         return torch.where(usable, logits.softmax(1), torch.nan)
 

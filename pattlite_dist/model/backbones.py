@@ -91,6 +91,9 @@ class MobileNetV2(nn.Module):
         from torchvision.models import mobilenet_v2
 
         self.features = mobilenet_v2(weights=None).features[:cut]
+        for module in self.features.modules():
+            if isinstance(module, nn.ReLU6):
+                module.inplace = False  # in place, its input would be copied for the backward pass
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [n, 3, S, S] to the feature map at the cut."""

@@ -76,7 +76,7 @@ class PatchEmbedding(nn.Module):
         grid = -(-side // self.patch)
         self.pad = grid * self.patch - side
         self.reduce = nn.Sequential(
-            nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+            nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
         )
         self.project = nn.Linear(self.patch**2 * width, width)
         self.position = nn.Parameter(torch.empty(1, grid**2, width))

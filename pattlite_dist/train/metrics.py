@@ -103,8 +103,7 @@ class Scores(nn.Module):
         nll = F.cross_entropy(logits, labels, reduction="none").double()
         # Rounded to 2^-20 nats, so that the sum is exact and independent of its order.
         nll = (nll * 2**20).round() / 2**20
-        if counts.any():  # a rank's batch can be all padding
-            self.nll.update(nll[counts])
+        self.nll.update(nll, counts.double())
 
     def compute(self, expected: int) -> Result:
         """The scores over all ranks. Collective.

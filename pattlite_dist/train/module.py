@@ -9,17 +9,20 @@ from torch.nn import functional as F
 
 from pattlite_dist.config import Config, to_tree
 from pattlite_dist.data.plan import DROPOUT, raw_stream
+from pattlite_dist.runtime.arithmetic import plain_arithmetic
+from pattlite_dist.train.casting import forward
 from pattlite_dist.train.checkpoint import check_fit, unwrapped
 from pattlite_dist.train.metrics import Census, Scores
-from pattlite_dist.train.optim import build_optimizer, lr_relative
+from pattlite_dist.train.optim import build_optimizer, lr_relative, lr_scale
 from pattlite_dist.train.watch import LossWatch
 
 
 def loss_of(logits: torch.Tensor, batch: dict[str, Any], config: Config) -> torch.Tensor:
-    """Mean cross entropy of a batch against its labels, or against its vote shares.
+    """Weighted mean cross entropy of a batch against its labels, or against its vote shares.
 
-    Placeholders for the samples of a skipped shard have weight zero; the sum is still divided by
-    the full batch size, otherwise the weight of the other samples would depend on the ranks.
+    Samples that fill a short last batch have weight 0, and the others weigh so much more that the
+    mean over all ranks is theirs. Placeholders for the samples of a skipped shard also have weight
+    0, but nothing makes up for them: otherwise the weight of the others would depend on the ranks.
 
     Args:
         logits: float [n, classes].
@@ -27,12 +30,20 @@ def loss_of(logits: torch.Tensor, batch: dict[str, Any], config: Config) -> torc
         config: of the run; label smoothing applies to both kinds of target.
     """
     goal: torch.Tensor = batch["target" if config.data.targets == "votes" else "label"]
-    counts: torch.Tensor = batch["counts"]
     smoothing = config.optim.label_smoothing
-    if config.data.bad_shards == "skip":
+    if config.data.bad_shards == "skip" or config.data.tail == "pad":
         losses = F.cross_entropy(logits, goal, label_smoothing=smoothing, reduction="none")
-        return (losses * counts).sum() / len(goal)
+        weight: torch.Tensor = batch["weight"]
+        return (losses * weight).mean()
     return F.cross_entropy(logits, goal, label_smoothing=smoothing)
+
+
+def _pieces(batch: dict[str, Any], number: int) -> list[dict[str, Any]]:
+    """A batch in about equal pieces; what is no tensor is in none of them."""
+    if number == 1:
+        return [batch]
+    columns = {k: v.chunk(number) for k, v in batch.items() if isinstance(v, torch.Tensor)}
+    return [dict(zip(columns, part, strict=True)) for part in zip(*columns.values(), strict=True)]
 
 
 class FERModule(pl.LightningModule):
@@ -63,6 +74,7 @@ class FERModule(pl.LightningModule):
             0,
         )  # this epoch, since start-up
         self._before = (0, 0)  # the same over all ranks, from the epoch's earlier starts
+        self._begins = True
         self.scores, self.census = Scores(len(labels)), Census(val_samples)
         self.watch = LossWatch()
 
@@ -76,35 +88,80 @@ class FERModule(pl.LightningModule):
             torch.cuda.manual_seed(seed)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
-        """Mean loss of this rank's share; shares are equal, so DDP's mean is the global mean."""
-        logits = self.model(self._layout(batch["image"]))
-        label = batch["label"]
-        size = len(label)
-        loss = loss_of(logits, batch, self.config)
-        self.watch.see(loss, self.global_step + 1)
+        """Mean loss of this rank's share; shares are equal: the ranks' mean is the global mean.
+
+        With `trainer.accumulate`, pieces of the share before the last have their backward pass
+        here, and the loss of the last one is returned.
+        """
+        size = len(batch["label"])
+        pieces = _pieces(batch, self.config.trainer.accumulate)
+        if len(pieces) > 1:
+            self.optimizers(use_pl_optimizer=False).zero_grad()  # type: ignore[union-attr]
+        total: torch.Tensor | None = None
+        right = self._right
+        for number, piece in enumerate(pieces, 1):
+            logits = self._logits(self._layout(piece["image"]))
+            loss = loss_of(logits, piece, self.config)
+            if len(pieces) > 1:
+                loss = loss * (len(logits) / size)
+            if number < len(pieces):
+                loss.backward()  # type: ignore[no-untyped-call]
+            total = loss.detach() if total is None else total + loss.detach()
+            hits = (logits.detach().argmax(1) == piece["label"]) & piece["counts"]
+            right = right + hits.sum()
+        assert total is not None
+        self._right = right
+        self._seen += batch["counted"]
+        self.watch.see(total, self.global_step + 1)
+        self._log_step(batch, batch_idx, total)
+        return loss
+
+    def optimizer_zero_grad(
+        self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Forget the last step's gradients; of several pieces, the step itself does so first."""
+        if self.config.trainer.accumulate == 1:
+            optimizer.zero_grad()
+
+    def _log_step(self, batch: dict[str, Any], batch_idx: int, loss: torch.Tensor) -> None:
+        size = len(batch["label"])
         if self.config.data.bad_shards == "skip":
-            left_out = (~batch["counts"]).sum().float()
             self.log(
-                "train/left_out", left_out, on_step=False, on_epoch=True, reduce_fx="sum",
-                sync_dist=True, batch_size=size,
+                "train/left_out", float(batch["left_out"]), on_step=False, on_epoch=True,
+                reduce_fx="sum", sync_dist=True, batch_size=size,
             )  # fmt: skip
         # A call to `log` takes as long as the rest of the step: the loss is logged only when it
         # is recorded, and in an epoch's first and last step for progress bars.
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         last = batch_idx + 1 == self.steps_per_epoch
-        if not self._seen or last or (self.global_step + 1) % every == 0:
-            self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size)
+        if self._begins or last or (self.global_step + 1) % every == 0:
+            # Of a padded batch, the mean over this rank's samples that count.
+            mean = loss * (size / batch["weight"].sum().clamp_min(1e-6))
+            self.log("train/loss", mean, prog_bar=self._bar, batch_size=size)
             self.log("train/lr", self.optimizers().param_groups[-1]["lr"], batch_size=size)  # type: ignore[union-attr]
-        self._right = self._right + (logits.detach().argmax(1) == label).sum()
-        self._seen += size
-        return loss
+        self._begins = False
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the global norm of the gradients.
+
+        Lightning's own refuses fused optimisers under mixed precision, because they may unscale
+        gradients themselves; bfloat16 needs no scaling (Lightning issue 21435).
+        """
+        if gradient_clip_val:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
     def on_train_epoch_end(self) -> None:
         """Log the accuracy over the epoch, including its earlier starts."""
         right, seen = self._counted()
         self.log("train/top1", right / max(seen, 1), sync_dist=True)  # equal on all ranks
         self._right, self._seen = torch.zeros((), dtype=torch.int64), 0
-        self._before = (0, 0)
+        self._before, self._begins = (0, 0), True
 
     def _counted(self) -> tuple[int, int]:
         """Correct and total samples of the epoch, over all ranks. Collective."""
@@ -122,8 +179,10 @@ class FERModule(pl.LightningModule):
                 torch.distributed.broadcast(buffer, src=0)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Accumulate predictions; padding does not count."""
-        logits = self.model(self._layout(batch["image"]))
+        """Accumulate predictions as an evaluation would make them; padding does not count."""
+        images = batch["image"].contiguous(memory_format=torch.channels_last)
+        with plain_arithmetic(images.device.type):
+            logits = self.model.forward(images)  # called, it might be compiled
         self.scores.update(logits, batch["label"], batch["counts"])
         self.census.update(batch["id"], batch["counts"])
 
@@ -134,11 +193,14 @@ class FERModule(pl.LightningModule):
         self.census.reset()
         self.scores.reset()
         for name in ("top1", "macro_f1", "nll"):
-            self.log(f"val/{name}", getattr(result, name), prog_bar=name == "top1", sync_dist=True)
+            shown = self._bar and name == "top1"
+            self.log(f"val/{name}", getattr(result, name), prog_bar=shown, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule, updated every step."""
-        optimizer = build_optimizer(self.model, self.config.optim)
+        optim = self.config.optim
+        scale = lr_scale(optim, self.config.trainer.global_batch)
+        optimizer = build_optimizer(self.model, optim, scale)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: lr_relative(step, self.config, self.steps_per_epoch)
         )
@@ -167,6 +229,17 @@ class FERModule(pl.LightningModule):
                 check_fit(self, checkpoint[key], "the run's checkpoint")
         right, seen = checkpoint["pattlite"].get("counted", (0, 0))
         self._before = (right, seen)
+
+    def _logits(self, images: torch.Tensor) -> torch.Tensor:
+        if self.config.trainer.compile:  # which merges the rounding with what follows it
+            logits: torch.Tensor = self.model(images)
+            return logits
+        return forward(self.model, images)
+
+    @property
+    def _bar(self) -> bool:
+        # Lightning reads what a progress bar shows at every step, and waits for the GPU to do so.
+        return self.trainer.progress_bar_callback is not None
 
     def _layout(self, images: torch.Tensor) -> torch.Tensor:
         if self.config.trainer.channels_last:

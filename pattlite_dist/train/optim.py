@@ -3,12 +3,13 @@
 import math
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from pattlite_dist.compat.lightning import restart_average
+from pattlite_dist.compat.lightning import average_of, update_due
+from pattlite_dist.compat.torch import copy_all, move_all
 from pattlite_dist.config import Config
 from pattlite_dist.train.settings import OptimConfig, Schedule
 
@@ -32,6 +33,22 @@ def lr_factor(
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def lr_scale(config: OptimConfig, global_batch: int) -> float:
+    """What a global batch multiplies learning rates by, as `lr_rule` says.
+
+    Linear is for SGD (Goyal et al., arXiv:1706.02677); the square root for Adam, whose steps do not
+    depend on the scale of a gradient (Malladi et al., arXiv:2205.10287).
+    """
+    ratio = global_batch / config.reference_batch
+    return {"none": 1.0, "sqrt": math.sqrt(ratio), "linear": ratio}[config.lr_rule]
+
+
+def ema_decay(config: OptimConfig, global_batch: int) -> float:
+    """The average's decay per step; by `lr_rule`, the same per sample for every global batch."""
+    ratio = global_batch / config.reference_batch
+    return config.ema if config.lr_rule == "none" else float(config.ema**ratio)
+
+
 def warmup_steps(config: OptimConfig, steps_per_epoch: int) -> int:
     """Number of linear warm-up steps; weight averaging starts after them."""
     return round(config.warmup_epochs * steps_per_epoch)
@@ -53,8 +70,16 @@ def lr_relative(step: int, config: Config, steps_per_epoch: int) -> float:
     return finetune.lr / optim.lr * lr_factor(step - first, total, 0, finetune.schedule, decay)
 
 
-def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """Weights with decay; norms, biases and other vectors without; backbone with its own rate."""
+def parameter_groups(
+    model: nn.Module, config: OptimConfig, scale: float = 1.0
+) -> list[dict[str, Any]]:
+    """Weights with decay; norms, biases and other vectors without; backbone with its own rate.
+
+    Args:
+        model: to train.
+        config: of the optimiser.
+        scale: of all learning rates.
+    """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         key = (name.startswith("backbone."), parameter.ndim > 1)
@@ -62,32 +87,62 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
     return [
         {
             "params": parameters,
-            "lr": config.lr * (config.backbone_lr_scale if backbone else 1),
+            "lr": config.lr * scale * (config.backbone_lr_scale if backbone else 1),
             "weight_decay": config.weight_decay if decayed else 0.0,
         }
         for (backbone, decayed), parameters in groups.items()
     ]
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Adam or AdamW over the model's parameter groups."""
+def build_optimizer(
+    model: nn.Module, config: OptimConfig, scale: float = 1.0
+) -> torch.optim.Optimizer:
+    """Adam or AdamW over the model's parameter groups; see `parameter_groups`."""
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-    return kind(parameter_groups(model, config), lr=config.lr, fused=True)
+    return kind(parameter_groups(model, config, scale), lr=config.lr * scale, fused=True)
 
 
 class Ema(WeightAveraging):
     """Exponential moving average of the weights, used for validation and stored in checkpoints.
 
     The average starts as a copy of the weights when the warm-up ends, so that it does not include
-    the random head's first steps.
+    the random head's first steps. Statistics of BatchNorm are averaged, its counters copied.
+
+    Args:
+        decay: of the average, per step.
+        start_step: number of steps after which it starts.
     """
 
     def __init__(self, decay: float, start_step: int) -> None:
-        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
-        self.start_step = start_step
+        super().__init__()
+        self.decay, self.start_step = decay, start_step
 
-    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        """Copy until the warm-up ends, then average after every step."""
-        if step_idx is not None and step_idx < self.start_step:
-            restart_average(self)
-        return step_idx is not None
+    def on_train_batch_end(
+        self,
+        trainer: "pl.Trainer",
+        pl_module: "pl.LightningModule",
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Copy until the warm-up ends, then average after every step.
+
+        As Lightning does, but without asking the GPU for a counter, and in a few launches for all
+        tensors instead of some for each.
+        """
+        step, average = trainer.global_step, average_of(self)
+        if average is None or not update_due(self, step):
+            return
+        pairs = list(zip(_tensors(average), _tensors(pl_module), strict=True))
+        starts = step <= max(self.start_step, 1)
+        for floating in (True, False):
+            kept = [pair for pair in pairs if pair[0].is_floating_point() == floating]
+            averages, weights = [one for one, _ in kept], [other for _, other in kept]
+            if starts or not floating:
+                copy_all(averages, weights)
+            else:
+                move_all(averages, weights, 1 - self.decay)
+
+
+def _tensors(network: nn.Module) -> list[torch.Tensor]:
+    return [tensor.detach() for tensor in (*network.parameters(), *network.buffers())]

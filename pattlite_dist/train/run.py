@@ -16,14 +16,17 @@ from pattlite_dist.data.plan import rank_slice
 from pattlite_dist.data.reader import check_targets, needed_shards
 from pattlite_dist.errors import UserError
 from pattlite_dist.model.build import MobileNetV2ViT, PattLite, build_model
+from pattlite_dist.runtime import failure
 from pattlite_dist.runtime import world as worlds
+from pattlite_dist.runtime.devices import use_gpu
 from pattlite_dist.runtime.signals import Signals, Stopped
 from pattlite_dist.runtime.world import World
 from pattlite_dist.shards.manifest import Manifest
-from pattlite_dist.tracking.folder import check_same_run, prepare_folder, run_folder
+from pattlite_dist.tracking.folder import prepare_folder, run_folder, same_run
 from pattlite_dist.tracking.history import append
 from pattlite_dist.tracking.lock import RunLock
 from pattlite_dist.train import checkpoint as checkpoints
+from pattlite_dist.train.description import announce
 from pattlite_dist.train.module import FERModule
 from pattlite_dist.train.names import parse_name
 from pattlite_dist.train.saving import Saver
@@ -72,21 +75,29 @@ def train(config: Config, signals: Signals | None = None) -> Path:
     world = worlds.detect()
     run = run_folder(config)
     lock = RunLock(run)
-    worlds.connect(world, config.trainer.accelerator, config.trainer.timeout_minutes)
-    if not worlds.use_gpu(config.trainer.accelerator):
+    with worlds.group(world, config.trainer.accelerator, config.trainer.timeout_minutes):
+        return _train(config, world, signals, run, lock)
+
+
+def _train(config: Config, world: World, signals: Signals, run: Path, lock: RunLock) -> Path:
+    if not use_gpu(config.trainer.accelerator):
         reuse_memory()
     data: FERData | None = None
     try:
         pl.seed_everything(config.seed, verbose=False)
         # Everything is checked before anything is written.
         manifest = check_data(config, world)
-        on_main(world, lambda: check_same_run(config, run))
+        given, config = config, on_main(world, lambda: same_run(config, run))
+        if world.main and given.data.tail != config.data.tail:
+            print(f"{run} leaves out each epoch's incomplete last batch, as before: data.tail=drop")
         found = on_main(world, lambda: checkpoints.newest(run / "checkpoints"))
         model = build_model(
             config.model, config.data.image_size, len(manifest.labels), pretrained=found is None
         )
         data = FERData(config, world, build_preprocess(config, model), manifest)
         on_main(world, lock.acquire)
+        if lock.held:  # otherwise the history belongs to the process that trains
+            failure.on_failure(lambda reason: append(run, "failed", error=reason[:300]))
         if found is not None:  # another process may have advanced the run before it exited
             found = on_main(world, lambda: checkpoints.newest(run / "checkpoints"))
         on_main(world, lambda: checkpoints.set_aside(run / "checkpoints", found))
@@ -94,16 +105,19 @@ def train(config: Config, signals: Signals | None = None) -> Path:
         return run
     except Stopped:
         raise
-    except Exception as error:
-        if lock.held:  # otherwise the history belongs to the process that trains
+    except Exception as caught:
+        error = failure.judge(caught)
+        noted = isinstance(error, failure.PeerFailed) and error.noted
+        if lock.held and not noted:
             reason = str(error).strip() or type(error).__name__
             append(run, "failed", error=reason.splitlines()[-1][:300])
-        raise
+        if error is caught:
+            raise
+        raise error from caught
     finally:
         if data is not None:
             data.close()
         lock.release()
-        worlds.disconnect()
 
 
 def check_data(config: Config, world: World) -> Manifest:
@@ -139,13 +153,11 @@ def fit(
     if settings.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if settings.compile:
-        model.compile()  # in place, so the names in a checkpoint do not change
+        mode = "default" if settings.compile is True else settings.compile
+        model.compile(mode=mode)  # in place, so the names in a checkpoint do not change
     module = FERModule(config, model, data.manifest.labels, steps, data.manifest.samples("val"))
     if world.main:
-        start = f"continues from {found.name}" if found else "starts"
-        print(f"{run}: {start}; {world.size} rank(s), {steps} steps per epoch", flush=True)
-        append(run, "started", step=step, ranks=world.size, steps_per_epoch=steps,
-               epochs=settings.epochs)  # fmt: skip
+        announce(config, world, found, step, steps)
     saver = Saver(
         run,
         world,

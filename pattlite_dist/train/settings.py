@@ -14,6 +14,14 @@ class OptimConfig(Strict):
 
     name: Literal["adam", "adamw"] = setting("adamw", free=False)
     lr: float = setting(1e-3, free=False, gt=0, description="Peak learning rate.")
+    lr_rule: Literal["none", "sqrt", "linear"] = setting(
+        "none",
+        free=False,
+        description="Learning rates are for global batches of `reference_batch` samples; for "
+        "others, multiply them by the ratio (linear) or its square root (sqrt), and average the "
+        "weights over as many samples as there.",
+    )
+    reference_batch: int = setting(64, free=False, ge=1, description="See `lr_rule`.")
     backbone_lr_scale: float = setting(
         1.0, free=False, ge=0, description="Learning rate of the backbone relative to `lr`."
     )
@@ -78,7 +86,21 @@ class TrainerConfig(Strict):
         "auto", free=True, description="auto: bf16 on GPUs that support it, else 32."
     )
     channels_last: bool = setting(True, free=True)
-    compile: bool = setting(False, free=True)
+    accumulate: int = setting(
+        1,
+        free=True,
+        ge=1,
+        description="Each rank computes its share of a global batch in this many pieces, one after "
+        "the other, for want of memory; BatchNorm sees one piece at a time.",
+    )
+    compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = setting(
+        False, free=True, description="Mode of torch.compile; true: default."
+    )
+    deterministic: bool = setting(
+        True,
+        free=True,
+        description="On GPUs, use kernels that give the same bits every time; some are slower.",
+    )
     checkpoint_every_steps: int = setting(
         0, free=True, ge=0, description="Also save a checkpoint every this many steps; 0: never."
     )
@@ -94,5 +116,19 @@ class TrainerConfig(Strict):
     )
     log_every_steps: int = setting(20, free=True, ge=1)
     timeout_minutes: float = setting(
-        30, free=True, gt=0, description="How long a rank waits for the others."
+        10, free=True, gt=0, description="How long a rank waits for the others."
+    )
+
+
+_FEW = 8  # images; BatchNorm's statistics of fewer are mostly noise (arXiv:1803.08494, figure 1)
+
+
+def few_images(config: TrainerConfig, ranks: int) -> str | None:
+    """What to say of so many ranks, if BatchNorm sees too few images at a time; else None."""
+    images = -(-config.global_batch // (ranks * config.accumulate))
+    if images >= _FEW:
+        return None
+    return (
+        f"BatchNorm computes its statistics over {images} images at a time, which is few; use "
+        "fewer ranks or pieces, or a larger trainer.global_batch"
     )

@@ -8,7 +8,6 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from torch import nn
 
-from pattlite_dist.compat.lightning import rewrap
 from pattlite_dist.model.backbones import MobileNetV1, MobileNetV2
 from pattlite_dist.model.build import MobileNetV2ViT, PattLite
 from pattlite_dist.train.settings import FinetuneConfig
@@ -93,4 +92,3 @@ class Stages(Callback):
         if later and not later[0].requires_grad:
             for parameter in later:
                 parameter.requires_grad_(True)
-            rewrap(trainer)

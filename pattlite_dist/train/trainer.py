@@ -11,7 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from pattlite_dist.compat.lightning import leave_signals_alone
 from pattlite_dist.config import Config
@@ -23,7 +23,8 @@ from pattlite_dist.tracking.logs import JsonlLogger, progress_callback
 from pattlite_dist.tracking.record import RECORD_NAME
 from pattlite_dist.tracking.wandb_run import wandb_logger
 from pattlite_dist.train.checkpoint import AtomicCheckpointIO
-from pattlite_dist.train.optim import Ema, warmup_steps
+from pattlite_dist.train.optim import Ema, ema_decay, warmup_steps
+from pattlite_dist.train.reduction import MeanGradients, PlainRanks
 from pattlite_dist.train.saving import Saver
 from pattlite_dist.train.stages import Stages
 
@@ -42,8 +43,13 @@ def precision(config: Config, gpu: bool) -> Any:
     """Lightning's name for the precision to use."""
     wanted = config.trainer.precision
     if wanted == "auto":
-        wanted = "bf16" if gpu and torch.cuda.is_bf16_supported() else "32"
+        wanted = "bf16" if gpu and not emulates_bf16() else "32"
     return "bf16-mixed" if wanted == "bf16" else "32-true"
+
+
+def emulates_bf16() -> bool:
+    """Whether this process's GPU has no arithmetic in bf16, and so is slower in it than in 32."""
+    return not torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def quiet_libraries() -> None:
@@ -54,6 +60,7 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*`srun` command is available on your system but is not.*")
+    warnings.filterwarnings("ignore", ".*GPU available but not used.*")  # on purpose
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of PyTorch
     os.environ.setdefault("WANDB_SILENT", "true")
 
@@ -82,22 +89,33 @@ def build_trainer(config: Config, world: World, run: Path, saver: Saver, steps: 
         steps: per epoch.
     """
     settings = config.trainer
-    gpu = worlds.use_gpu(settings.accelerator)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     callbacks: list[Callback] = [progress_callback(), saver]
+    if world.size > 1:
+        callbacks.append(MeanGradients())
     if config.finetune.start_epoch is not None:
         callbacks.append(Stages(config.finetune.start_epoch, config.finetune))
     if config.optim.ema:
-        callbacks.append(Ema(config.optim.ema, warmup_steps(config.optim, steps)))
+        decay = ema_decay(config.optim, settings.global_batch)
+        callbacks.append(Ema(decay, warmup_steps(config.optim, steps)))
     loggers = [JsonlLogger(run / RECORD_NAME), wandb_logger(config, run, world.main)]
     device = worlds.device(world, settings.accelerator)
+    gpu = device.type == "cuda"
+    # Lightning looks a rank's device up by its local rank, though the rank may see no other.
+    strategy = (
+        PlainRanks(parallel_devices=[device] * world.local_size)
+        if world.size > 1
+        else SingleDeviceStrategy(device)
+    )
     trainer = pl.Trainer(
         accelerator="gpu" if gpu else "cpu",
-        devices=[device.index] if gpu and world.size == 1 else world.local_size,
         num_nodes=world.nodes,
-        strategy=DDPStrategy(gradient_as_bucket_view=True) if world.size > 1 else "auto",
+        strategy=strategy,
         plugins=[worlds.cluster_environment(world), AtomicCheckpointIO()],
         precision=precision(config, gpu),
         max_epochs=settings.epochs,
+        # An operation that has no such kernel is named in a warning.
+        deterministic="warn" if gpu and settings.deterministic else False,
         gradient_clip_val=config.optim.clip_norm or None,
         callbacks=callbacks,
         logger=[logger for logger in loggers if logger is not None],

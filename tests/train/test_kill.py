@@ -20,7 +20,7 @@ from tests.train.harness import (
     uninterrupted,
 )
 
-EPOCHS, STEPS, SAVE_EVERY = 6, 6, 4  # steps per epoch: 104 samples in global batches of 16
+EPOCHS, STEPS, SAVE_EVERY = 6, 7, 4  # steps per epoch: 104 samples in global batches of 16
 VALIDATION_BATCHES = {1: 5, 2: 3}  # by ranks: 37 samples in batches of 8
 
 # Where a fault can occur, by the kind of step. Each place is reached only after all places of

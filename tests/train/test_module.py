@@ -1,17 +1,24 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from pattlite_dist.config import Config
 from pattlite_dist.train.module import loss_of
+from tests.conftest import tiny
+from tests.starts import Zygote
+from tests.train.harness import final, logged
 
 SAMPLES, CLASSES = 6, 8
 
 
-def config(targets: str, bad_shards: str = "stop", smoothing: float = 0.0) -> Config:
+def config(
+    targets: str, bad_shards: str = "stop", smoothing: float = 0.0, tail: str = "drop"
+) -> Config:
     return Config.model_validate(
         {
-            "data": {"targets": targets, "bad_shards": bad_shards},
+            "data": {"targets": targets, "bad_shards": bad_shards, "tail": tail},
             "optim": {"label_smoothing": smoothing},
         }
     )
@@ -24,7 +31,9 @@ def a_batch() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     target = torch.rand(SAMPLES, CLASSES, generator=random)
     target = target / target.sum(1, keepdim=True)
     counts = torch.arange(SAMPLES) != 3
-    return logits, {"label": target.argmax(1), "target": target, "counts": counts}
+    return logits, {
+        "label": target.argmax(1), "target": target, "counts": counts, "weight": counts.float(),
+    }  # fmt: skip
 
 
 def by_hand(logits: torch.Tensor, shares: torch.Tensor, smoothing: float) -> torch.Tensor:
@@ -73,3 +82,46 @@ def test_where_labels_are_aimed_at_a_batch_needs_no_votes() -> None:
     logits, batch = a_batch()
     del batch["target"]
     assert loss_of(logits, batch, config("labels")).isfinite()
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 6])
+@pytest.mark.parametrize("counting", [1, 2, 5, 6])
+@pytest.mark.parametrize("targets", ["labels", "votes"])
+def test_of_a_padded_batch_the_mean_over_ranks_is_that_of_the_samples_that_count(
+    targets: str, counting: int, ranks: int
+) -> None:
+    logits, batch = a_batch()
+    shares = {"labels": F.one_hot(batch["label"], CLASSES), "votes": batch["target"]}[targets]
+    batch["counts"] = torch.arange(SAMPLES) < counting
+    batch["weight"] = batch["counts"] * (SAMPLES / counting)
+    losses = []
+    for rank, part in enumerate(logits.chunk(ranks)):
+        own = {name: values.chunk(ranks)[rank] for name, values in batch.items()}
+        losses.append(loss_of(part, own, config(targets, tail="pad")))
+    expected = by_hand(logits, shares, 0)[:counting].mean()
+    torch.testing.assert_close(torch.stack(losses).mean(), expected)
+
+
+@pytest.mark.slow
+def test_a_global_batch_in_pieces_is_the_same_step_on_any_number_of_ranks(
+    zygote: Zygote, face_shards: Path, tmp_path: Path
+) -> None:
+    """BatchNorm sees one piece at a time, so it is frozen; the pieces are of unequal size."""
+
+    def gradients(name: str, ranks: int, pieces: int) -> torch.Tensor:
+        changes: dict[str, object] = {
+            "trainer.epochs": 1, "trainer.global_batch": 60, "trainer.accumulate": pieces,
+            "model.dropout": 0, "optim.ema": 0, "optim.schedule": "constant", "optim.lr": 1e-9,
+        }  # fmt: skip
+        arguments = tiny(face_shards, tmp_path, name, **changes)
+        start = zygote.start(arguments, ranks, record=tmp_path / f"{name}.record", freeze=True)
+        assert start.ended, start.log
+        (state,) = final(tmp_path / name)["optimizer_states"]
+        return torch.cat([part["exp_avg"].flatten() for part in state["state"].values()])
+
+    whole = gradients("whole", 1, 1)
+    assert whole.norm() > 1e-3
+    for name, ranks, pieces in (("one", 1, 7), ("two", 2, 4)):
+        difference = (gradients(name, ranks, pieces) - whole).norm() / whole.norm()
+        assert difference < 1e-5
+    assert logged(tmp_path / "one", "train/top1") == logged(tmp_path / "whole", "train/top1")

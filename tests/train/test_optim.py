@@ -1,16 +1,21 @@
-import copy
 import itertools
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from pattlite_dist.compat.lightning import average_of
 from pattlite_dist.config import Config
 from pattlite_dist.train.optim import (
     Ema,
     build_optimizer,
+    ema_decay,
     lr_factor,
     lr_relative,
+    lr_scale,
     parameter_groups,
 )
 from pattlite_dist.train.settings import OptimConfig
@@ -104,15 +109,40 @@ def test_the_named_optimiser_is_built(name: str, kind: type) -> None:
 
 def test_ema_copies_during_warm_up_and_then_averages() -> None:
     ema = Ema(decay=0.9, start_step=2)
-    model = nn.Linear(1, 1, bias=False)
-    average = torch.optim.swa_utils.AveragedModel(copy.deepcopy(model), **ema._kwargs)
-    ema._average_model = average
+    module = pl.LightningModule()
+    module.layer = nn.Linear(1, 1, bias=False)
+    module.norm = nn.BatchNorm1d(1)
+    trainer: Any = SimpleNamespace(global_step=0, current_epoch=0)
+    ema.setup(trainer, module, "fit")
+    average = average_of(ema)
+    assert average is not None
     expected = 0.0
     for step, value in enumerate((1.0, 2.0, 3.0, 4.0)):
         with torch.no_grad():
-            model.weight.fill_(value)
-        assert ema.should_update(step_idx=step)
-        average.update_parameters(model)
+            for tensor in (module.layer.weight, module.norm.running_mean):
+                tensor.fill_(value)
+            module.norm.num_batches_tracked.fill_(step)
+        trainer.global_step = step + 1
+        for _ in range(2):  # a second time in the same step changes nothing
+            ema.on_train_batch_end(trainer, module, None, None, step)
         expected = value if step < 2 else 0.9 * expected + 0.1 * value
-        assert average.module.weight.item() == pytest.approx(expected)
-    assert not ema.should_update(epoch_idx=1)
+        assert average.layer.weight.item() == pytest.approx(expected)
+        assert average.norm.running_mean.item() == pytest.approx(expected)
+        assert average.norm.num_batches_tracked.item() == step
+    ema.on_train_epoch_end(trainer, module)
+    assert average.layer.weight.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("rule", "scale", "decay"), [("none", 1, 0.9), ("sqrt", 2, 0.9**4), ("linear", 4, 0.9**4)]
+)
+def test_a_rule_scales_the_rate_and_keeps_the_averages_span_in_samples(
+    rule: str, scale: float, decay: float
+) -> None:
+    config = OptimConfig.model_validate({"lr_rule": rule, "reference_batch": 64, "ema": 0.9})
+    assert lr_scale(config, 256) == pytest.approx(scale)
+    assert ema_decay(config, 256) == pytest.approx(decay)
+    assert lr_scale(config, 64) == 1
+    assert ema_decay(config, 64) == 0.9
+    optimizer = build_optimizer(Net(), config, scale)
+    assert {group["lr"] for group in optimizer.param_groups} == {config.lr * scale}

@@ -97,9 +97,14 @@ def test_a_finished_run_stays_and_more_epochs_continue_it(
     assert main(short) == 0
     assert (tmp_path / "tiny" / "metrics.jsonl").read_text() == before
     assert final(tmp_path / "tiny")["global_step"] == STEPS
-    assert main(tiny(face_shards, tmp_path, trainer__epochs=2)) == 0
+    capsys.readouterr()
+    assert main(tiny(face_shards, tmp_path, trainer__epochs=2, trainer__precision="bf16")) == 0
     assert final(tmp_path / "tiny")["global_step"] == 2 * STEPS
-    assert "continues from epoch=0000" in capsys.readouterr().out
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    run = tmp_path / "tiny"
+    assert first.startswith(f"{run}: continues from epoch=0000")
+    assert f"; 1 rank(s) on CPU in bf16, {STEPS} steps per epoch; torch " in first
+    assert second == f"{run}: changed since the previous start: precision 32, now bf16"
 
 
 def test_another_configuration_in_the_same_folder_is_refused(
@@ -128,6 +133,20 @@ def test_an_error_on_rank_0_is_an_error_on_all(
     done = forked(*tiny(face_shards, reference.parent, trainer__epochs=3, seed=9), ranks=2)
     assert done.returncode != 0  # and did not hang: rank 1 got the error too
     assert done.stderr.count("pattlite: error:") == 1
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_gpus_that_torch_does_not_see_are_one_line_for_all_ranks_and_nothing_is_written(
+    ranks: int, forked: Run, face_shards: Path, tmp_path: Path
+) -> None:
+    options = tiny(face_shards, tmp_path, trainer__accelerator="auto")
+    done = forked(*options, ranks=ranks, CUDA_VISIBLE_DEVICES="63")
+    assert done.returncode in (2, -9 if ranks > 1 else 2)  # a rank may be ended by the other's end
+    assert done.stderr.startswith(
+        "pattlite: error: there are GPUs (CUDA_VISIBLE_DEVICES=63), but torch sees none: "
+    )
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "tiny").exists()
 
 
 @pytest.mark.parametrize("config", ["notebook", "fer2013", "demo"])

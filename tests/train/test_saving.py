@@ -24,7 +24,7 @@ from tests.starts import Zygote
 from tests.train.faults import EVERY, Fault, killer
 from tests.train.harness import assert_same_training, nothing_left_over, uninterrupted
 
-EPOCHS, STEPS = 4, 6  # steps per epoch: 104 samples in global batches of 16
+EPOCHS, STEPS = 4, 7  # steps per epoch: 104 samples in global batches of 16
 LAST = EPOCHS * STEPS
 VALIDATION_BATCHES = {1: 5, 2: 3}  # by ranks: 37 samples in batches of 8
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGUSR1, signal.SIGINT)

@@ -1,5 +1,6 @@
 """What each of the two stages trains, and that stopping between them changes nothing."""
 
+import math
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from tests.starts import Zygote
 from tests.train.faults import Fault, killer
 from tests.train.harness import assert_same_training, final, logged
 
-STEPS, START, EPOCHS = 3, 1, 3  # 104 samples in global batches of 32
+STEPS, START, EPOCHS = 4, 1, 3  # 104 samples in global batches of 32
 BOUNDARY, LAST = START * STEPS, EPOCHS * STEPS
 
 
@@ -185,7 +186,7 @@ def test_fine_tuning_begins_with_a_fresh_optimiser_its_own_rate_and_dropout(
         assert not any(training)
     rates = dict(logged(tmp_path / "tiny", "train/lr"))
     assert [rates[step] for step in range(BOUNDARY)] == pytest.approx(
-        [2e-3, 1.5e-3, 0.5e-3]  # half a cosine over three steps
+        [1e-3 * (1 + math.cos(math.pi * step / STEPS)) for step in range(STEPS)]
     )
     expected = [1e-3 / (1 + i / (80 * STEPS)) for i in range(LAST - BOUNDARY)]
     assert [rates[step] for step in range(BOUNDARY, LAST)] == pytest.approx(expected)

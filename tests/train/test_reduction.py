@@ -1,0 +1,40 @@
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import tiny
+from tests.starts import Zygote
+from tests.train.faults import Fault
+from tests.train.harness import assert_same_training
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_gradients_are_averaged_to_the_same_bits_in_every_step_and_on_every_rank(
+    zygote: Zygote, ranks: int
+) -> None:
+    start = zygote.start([], ranks, module="tests.train.mean_gradients")
+    assert start.ended, start.log
+    assert start.stdout.count(": right") == ranks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [3, 4, 8])
+def test_a_run_that_is_killed_and_continued_ends_bit_for_bit(
+    zygote: Zygote, face_shards: Path, tmp_path: Path, ranks: int
+) -> None:
+    """With as many ranks; DDP's buckets made this false from three ranks on."""
+
+    def arguments(name: str) -> list[str]:
+        save = {"trainer__global_batch": 24, "trainer__checkpoint_every_steps": 3}
+        return tiny(face_shards, tmp_path, name, **save)
+
+    whole = zygote.start(arguments("whole"), ranks)
+    assert whole.ended, whole.log
+    fault = Fault("on_before_optimizer_step", 4, rank=ranks - 1)
+    killed = zygote.start(arguments("killed"), ranks, fault)
+    assert killed.killed_by(fault), killed.log
+    continued = zygote.start(arguments("killed"), ranks)
+    assert continued.ended, continued.log
+    assert "continues from epoch=0000-step=00000003.ckpt" in continued.stdout
+    assert_same_training(tmp_path / "whole", tmp_path / "killed")
