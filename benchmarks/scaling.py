@@ -5,9 +5,10 @@
 Each rank has a core and the same batch (weak scaling), over gloo, with model and image size of
 configs/fer2013.yaml. `bare` trains on a tensor in memory; `loader` on batches from the stream,
 resized and normalised; `augmentation` adds training's augmentation. In turns of a few steps, one
-rank works alone, then both independently (the machine's limit), then both under DDP, so changes in
-the machine's speed affect all three. As in timeit, the fastest turn of each is reported: the others
-are slower because of the machine.
+rank works alone, then both independently (the machine's limit), then both with their gradients
+averaged: by DDP, and in one reduction as `pattlite train` does. Changes in the machine's speed
+affect all of them. As in timeit, the fastest turn of each is reported: the others are slower
+because of the machine.
 """
 
 import argparse
@@ -33,9 +34,11 @@ from pattlite_dist.model.build import build_model
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.runtime.world import World
 from pattlite_dist.train.optim import build_optimizer
+from pattlite_dist.train.reduction import Flat
 from pattlite_dist.train.trainer import build_preprocess, reuse_memory
 
 BATCH = 64
+WAYS = ("one", "apart", "together", "averaged")
 KINDS = ("bare", "loader", "augmentation")
 CONFIG = Path(__file__).parent.parent / "configs" / "fer2013.yaml"
 
@@ -63,14 +66,19 @@ def batches(data: FERData, kind: str) -> Iterator[tuple[torch.Tensor, torch.Tens
         epochs += 1
 
 
-def stepper(config: Config, network: Any, model: Any) -> Callable[[Any, Any], None]:
+def stepper(
+    config: Config, network: Any, model: Any, average: bool = False
+) -> Callable[[Any, Any], None]:
     """A training step of `model`, which is `network` or a wrapper around it."""
     optimizer = build_optimizer(network, config.optim)
+    flat = Flat(list(network.parameters()))
 
     def step(images: torch.Tensor, labels: torch.Tensor) -> None:
         optimizer.zero_grad()
         logits = model(images.contiguous(memory_format=torch.channels_last))
         cross_entropy(logits, labels).backward()
+        if average:
+            flat.average()
         optimizer.step()
 
     return step
@@ -95,20 +103,22 @@ def measure(world: World, shards: str, steps: int, turns: int) -> dict[str, dict
         model = build_model(config.model, config.data.image_size, len(manifest.labels), False)
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    own, shared = network(), network()
+    own, shared, plain = network(), network(), network()
     data = FERData(config, world, build_preprocess(config, own), manifest)
     apart = stepper(config, own, own)
     wrapped = DistributedDataParallel(shared, gradient_as_bucket_view=True)
     together = stepper(config, shared, wrapped)
+    averaged = stepper(config, plain, plain, average=True)
     figures = {}
     for kind in KINDS:
         source = batches(data, kind)
-        found: dict[str, list[float]] = {"one": [], "apart": [], "together": []}
+        found: dict[str, list[float]] = {name: [] for name in WAYS}
         for number in range(turns + 1):
             seconds = {
                 "one": turn(apart, source, steps, world.main),
                 "apart": turn(apart, source, steps, True),
                 "together": turn(together, source, steps, True),
+                "averaged": turn(averaged, source, steps, True),
             }
             for name, value in seconds.items() if number else ():  # the first turn is a warm-up
                 found[name].append(BATCH * steps * (1 if name == "one" else 2) / value)
@@ -136,10 +146,11 @@ def main() -> None:
     worlds.disconnect()
     if not world.main:
         return
-    rows = [["images/s, a step with", "1 rank", "2 independent", "over 1", "2 under DDP", "over 1"]]
+    columns = ("2 independent", "over 1", "2 under DDP", "over 1", "2, one reduction", "over 1")
+    rows = [["images/s, a step with", "1 rank", *columns]]
     for kind, found in figures.items():
         cells = [f"{found['one']:,.1f}"]
-        for name in ("apart", "together"):
+        for name in WAYS[1:]:
             found[f"{name}/one"] = found[name] / found["one"]
             cells += [f"{found[name]:,.1f}", f"{found[f'{name}/one']:.2f}"]
         rows.append([kind, *cells])

@@ -55,6 +55,9 @@ def batches(steps: int) -> list[dict[str, Any]]:
         "label": torch.arange(BATCH) % CLASSES,
         "id": torch.arange(BATCH),
         "counts": torch.ones(BATCH, dtype=torch.bool),
+        "weight": torch.ones(BATCH),
+        "counted": BATCH,
+        "left_out": 0,
     }
     return [{**shared, "epoch": 0, "step": step} for step in range(steps)]
 
