@@ -19,6 +19,7 @@ import pytest
 
 from pattlite_dist.tracking.record import RECORD_NAME, read_metrics
 from tests.conftest import ROOT, environment, tiny
+from tests.gpus import site
 from tests.starts import Zygote
 from tests.train.harness import alive, assert_same_training, final
 
@@ -75,13 +76,21 @@ def test_without_a_verb_the_usage_is_told() -> None:
     assert done.stderr.count("\n") == 1
 
 
+# Counts processes as it is told to, and else shows what it was called with.
+_PYTHON = """#!/bin/sh
+if [ "$2" = pattlite_dist.runtime.devices ]; then exec ${COUNT:-false}; fi
+echo "$OMP_NUM_THREADS"
+shift 2
+printf "%s\\n" "$@"
+"""
+
+
 @pytest.fixture
 def script_calls(tmp_path: Path) -> Callable[..., list[str]]:
     """What the script would run: threads a process, then the arguments after `python -m MODULE`."""
     for name, text in {
-        "python": '#!/bin/sh\necho "$OMP_NUM_THREADS"\nshift 2\nprintf "%s\\n" "$@"\n',
+        "python": _PYTHON,
         "nproc": "#!/bin/sh\necho 6\n",
-        "nvidia-smi": "#!/bin/sh\nexit 9\n",
     }.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
@@ -102,7 +111,10 @@ def test_a_workstation_shares_its_cores_between_its_processes(
     script_calls: Callable[..., list[str]],
 ) -> None:
     words = ["-m", "pattlite_dist", "train", "--name", "a b"]
-    for given, processes, threads in (({}, 1, 6), ({"NPROC": "2"}, 2, 3), ({"NPROC": "9"}, 9, 1)):
+    for given, processes, threads in (
+        ({"COUNT": "echo 1"}, 1, 6), ({"NPROC": "2"}, 2, 3), ({"NPROC": "9"}, 9, 1),
+        ({"COUNT": "echo 4"}, 4, 1), ({"COUNT": "echo 4", "NPROC": "3"}, 3, 2),
+    ):  # fmt: skip
         assert script_calls(**given) == [
             f"{threads}", "--standalone", f"--nproc-per-node={processes}", "--max-restarts=3",
             *words,
@@ -115,11 +127,45 @@ def test_several_machines_meet_at_one_of_them(
 ) -> None:
     for nodes, name in (("2", None), ("1:4", "mine")):
         given = {"RDZV_ID": name} if name else {}
-        words = script_calls(NNODES=nodes, RDZV=where, MAX_RESTARTS="0", **given)
+        words = script_calls(COUNT="echo 1", NNODES=nodes, RDZV=where, MAX_RESTARTS="0", **given)
         assert words[1:7] == [
             f"--nnodes={nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={where}",
             f"--rdzv-id={name or 'pattlite'}", "--nproc-per-node=1", "--max-restarts=0",
         ]  # fmt: skip
+
+
+@slow
+@pytest.mark.parametrize(("gpus", "processes"), [(0, 1), (1, 1), (3, 3)])
+def test_a_process_is_started_for_each_gpu_that_torch_sees(
+    gpus: int, processes: int, script_calls: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    path = f"{site(tmp_path / 'site', gpus)}:{ROOT}"
+    words = script_calls(
+        COUNT=f"{sys.executable} -m pattlite_dist.runtime.devices 1", PYTHONPATH=path
+    )
+    assert words[2] == f"--nproc-per-node={processes}"
+
+
+def test_where_processes_cannot_be_counted_none_are_started(
+    script_calls: Callable[..., list[str]],
+) -> None:
+    with pytest.raises(subprocess.CalledProcessError):
+        script_calls()
+
+
+@pytest.mark.parametrize(("asked", "processes"), [(None, "7"), ("3", "3")])
+def test_the_demo_starts_as_many_processes_as_are_counted(
+    asked: str | None, processes: str, tmp_path: Path
+) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\n[ "$*" = "-m pattlite_dist.runtime.devices 2" ] && echo 7\n')
+    python.chmod(0o755)
+    done = subprocess.run(
+        ["make", "-n", "demo", f"BIN={tmp_path}", *([f"NPROC={asked}"] if asked else [])],
+        cwd=ROOT, env=variables(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for verb in ("train", "evaluate"):
+        assert f"NPROC={processes} launch/torchrun.sh {verb} " in done.stdout
 
 
 class Agent:
