@@ -1,12 +1,14 @@
 """The command line: `pattlite VERB …`. Only the chosen verb's modules are imported."""
 
 import importlib
-import re
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pattlite_dist import __version__
+from pattlite_dist.commands.messages import essence, plain_types, shortened
 from pattlite_dist.compat.jsonargparse import actions, formatter
 from pattlite_dist.errors import UserError
 from pattlite_dist.renamed import rename_words, tell
@@ -65,9 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if told_before():  # torchrun restarts its workers, whatever their exit status
         return MISTAKE
     try:
-        return _dispatch(arguments)
+        status = _dispatch(arguments)
+        sys.stdout.flush()
+        return status
     except UserError as error:
-        message = _last_line(str(error))
+        message = shortened(_last_line(str(error)))
         if first_to_tell(message):
             print(f"pattlite: error: {message}", file=sys.stderr)
         return MISTAKE
@@ -78,6 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if detect().main:
             print(f"pattlite: {stop}; the same command continues", file=sys.stderr)
         return 128 + stop.signum
+    except BrokenPipeError:  # as of `| head`, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         print("pattlite: interrupted", file=sys.stderr)
         return 130
@@ -135,7 +142,7 @@ def _parser(verb: str) -> "ArgumentParser":
     from jsonargparse import ArgumentParser
 
     return ArgumentParser(
-        prog=f"pattlite {verb}", exit_on_error=False, formatter_class=formatter(_plain_types)
+        prog=f"pattlite {verb}", exit_on_error=False, formatter_class=formatter(plain_types)
     )
 
 
@@ -158,25 +165,9 @@ def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
         options["profile_overrides"] = [text.removeprefix("profile.") for text in changes]
         return options
     except ArgumentError as error:
-        # jsonargparse and pydantic spread a message over lines; the essence fits one.
-        lines = [line.strip() for line in str(error).splitlines()]
-        kept = [line for line in lines if not line.startswith(("For further", "1 validation"))]
-        text = _as_written(" ".join(kept).split(" For further")[0], parser)
+        flags = {a.dest: a.option_strings[0] for a in actions(parser) if a.option_strings}
+        text = essence(str(error), flags)
         raise UserError(f"{text}; see `{parser.prog} --help`") from error
-
-
-def _as_written(text: str, parser: "ArgumentParser") -> str:
-    """Name an option as users write it; jsonargparse names its key."""
-    flags = {a.dest: a.option_strings[0] for a in actions(parser) if a.option_strings}
-    text = re.sub(r'Parser key "([^"]+)":', lambda m: f"{flags.get(m[1], m[1])}:", text)
-    return _plain_types(text)
-
-
-def _plain_types(text: str) -> str:
-    """Strip Python's own notation from the types that jsonargparse names."""
-    text = re.sub(r"(?:typing\.)?Annotated\[(\w+), [^]]*\]", r"\1", text)
-    text = re.sub(r"(?:typing\.)?Optional\[(\w+)\]", r"\1 | null", text)
-    return re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.(?=Literal)", r"\1", text)
 
 
 # Where a verb's options and work are: a module's `NAME_options` and `NAME`, or its `add_options`

@@ -7,8 +7,11 @@ from typing import Any
 import yaml
 from jsonargparse import ActionConfigFile, get_loader  # type: ignore[attr-defined]
 
+from pattlite_dist.errors import UserError
 from pattlite_dist.migrate import migrate
 from pattlite_dist.renamed import rename, rename_file, tell
+
+_LARGEST = 1 << 20  # bytes; ten megabytes of YAML take a minute to read
 
 
 class ConfigFile(ActionConfigFile):
@@ -31,18 +34,26 @@ class ConfigFile(ActionConfigFile):
 def renewed(path: str) -> str | None:
     """The text of a file brought up to date; None if there is nothing to change.
 
-    Also if it cannot be read: whatever reads it next reports why.
+    Also if it cannot be read: jsonargparse, which reads it next, reports why.
 
     Raises:
-        UserError: the file has a version that this package does not know.
+        UserError: the file is no configuration, or has a version that this package does not know.
     """
+    wrong = f"{path} is not a configuration, a YAML file such as those in configs/"
     try:
+        if Path(path).is_file() and Path(path).stat().st_size > _LARGEST:
+            raise UserError(f"{wrong}: it is too large; give it without -c if it is data")
         # As jsonargparse reads it: there, 1e-3 is a number.
         tree = get_loader("yaml")(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+    except OSError:
         return None
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise UserError(f"{path}: {line}{error.problem or error.context}; fix the YAML") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{wrong}: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
-        return None
+        raise UserError(f"{wrong}: it has no keys; give it without -c if it is data")
     new, sentences = (migrate(tree, path), []) if "version" in tree else rename(tree)
     tell(f"{path}: {sentence}" for sentence in sentences)
     # JSON is YAML in which a string cannot be mistaken for anything else.

@@ -11,6 +11,7 @@ from pattlite_dist.cli import main, parse
 from pattlite_dist.commands.configfile import renewed
 from pattlite_dist.commands.options import given_config
 from pattlite_dist.config import Config, parse_config, to_yaml
+from pattlite_dist.errors import UserError
 from pattlite_dist.migrate import VERSION
 from tests.conftest import ROOT
 
@@ -116,11 +117,17 @@ def test_the_version_is_no_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--version" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("content", ["a: b: c", "- 1\n", "text", "\0", "model: seed\n"])
-def test_what_cannot_be_read_is_told_by_who_reads_it_next(
-    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("content", ["a: b: c", "- 1\n", "text", "\0"])
+def test_what_is_no_configuration_is_refused_with_its_name(content: str, tmp_path: Path) -> None:
     path = write(tmp_path / "mine.yaml", content)
+    with pytest.raises(UserError, match=r"^\S*mine\.yaml"):
+        renewed(path)
+
+
+def test_a_part_that_is_no_part_is_told_by_who_reads_it_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "mine.yaml", "model: seed\n")
     assert renewed(path) is None
     assert main(["train", "-c", path]) == 2
     assert capsys.readouterr().err.startswith("pattlite: error: ")

@@ -256,9 +256,10 @@ def changed_everywhere() -> dict[str, Any]:
     for key, default in leaves(Config().model_dump(mode="json")):
         counted = isinstance(default, int | float)
         numbers = [default * 2, default + 1, default / 2] if counted else []
+        kinds = {annotation(key), *get_args(annotation(key))}
         others = [*words_of(annotation(key)), "a folder/b", "other", None]
         for value in [not default, *numbers, 1, 0.5, *lists, *others]:
-            if value == default or (isinstance(value, bool) and not isinstance(default, bool)):
+            if value == default or (isinstance(value, bool) and bool not in kinds):
                 continue
             if fits({**chosen, key: value}):
                 chosen[key] = value
