@@ -245,10 +245,13 @@ class Agreement:
 
             import torch.distributed as dist
 
-            # A separate group: with NCCL's, every step would wait for the GPU.
-            self._group = dist.new_group(
-                backend="gloo", timeout=datetime.timedelta(minutes=timeout_minutes)
-            )
+            # Gloo's own group, if it is the default: making another waits, until it times out, for
+            # a rank that has been lost meanwhile. With NCCL's, every step would wait for the GPU.
+            self._group = dist.group.WORLD
+            if dist.get_backend() != "gloo":
+                self._group = dist.new_group(
+                    backend="gloo", timeout=datetime.timedelta(minutes=timeout_minutes)
+                )
 
     def largest(self, values: Sequence[int]) -> list[int]:
         """The largest of each value over all ranks. Collective."""

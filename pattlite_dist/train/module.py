@@ -26,7 +26,7 @@ def loss_of(logits: torch.Tensor, batch: dict[str, Any], config: Config) -> torc
 
     Args:
         logits: float [n, classes].
-        batch: see `data.loader.Batch`.
+        batch: see `data.batch.Batch`.
         config: of the run; label smoothing applies to both kinds of target.
     """
     goal: torch.Tensor = batch["target" if config.data.targets == "votes" else "label"]
@@ -69,10 +69,8 @@ class FERModule(pl.LightningModule):
         self.config, self.labels = config, labels
         self.steps_per_epoch, self.val_samples = steps_per_epoch, val_samples
         self.model = model
-        self._right, self._seen = (
-            torch.zeros((), dtype=torch.int64),
-            0,
-        )  # this epoch, since start-up
+        # Samples of this epoch, since start-up: correct ones, and all.
+        self._right, self._seen = torch.zeros((), dtype=torch.int64), 0
         self._before = (0, 0)  # the same over all ranks, from the epoch's earlier starts
         self._begins = True
         self.scores, self.census = Scores(len(labels)), Census(val_samples)

@@ -1,8 +1,11 @@
 import logging
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from pattlite_dist.runtime import elastic, network
 from pattlite_dist.runtime.elastic import _worth_telling, first_to_tell, status, told_before
 
 
@@ -56,3 +59,51 @@ def test_of_torchruns_log_a_mistake_and_the_ends_it_causes_are_left_out() -> Non
     assert not told(failed, 2, 0, 17, "python")
     assert told(failed, -9, 0, 2, "python")
     assert not told("Sending process %s closing signal %s", 17, "SIGTERM")
+
+
+def test_the_cause_comes_before_what_only_followed_from_it(tmp_path: Path) -> None:
+    env = [worker(tmp_path, 1, rank) for rank in range(3)]
+    files = [one["TORCHELASTIC_ERROR_FILE"] for one in env]
+    assert elastic.cause(files) is None
+    elastic.note_failure("lost rank 2", primary=False, env=env[0])
+    assert elastic.cause([files[1]]) == "lost rank 2"  # of any worker of the attempt
+    elastic.note_failure("rank 2 failed: no shard", primary=True, env=env[2])
+    assert elastic.cause([files[0]]) == "rank 2 failed: no shard"
+    elastic.note_failure("nobody listens", primary=True, env={})
+
+
+def test_one_worker_of_an_attempt_says_that_it_lost_a_rank(tmp_path: Path) -> None:
+    env = [worker(tmp_path, 0, rank) for rank in range(2)]
+    assert [elastic.first_to_end(one) for one in env] == [True, False]
+    assert elastic.first_to_end({})  # without an agent each speaks for itself
+
+
+@pytest.mark.parametrize(
+    ("given", "local_addr", "conf"),
+    [
+        ({"standalone": True}, "127.0.0.1", ""),
+        ({"nnodes": "1"}, "127.0.0.1", ""),
+        ({"standalone": True, "local_addr": "10.0.0.9"}, "10.0.0.9", ""),
+        ({"nnodes": "2", "rdzv_endpoint": "first:29400"}, "way to first", "is_host=1"),
+        ({"nnodes": "2", "rdzv_endpoint": "[fd00::1]:1"}, "way to fd00::1", "is_host=1"),
+        ({"nnodes": "2", "rdzv_endpoint": "first:1", "rdzv_conf": "a=1"}, "way to first",
+         "a=1,is_host=1"),
+        ({"nnodes": "2", "rdzv_endpoint": "first:1", "rdzv_conf": "is_host=0"}, "way to first",
+         "is_host=0"),
+        ({"nnodes": "2", "rdzv_endpoint": "localhost:1"}, "way to localhost", ""),
+        ({"nnodes": "2", "rdzv_endpoint": "first:1", "rdzv_backend": "etcd"}, None, ""),
+    ],
+)  # fmt: skip
+def test_agents_give_the_address_that_leads_to_where_they_meet(
+    given: dict[str, Any], local_addr: str | None, conf: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "agent_address", lambda host: f"way to {host}")
+    monkeypatch.setattr(network, "name_leads_here", lambda: False)
+    monkeypatch.setattr(network, "is_here", lambda host: True)
+    nothing = {
+        "standalone": False, "nnodes": "1:1", "rdzv_endpoint": "", "rdzv_backend": "c10d",
+        "rdzv_conf": "", "local_addr": None,
+    }  # fmt: skip
+    options = SimpleNamespace(**{**nothing, **given})
+    elastic.find_addresses(options)
+    assert (options.local_addr, options.rdzv_conf) == (local_addr, conf)
