@@ -31,6 +31,8 @@ LONGEST = (
     "tests/train/test_run.py",
     "tests/train/test_kill.py",
     "tests/train/test_saving.py",
+    "tests/gpu/test_gpu.py",
+    "tests/test_nodes.py",
     "tests/shards/test_create_real.py",
     "tests/test_types.py",
     "tests/train/test_stages.py",

@@ -39,7 +39,9 @@ def test_each_configuration_trains_continues_and_is_scored(
 ) -> None:
     """Optimiser, clipping, average, stages and precision as shipped."""
     changes: dict[str, Any] = {**SMALL, "data.bad_shards": "skip", "trainer.epochs": 2}
-    if name == "pattlite":
+    if name != "pattlite":
+        changes |= {"model.cut": 7, "model.width": 32, "model.heads": 4}
+    else:
         changes["finetune.start_epoch"] = 1
     with machine():
         train(configured(name, face_shards, tmp_path, **{**changes, "trainer.epochs": 1}))
