@@ -23,15 +23,17 @@ def agent_folder(env: Mapping[str, str]) -> Path | None:
 
     It lies above `attempt_<n>/<local rank>/error.json`.
     """
-    file = env.get("TORCHELASTIC_ERROR_FILE")
-    folder = Path(file).parents[2] if file and len(Path(file).parts) > 3 else None
-    return folder if folder is not None and folder.is_dir() else None
+    return _above_error_file(env, 2)
 
 
 def worker_folder(env: Mapping[str, str]) -> Path | None:
     """This worker's own folder, `attempt_<n>/<local rank>`; None without an agent."""
+    return _above_error_file(env, 0)
+
+
+def _above_error_file(env: Mapping[str, str], levels: int) -> Path | None:
     file = env.get("TORCHELASTIC_ERROR_FILE")
-    folder = Path(file).parent if file and len(Path(file).parts) > 3 else None
+    folder = Path(file).parents[levels] if file and len(Path(file).parts) > 3 else None
     return folder if folder is not None and folder.is_dir() else None
 
 

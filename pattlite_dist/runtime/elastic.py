@@ -30,11 +30,14 @@ def told_before(env: Mapping[str, str] = os.environ) -> bool:
 def first_to_tell(message: str, env: Mapping[str, str] = os.environ) -> bool:
     """Whether no other worker on this machine has reported this mistake, so the caller should."""
     folder = agent_folder(env)
-    if folder is None:
-        return True
     name = hashlib.sha256(message.encode()).hexdigest()[:16]
+    return folder is None or _first(folder / f"mistake-{name}")
+
+
+def _first(mark: Path) -> bool:
+    """Whether this worker is the one that leaves a mark."""
     try:
-        (folder / f"mistake-{name}").touch(exist_ok=False)
+        mark.touch(exist_ok=False)
     except FileExistsError:
         return False
     except OSError:  # a full disk: better twice than never
@@ -59,15 +62,7 @@ def note_failure(text: str, primary: bool, env: Mapping[str, str] = os.environ) 
 def first_to_end(env: Mapping[str, str] = os.environ) -> bool:
     """Whether no other worker of this attempt on this machine has said that it lost a rank."""
     folder = worker_folder(env)
-    if folder is None:
-        return True
-    try:
-        (folder.parent / "told").touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    except OSError:
-        return True
-    return True
+    return folder is None or _first(folder.parent / "told")
 
 
 _CAUSE, _LOSS = "cause", "loss"
