@@ -336,6 +336,8 @@ reconfigure() {
       die "no setting $setting; NAME=VALUE with a name of: $SETTINGS"
     printf -v "${setting%%=*}" %s "${setting#*=}"
   done
+  # slurmctld compares times in seconds to learn whether what it derived from settings is old.
+  while [ "$(date +%s)" = "$(stat -c %Y "$D/reconfigured" 2>/dev/null)" ]; do sleep 0.1; done
   before=$(grep '^AccountingStorageType' "$SLURM_CONF")
   conf >"$SLURM_CONF.new" && mv "$SLURM_CONF.new" "$SLURM_CONF"
   if [ "$before" = "$(grep '^AccountingStorageType' "$SLURM_CONF")" ]; then
@@ -344,6 +346,7 @@ reconfigure() {
     end slurmctld 20
     slurmctld -f "$SLURM_CONF" || die "slurmctld did not start; see $D/slurmctld.log"
   fi
+  touch "$D/reconfigured"
   until_true 30 scontrol ping && until_true 30 each_node registered ||
     die "slurmctld or a node is silent; see $D/*.log"
 }
