@@ -187,6 +187,10 @@ def test_a_rank_alone_agrees_with_itself(monkeypatch: pytest.MonkeyPatch) -> Non
     agreement = Agreement(World(), 1)
     assert agreement.largest((3, 0)) == [3, 0]
     assert agreement.largest([]) == []
+    assert agreement.answer() is None
+    agreement.ask((4,))
+    agreement.ask((5,))
+    assert (agreement.answer(), agreement.answer()) == ([5], None)
 
 
 def _agree(rank: int, port: int, answers: Any) -> None:
@@ -195,7 +199,13 @@ def _agree(rank: int, port: int, answers: Any) -> None:
     world = World("torchrun", rank, 3, rank, 3)
     connect(world, "cpu", 1)
     agreement = Agreement(world, 1)
+    early = agreement.answer()
+    agreement.ask((rank,))
+    agreement.ask((10 * rank,))  # the first question is dropped, on all ranks
     found = [
+        early,
+        agreement.answer(),
+        agreement.answer(),
         agreement.largest((0, 0)),
         agreement.largest((15 if rank == 1 else 0, int(rank == 2))),  # each from another rank
         agreement.largest((rank, -rank, 2**40 + rank)),
@@ -220,5 +230,5 @@ def test_ranks_agree_on_the_largest_of_each_number() -> None:
         process.join(60)
         assert process.exitcode == 0
     steps = [[int(step == 30)] for step in range(40)]
-    expected = [[0, 0], [15, 1], [2, 0, 2**40 + 2], *steps]
+    expected = [None, [20], None, [0, 0], [15, 1], [2, 0, 2**40 + 2], *steps]
     assert found == dict.fromkeys(range(3), expected)
