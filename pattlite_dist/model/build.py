@@ -85,6 +85,29 @@ def build_model(
     return model
 
 
+def synchronise(model: nn.Module, ranks: int, gpu: bool) -> None:
+    """Make BatchNorm compute its statistics over all ranks; names in a checkpoint stay the same.
+
+    In pattlite's classifier the running variance is then the unbiased one.
+
+    Args:
+        model: any network that is not itself a BatchNorm layer; changed in place.
+        ranks: how many train it; there is nothing to do for one.
+        gpu: whether they train on GPUs.
+
+    Raises:
+        UserError: there are several ranks without GPUs, for which torch has no such layer.
+    """
+    if ranks == 1:
+        return
+    if not gpu:
+        raise UserError(
+            "model.sync_batchnorm=true requires GPUs, and this run has none; leave it out, or "
+            "train in one process"
+        )
+    nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
 def refuse_batch_dependent(model: nn.Module, purpose: str) -> None:
     """Refuse what requires a prediction to be a function of its image alone.
 

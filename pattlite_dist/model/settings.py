@@ -43,6 +43,11 @@ class ModelConfig(Strict):
     dropout: float = setting(
         0.1, free=False, ge=0, lt=1, description="Dropout before the classifier."
     )
+    sync_batchnorm: bool = setting(
+        False,
+        free=False,
+        description="On several GPUs, compute BatchNorm's statistics over all of them.",
+    )
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "ModelConfig":

@@ -172,7 +172,7 @@ def announce(config: Config, world: World, found: Path | None, step: int, steps:
         lines.append(f"changed since the previous start: {'; '.join(changed)}")
     if (hint := now.hint()) is not None:
         lines.append(hint)
-    if (few := few_images(config.trainer, world.size)) is not None:
+    if (few := few_images(config.trainer, world.size, config.model.sync_batchnorm)) is not None:
         lines.append(few)
     print("\n".join(f"{run}: {line}" for line in lines), flush=True)
     append(run, "started", step=step, steps_per_epoch=steps, epochs=config.trainer.epochs,

@@ -15,7 +15,7 @@ from pattlite_dist.data.module import FERData, origin
 from pattlite_dist.data.plan import rank_slice
 from pattlite_dist.data.reader import check_targets, needed_shards
 from pattlite_dist.errors import UserError
-from pattlite_dist.model.build import MobileNetV2ViT, PattLite, build_model
+from pattlite_dist.model.build import MobileNetV2ViT, PattLite, build_model, synchronise
 from pattlite_dist.runtime import failure
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.runtime.devices import use_gpu
@@ -94,7 +94,10 @@ def _train(config: Config, world: World, signals: Signals, run: Path, lock: RunL
         model = build_model(
             config.model, config.data.image_size, len(manifest.labels), pretrained=found is None
         )
-        data = FERData(config, world, build_preprocess(config, model), manifest)
+        preprocess = build_preprocess(config, model)
+        if config.model.sync_batchnorm:
+            synchronise(model, world.size, use_gpu(config.trainer.accelerator))
+        data = FERData(config, world, preprocess, manifest)
         on_main(world, lock.acquire)
         if lock.held:  # otherwise the history belongs to the process that trains
             failure.on_failure(lambda reason: append(run, "failed", error=reason[:300]))

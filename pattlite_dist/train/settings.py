@@ -123,12 +123,22 @@ class TrainerConfig(Strict):
 _FEW = 8  # images; BatchNorm's statistics of fewer are mostly noise (arXiv:1803.08494, figure 1)
 
 
-def few_images(config: TrainerConfig, ranks: int) -> str | None:
-    """What to say of so many ranks, if BatchNorm sees too few images at a time; else None."""
-    images = -(-config.global_batch // (ranks * config.accumulate))
+def few_images(config: TrainerConfig, ranks: int, synchronised: bool = False) -> str | None:
+    """What to say of so many ranks, if BatchNorm sees too few images at a time; else None.
+
+    Args:
+        config: of the run.
+        ranks: how many train.
+        synchronised: whether BatchNorm sees the images of all of them at a time.
+    """
+    apart = 1 if synchronised else ranks
+    images = -(-config.global_batch // (apart * config.accumulate))
     if images >= _FEW:
         return None
+    cure = "fewer ranks or pieces, or a larger trainer.global_batch"
+    if apart > 1:
+        cure += ", or on GPUs model.sync_batchnorm=true"
     return (
         f"BatchNorm computes its statistics over {images} images at a time, which is few; use "
-        "fewer ranks or pieces, or a larger trainer.global_batch"
+        f"{cure}"
     )

@@ -8,12 +8,19 @@ import torch
 from torch import nn
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.model.build import MobileNetV2ViT, PattLite, build_model, refuse_batch_dependent
+from pattlite_dist.model.build import (
+    MobileNetV2ViT,
+    PattLite,
+    build_model,
+    refuse_batch_dependent,
+    synchronise,
+)
 from pattlite_dist.model.settings import ModelConfig
 
 VIT_14: dict[str, Any] = {"name": "mobilenetv2-vit", "cut": 14, "width": 32, "heads": 4}
 VIT_19: dict[str, Any] = {"name": "mobilenetv2-vit", "cut": 19, "width": 32, "heads": 4}
 PATTLITE: dict[str, Any] = {"name": "pattlite"}
+BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 MODELS = pytest.mark.parametrize(
     "model", [VIT_14, VIT_19, PATTLITE], ids=["vit-14", "vit-19", "pattlite"]
 )
@@ -137,6 +144,24 @@ def test_weights_are_loaded_into_the_backbone_only_when_wanted(tmp_path: Path) -
     build_model(config, 48, 7, pretrained=False)  # continuing a run does not need the file
     with pytest.raises(UserError, match="does not exist"):
         build_model(config, 48, 7)
+
+
+@pytest.mark.parametrize("name", ["pattlite", "mobilenetv2-vit"])
+def test_batchnorm_over_all_ranks_keeps_every_name_and_weight(name: str) -> None:
+    plain, changed = build({"name": name}, 48, 7), build({"name": name}, 48, 7)
+    changed.load_state_dict(plain.state_dict())
+    synchronise(changed, 1, False)
+    norms = [m for m in changed.modules() if isinstance(m, BATCH_NORM)]
+    assert not any(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
+    with pytest.raises(UserError, match="sync_batchnorm=true requires GPUs"):
+        synchronise(changed, 2, False)
+    synchronise(changed, 2, True)
+    after = [m for m in changed.modules() if isinstance(m, BATCH_NORM)]
+    assert len(after) == len(norms)
+    assert all(isinstance(norm, nn.SyncBatchNorm) for norm in after)
+    assert list(changed.state_dict()) == list(plain.state_dict())
+    assert all(map(torch.equal, changed.state_dict().values(), plain.state_dict().values()))
+    assert [norm.eps for norm in after] == [norm.eps for norm in norms]
 
 
 def test_imagenet_weights_for_pattlite_are_the_users_error() -> None:
