@@ -105,7 +105,7 @@ def synchronise(model: nn.Module, ranks: int, gpu: bool) -> None:
             "model.sync_batchnorm=true requires GPUs, and this run has none; leave it out, or "
             "train in one process"
         )
-    nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
 
 
 def refuse_batch_dependent(model: nn.Module, purpose: str) -> None:

@@ -188,6 +188,24 @@ def test_a_compiled_run_can_be_continued_uncompiled(
     assert final(tmp_path / "tiny")["global_step"] == 4
 
 
+@pytest.mark.parametrize(
+    ("chosen", "mode"), [(True, "default"), ("reduce-overhead",) * 2, ("max-autotune",) * 2]
+)
+def test_the_compiler_gets_the_mode_that_was_chosen(
+    chosen: bool | str, mode: str, face_shards: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    modes = []
+
+    def note(self: torch.nn.Module, mode: str) -> None:
+        modes.append((type(self).__name__, mode))
+        raise UserError("noted")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", note)
+    assert main(tiny(face_shards, tmp_path, trainer__compile=chosen)) == 2
+    assert modes == [("MobileNetV2ViT", mode)]
+
+
 def test_pattlite_trains(face_shards: Path, tmp_path: Path) -> None:
     assert main(tiny(face_shards, tmp_path, model__name="pattlite", trainer__epochs=1)) == 0
 
