@@ -1,7 +1,6 @@
 """The options of a jsonargparse parser, and the formatting of its help."""
 
 from argparse import Action, HelpFormatter
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pattlite_dist.compat.need import find, find_function
@@ -27,8 +26,8 @@ def type_of(action: Action) -> Any:
     return getattr(action, "_typehint", action.type)
 
 
-def formatter(rewrite: Callable[[str], str]) -> type[HelpFormatter]:
-    """A help formatter like jsonargparse's own that rewrites the help text of each option.
+def plain_formatter() -> type[HelpFormatter]:
+    """A help formatter like jsonargparse's own that shows the help of each option as it is.
 
     Raises:
         UserError: this version does not allow it; names the supported versions.
@@ -37,8 +36,8 @@ def formatter(rewrite: Callable[[str], str]) -> type[HelpFormatter]:
 
     find_function(_NAME, DefaultHelpFormatter, "_expand_help", ("action",))
 
-    class Rewritten(DefaultHelpFormatter):
+    class Plain(DefaultHelpFormatter):
         def _expand_help(self, action: Any) -> str:
-            return rewrite(super()._expand_help(action))
+            return action.help or ""
 
-    return Rewritten
+    return Plain

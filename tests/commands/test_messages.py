@@ -54,7 +54,7 @@ def test_no_message_is_long(text: str) -> None:
 def test_what_is_wrong_is_one_short_line_without_pydantics_notation(
     words: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train", *words]) == 2
+    assert main(["train", "-c", "demo", *words]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert told in line
     assert len(line) <= LONGEST + 100
