@@ -22,14 +22,14 @@ def parser_with_help(verb: str) -> "ArgumentParser":
     from jsonargparse import ArgumentParser
 
     class Parser(ArgumentParser):
-        def format_help(self) -> str:
+        def format_help(self, *args: Any) -> str:
             if self.epilog is None:  # once
                 found = actions(self)
                 keys = any("." in action.dest for action in found)
                 self.epilog = _KEYS if keys else ""
                 for action in found:
                     _describe(action)
-            return introduction(verb) + str(super().format_help())
+            return introduction(verb) + str(super().format_help(*args))
 
     return Parser(
         prog=f"pattlite {verb}",
