@@ -52,11 +52,11 @@ def chosen_config(options: Any) -> "Config":
     return config
 
 
-def profile_option(parser: "ArgumentParser") -> None:
+def profile_option(parser: "ArgumentParser", required: bool = True) -> None:
     """The profile; `profile.KEY=VALUE` words change it."""
     parser.add_argument(
         "--profile",
-        required=True,
+        required=required,
         help="YAML file, or the name of one that is installed; see `pattlite profiles`. "
         "profile.KEY=VALUE changes it",
     )
