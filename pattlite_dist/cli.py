@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pattlite_dist import __version__
 from pattlite_dist.commands.messages import essence, shortened
 from pattlite_dist.commands.verbs import VERBS, overview
-from pattlite_dist.compat.jsonargparse import actions
+from pattlite_dist.compat.jsonargparse import actions, flags
 from pattlite_dist.errors import UserError
 from pattlite_dist.renamed import rename_words, tell
 from pattlite_dist.runtime import failure
@@ -160,6 +160,5 @@ def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
         options["profile_overrides"] = [text.removeprefix("profile.") for text in changes]
         return options
     except ArgumentError as error:
-        flags = {a.dest: a.option_strings[0] for a in actions(parser) if a.option_strings}
-        text = essence(str(error), flags)
+        text = essence(str(error), flags(parser))
         raise UserError(f"{text}; see `{parser.prog} --help`") from error

@@ -99,9 +99,13 @@ def test_help_is_asked_for_in_several_ways(
         (["train", "-c", "demo", "--data.shards=nowhere"], "nowhere is not a finished shard set"),
         (["train", "-c", "demo", "--data.shards=pipe:cat x"], "allow_pipe"),
         (["evaluate"], "target"),
+        (["submit", "-c", "demo"], "required: --profile; see `pattlite submit --help`"),
         (["shards", "create", "nowhere.csv", "out"], "nowhere.csv does not exist"),
-        (["shards", "create", "a", "b", "--image-size=x"], "--image-size: Expected a int. Got"),
-        (["shards", "create", "a", "b", "--channels=2"], "--channels: Expected a Literal[1, 3]"),
+        (
+            ["shards", "create", "a", "b", "--image-size=x"],
+            "--image-size: Expected a whole number. Got",
+        ),
+        (["shards", "create", "a", "b", "--channels=2"], "--channels: Expected 1 or 3. Got"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_status_2(

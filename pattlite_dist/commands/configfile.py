@@ -1,12 +1,15 @@
 """The option `-c`: a configuration file, possibly written by a run or with old names."""
 
 import json
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ActionConfigFile, get_loader  # type: ignore[attr-defined]
 
+from pattlite_dist.commands.messages import essence
+from pattlite_dist.compat.jsonargparse import flags
 from pattlite_dist.errors import UserError
 from pattlite_dist.migrate import migrate
 from pattlite_dist.renamed import rename, rename_file, tell
@@ -26,12 +29,15 @@ class ConfigFile(ActionConfigFile):
         """Add the contents of the file to the options.
 
         Raises:
-            UserError: there is no such file, or it has a version that this package does not know.
+            UserError: there is no such file, or it is no configuration of this version.
         """
         path, sentences = rename_file(str(values))
         tell(sentences)
         path = str(find(CONFIGS, path))
-        super().__call__(parser, cfg, renewed(path) or path, option_string)  # type: ignore[no-untyped-call]
+        try:
+            super().__call__(parser, cfg, renewed(path) or path, option_string)  # type: ignore[no-untyped-call]
+        except (ArgumentError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: {essence(str(error), flags(parser))}") from error
 
 
 def renewed(path: str) -> str | None:

@@ -191,7 +191,9 @@ def overview(first: str = "") -> str:
 def introduction(name: str) -> str:
     """What a verb is for, and an example: the beginning of its help."""
     verb = VERBS[name]
-    return f"{verb.purpose[0].upper()}{verb.purpose[1:]}.\n\n  pattlite {verb.example}\n\n"
+    more = [f"`pattlite help {other}`" for other in VERBS if other.startswith(f"{name} ")]
+    also = f"See also {', '.join(more)}.\n\n" if more else ""
+    return f"{verb.purpose[0].upper()}{verb.purpose[1:]}.\n\n  pattlite {verb.example}\n\n{also}"
 
 
 def usage(name: str) -> str:

@@ -21,6 +21,15 @@ def actions(parser: "ArgumentParser") -> list[Action]:
     return found
 
 
+def flags(parser: "ArgumentParser") -> dict[str, str]:
+    """How users write each option of a parser, by the name of its value."""
+    return {
+        action.dest: max(action.option_strings, key=len)
+        for action in actions(parser)
+        if action.option_strings
+    }
+
+
 def type_of(action: Action) -> Any:
     """The type of an option; jsonargparse stores types unknown to argparse separately."""
     return getattr(action, "_typehint", action.type)
