@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import itertools
 import sys
 import time
 from collections import deque
@@ -144,7 +145,8 @@ def print_rows(rows: Sequence[Sequence[str]], words: Collection[int] = (0,)) -> 
         for column in _columns(rows)
     ]
     widths = narrowed(widths, words, room)
-    for number, part in enumerate(parts(widths, room)):
+    tied = [column for column, name in enumerate(rows[0]) if name == "%"]
+    for number, part in enumerate(parts(widths, tied, room)):
         if number:
             print()
         cells = [[row[column] for column in part] if row else [] for row in rows]
@@ -170,16 +172,23 @@ def narrowed(widths: Sequence[int], words: Collection[int], room: int) -> list[i
     return found
 
 
-def parts(widths: Sequence[int], room: int) -> list[list[int]]:
+def parts(widths: Sequence[int], tied: Collection[int], room: int) -> list[list[int]]:
     """The columns of each table, all with the first column, in which no line is too long.
 
-    A column that does not fit beside the first is with it in a table that is too wide.
+    What does not fit beside the first column is with it in a table that is too wide.
+
+    Args:
+        widths: characters.
+        tied: columns that stay with the one before, as a percentage does with what it is of.
+        room: characters of a line.
     """
     found = [[0]]
-    for column in range(1, len(widths)):
-        part = [*found[-1], column]
-        if len(part) > 2 and sum(widths[i] for i in part) + _GAP * (len(part) - 1) > room:
-            found.append([0, column])
+    starts = [column for column in range(1, len(widths)) if column == 1 or column not in tied]
+    for begin, end in itertools.pairwise([*starts, len(widths)]):
+        part = [*found[-1], *range(begin, end)]
+        wide = sum(widths[column] for column in part) + _GAP * (len(part) - 1) > room
+        if wide and len(found[-1]) > 1:
+            found.append([0, *range(begin, end)])
         else:
             found[-1] = part
     return found

@@ -209,14 +209,17 @@ def test_a_cell_is_no_markup(width: int, monkeypatch: pytest.MonkeyPatch) -> Non
 WIDTHS = st.lists(st.integers(1, 70), min_size=1, max_size=12)
 
 
-@given(WIDTHS, st.integers(1, 200))
-def test_each_column_is_in_one_part_beside_the_first(widths: list[int], room: int) -> None:
-    found = parts(widths, room)
+@given(WIDTHS, st.sets(st.integers(0, 11)), st.integers(1, 200))
+def test_each_column_is_in_one_part_beside_the_first(
+    widths: list[int], tied: set[int], room: int
+) -> None:
+    found = parts(widths, tied, room)
     assert [column for part in found for column in part[1:]] == list(range(1, len(widths)))
     for part in found:
         assert part[0] == 0
         needed = sum(widths[column] for column in part) + 2 * (len(part) - 1)
-        assert needed <= room or len(part) <= 2
+        assert needed <= room or set(part[2:]) <= tied
+    assert all(part[1] not in tied for part in found[1:])
 
 
 @given(WIDTHS, st.integers(1, 200), st.data())

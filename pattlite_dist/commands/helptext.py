@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 from pattlite_dist.commands.verbs import introduction, usage
-from pattlite_dist.compat.jsonargparse import actions, plain_formatter, type_of
+from pattlite_dist.compat.jsonargparse import actions, plain_formatter, takes_a_part, type_of
 from pattlite_dist.location import Place
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ _KEYS = "Keys of the configuration can also be given without dashes, as in optim
 
 def _describe(action: Action) -> None:
     """Replace the help of an option, and the name of its value, by what the help shows."""
-    if type(action).__name__ == "_ActionConfigLoad":
-        action.help = SUPPRESS  # a file for a part of the configuration
+    if takes_a_part(action):
+        action.help = SUPPRESS
         return
     if action.dest == "print_config":
         action.help = "print the resolved configuration and exit"

@@ -35,6 +35,14 @@ def type_of(action: Action) -> Any:
     return getattr(action, "_typehint", action.type)
 
 
+def takes_a_part(action: Action) -> bool:
+    """Whether an option takes a file for a part of the configuration, as `--optim FILE`.
+
+    It is only left out of the help, so that it does no harm if the name is gone.
+    """
+    return type(action).__name__ == "_ActionConfigLoad"
+
+
 def plain_formatter() -> type[HelpFormatter]:
     """A help formatter like jsonargparse's own that shows the help of each option as it is.
 
