@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pattlite_dist import __version__
-from pattlite_dist.commands.messages import essence, plain_types, shortened
-from pattlite_dist.compat.jsonargparse import actions, formatter
+from pattlite_dist.commands.messages import essence, shortened
+from pattlite_dist.commands.verbs import VERBS, overview
+from pattlite_dist.compat.jsonargparse import actions, flags
 from pattlite_dist.errors import UserError
 from pattlite_dist.renamed import rename_words, tell
 from pattlite_dist.runtime import failure
@@ -20,35 +21,14 @@ from pattlite_dist.runtime.world import detect
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
+_HELP = ("-h", "--help")
 HELP = f"""\
 usage: pattlite VERB [options]
 
 Facial-expression recognition with PAtt-Lite, trained on one GPU or many (version {__version__}).
 
-  shards create SOURCE OUT   convert a data set into WebDataset shards
-  shards sources             list the kinds of source that can be read
-  shards verify DIR          check every shard against the manifest; --repair rewrites bad ones
-  shards stats DIR           print what is in a set and plot its class balance
-  shards show DIR            draw a sheet of samples by class, flagged ones marked
-  shards faces OUT           write generated faces in the format of fer2013.csv
-  train -c CONFIG            train, or continue, a run (alone or under torchrun)
-  evaluate RUN               score a run on val, test and the clean test
-  audit RUN                  show what a score depends on: batches, leaks, choice of epoch
-  compare RUN ...            print mean and deviation of runs, and test two configurations
-  model -c CONFIG            print parameters and multiply-adds of a network and its variants
-
-On a SLURM cluster, described by a profile in launch/profiles:
-
-  submit -c CONFIG --profile P      train as a job that continues after every stop
-  submit evaluate RUN --profile P   score a run as a job
-  submit shards SOURCE OUT ...      convert a source as a job
-  sweep -c CONFIG KEY=V,V ...       submit a grid of runs as arrays of jobs
-  doctor -c CONFIG --profile P      find problems with a job before submitting it
-  status [RUN ...]                  show the state of runs
-  cancel RUN|JOB ...                end jobs
-  sync RUN ...                      upload what Weights & Biases kept offline
-
-`pattlite VERB --help` lists the options of a verb.
+{overview()}
+`pattlite help VERB` shows what a verb is for, an example, and its options.
 """
 
 
@@ -58,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     It is also 1 where another rank failed.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
+    if not arguments or arguments[0] in _HELP:
         print(HELP, end="")
         return 0 if arguments else 2
     if arguments[0] == "--version":
@@ -97,14 +79,33 @@ def _last_line(message: str) -> str:
 
 def _dispatch(arguments: list[str]) -> int:
     verb = " ".join(arguments[:2])
-    if verb not in VERBS and arguments[0] != "shards":
+    if verb not in VERBS:
         verb = arguments[0]
     if verb not in VERBS:
-        known = ", ".join(VERBS)
-        raise UserError(f"{verb!r} is not a verb; known are {known} (see `pattlite --help`)")
+        return _of_several(verb, arguments[1:])
     options = parse(verb, arguments[len(verb.split()) :])
     status: int = _verb(verb)[1](options)
     return status
+
+
+def _of_several(first: str, rest: list[str]) -> int:
+    """Help with the verbs that begin with a word.
+
+    Raises:
+        UserError: help is not what was asked for, or there are none.
+    """
+    from pattlite_dist.commands.messages import nearest
+
+    verbs = [verb for verb in VERBS if verb.split()[0] == first]
+    if verbs and rest and rest[0] in _HELP:
+        print(f"usage: pattlite {first} VERB [options]\n\n{overview(first)}", end="")
+        return 0
+    given = " ".join([first, *(word for word in rest[:1] if verbs and not word.startswith("-"))])
+    near = nearest(given, VERBS)
+    meant = f"; did you mean {' or '.join(near)}?" if near and not verbs else ""
+    known = ", ".join(verbs or VERBS)
+    see = f"pattlite {first} --help" if verbs else "pattlite --help"
+    raise UserError(f"{given!r} is not a verb{meant}; known are {known} (see `{see}`)")
 
 
 def parse(verb: str, arguments: Sequence[str]) -> "Namespace":
@@ -118,13 +119,15 @@ def parse(verb: str, arguments: Sequence[str]) -> "Namespace":
 
 def parser_of(verb: str) -> "ArgumentParser":
     """The parser of a verb, which has its options and no others."""
-    parser = _parser(verb)
+    from pattlite_dist.commands.helptext import parser_with_help
+
+    parser = parser_with_help(verb)
     _verb(verb)[0](parser)
     return parser
 
 
 def _verb(verb: str) -> tuple[Callable[["ArgumentParser"], None], Callable[[Any], int]]:
-    module, _, name = VERBS[verb].partition(":")
+    module, _, name = VERBS[verb].where.partition(":")
     options, work = (f"{name}_options", name) if name else ("add_options", "work")
     verbs = importlib.import_module(module)
     return getattr(verbs, options), getattr(verbs, work)
@@ -136,14 +139,6 @@ def _override(text: str) -> str:
         return "--print_config"
     key, equals, _ = text.partition("=")
     return f"--{text}" if equals and key.replace(".", "").replace("_", "").isalnum() else text
-
-
-def _parser(verb: str) -> "ArgumentParser":
-    from jsonargparse import ArgumentParser
-
-    return ArgumentParser(
-        prog=f"pattlite {verb}", exit_on_error=False, formatter_class=formatter(plain_types)
-    )
 
 
 def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
@@ -165,31 +160,5 @@ def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
         options["profile_overrides"] = [text.removeprefix("profile.") for text in changes]
         return options
     except ArgumentError as error:
-        flags = {a.dest: a.option_strings[0] for a in actions(parser) if a.option_strings}
-        text = essence(str(error), flags)
+        text = essence(str(error), flags(parser))
         raise UserError(f"{text}; see `{parser.prog} --help`") from error
-
-
-# Where a verb's options and work are: a module's `NAME_options` and `NAME`, or its `add_options`
-# and `work` if it has only one verb.
-VERBS = {
-    "shards create": "pattlite_dist.commands.shards:create",
-    "shards verify": "pattlite_dist.commands.shard_checks:verify",
-    "shards stats": "pattlite_dist.commands.shard_checks:stats",
-    "shards show": "pattlite_dist.commands.shard_checks:show",
-    "shards sources": "pattlite_dist.commands.shards:sources",
-    "shards faces": "pattlite_dist.commands.shards:faces",
-    "train": "pattlite_dist.commands.train",
-    "evaluate": "pattlite_dist.commands.evaluate",
-    "audit": "pattlite_dist.commands.audit",
-    "compare": "pattlite_dist.commands.compare",
-    "model": "pattlite_dist.commands.model",
-    "submit": "pattlite_dist.commands.submit:train",
-    "submit evaluate": "pattlite_dist.commands.submit:evaluate",
-    "submit shards": "pattlite_dist.commands.submit:shards",
-    "sweep": "pattlite_dist.commands.sweep",
-    "doctor": "pattlite_dist.commands.doctor",
-    "status": "pattlite_dist.commands.status",
-    "cancel": "pattlite_dist.commands.cancel",
-    "sync": "pattlite_dist.commands.sync",
-}

@@ -28,7 +28,7 @@ class Config(Strict):
         "run",
         free=False,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="Name of the run's folder.",
+        description="Name of the run's folder: letters, digits, and within it also `.`, `_`, `-`.",
     )
     runs: Location = setting("runs", free=True, description="Folder that contains the run folders.")
     seed: int = setting(

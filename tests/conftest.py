@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tests.starts import Zygote
 
 ROOT = Path(__file__).resolve().parent.parent
+TINY = ROOT / "tests" / "tiny.yaml"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 # A busy machine must not fail a test.
@@ -148,4 +149,4 @@ def tiny(shards: Path, runs: Path, name: str = "tiny", **overrides: object) -> l
         "wandb.mode": "disabled",
         **{key.replace("__", "."): value for key, value in overrides.items()},
     }
-    return ["train", *(f"--{key}={value}" for key, value in options.items())]
+    return ["train", f"--config={TINY}", *(f"--{key}={value}" for key, value in options.items())]

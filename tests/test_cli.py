@@ -1,4 +1,7 @@
+import contextlib
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pattlite_dist.cli import VERBS, main
+from pattlite_dist.cli import VERBS, main, parse
 from tests.conftest import ROOT, Run, environment
 
 
@@ -33,27 +36,76 @@ def test_each_verb_has_help_without_torch(verb: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
     )
-    assert f"usage: pattlite {verb}" in done.stdout
-    assert "<" not in done.stdout, "a type as Python prints it"
+    purpose, _, example, _, usage, *_ = done.stdout.splitlines()
+    assert purpose[0].isupper() and purpose.endswith(".")
+    assert example.startswith(f"  pattlite {verb}")
+    assert usage.startswith(f"usage: pattlite {verb}")
+    python = (
+        r"<|type:|Annotated|Literal|Optional|Union|typing|None|\\bint\\b|\\bfloat\\b|==|\\bstr\\b"
+    )
+    assert not re.search(python, done.stdout), "a type as Python prints it"
+
+
+@pytest.mark.parametrize("verb", list(VERBS))
+def test_the_example_of_each_verb_is_read(verb: str) -> None:
+    example = shlex.split(VERBS[verb].example)
+    words = verb.split()
+    assert example[: len(words)] == words
+    parse(verb, example[len(words) :])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "first"),
+    [
+        (["help"], "usage: pattlite VERB [options]"),
+        (["-h"], "usage: pattlite VERB [options]"),
+        (["shards", "--help"], "usage: pattlite shards VERB [options]"),
+        (["help", "shards"], "usage: pattlite shards VERB [options]"),
+        (["help", "shards", "create"], "Convert a data set into WebDataset shards."),
+        (["help", "compare"], "Print mean and deviation of runs, and test two configurations."),
+    ],
+)
+def test_help_is_asked_for_in_several_ways(
+    arguments: list[str], first: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.suppress(SystemExit):
+        assert main(arguments) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines()[0] == first
+    assert said.err == ""
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["trian"], "'trian' is not a verb"),
-        (["shards"], "'shards' is not a verb"),
+        (["trian"], "did you mean train?"),
+        (["help", "trian"], "'trian' is not a verb"),
+        (["shards"], "'shards' is not a verb; known are shards create, shards sources, "),
+        (["shards", "creat"], "'shards creat' is not a verb; known are shards create, "),
         (["train", "--optim.lrr=1"], "optim.lrr"),
         (["train", "--optim.lr=-1"], "optim.lr"),
         (["train", "optim.lr=fast"], "optim.lr"),
         (["train", "--model.heads=7"], "not a multiple of heads 7"),
-        (["train", "-c", "nowhere.yaml"], "nowhere.yaml"),
+        (["train", "-c", "nowhere.yaml"], "nowhere.yaml does not exist; give a configuration's"),
+        (["train", "-c", "x/demo.yaml"], "did you mean -c demo?"),
+        (["train", "-c", "."], ". does not exist"),
+        (["train", "-c", "x" * 5000], "xxx ... "),
+        (["train"], "choose one with -c: an installed one (demo, fer2013, "),
+        (["train", "--seed=3", "optim.lr=1e-4"], "no configuration is given"),
+        (["submit", "--profile=one-gpu"], "no configuration is given"),
+        (["submit", "-c", "demo", "--profile=gpu"], "(cpu, one-gpu, one-node, preemptible, two-n"),
         (["train", "--name=../escape"], "name"),
-        (["train", "--data.shards=nowhere"], "nowhere is not a finished shard set"),
-        (["train", "--data.shards=pipe:cat x"], "allow_pipe"),
+        (["train", "-c", "demo", "--data.shards=nowhere"], "nowhere is not a finished shard set"),
+        (["train", "-c", "demo", "--data.shards=pipe:cat x"], "allow_pipe"),
         (["evaluate"], "target"),
+        (["submit", "-c", "demo"], "required: --profile; see `pattlite submit --help`"),
         (["shards", "create", "nowhere.csv", "out"], "nowhere.csv does not exist"),
-        (["shards", "create", "a", "b", "--image-size=x"], "--image-size: Expected a int. Got"),
-        (["shards", "create", "a", "b", "--channels=2"], "--channels: Expected a Literal[1, 3]"),
+        (
+            ["shards", "create", "a", "b", "--image-size=x"],
+            "--image-size: Expected a whole number. Got",
+        ),
+        (["shards", "create", "a", "b", "--channels=2"], "--channels: Expected 1 or 3. Got"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_status_2(

@@ -9,8 +9,8 @@ from pattlite_dist.commands.doctor import PROBLEMS, passes
 from pattlite_dist.commands.evaluate import add_options as scoring_options
 from pattlite_dist.commands.forward import job_arguments
 from pattlite_dist.commands.options import (
+    chosen_config,
     config_options,
-    given_config,
     given_profile,
     job_options,
     train_job_options,
@@ -43,7 +43,7 @@ def train(options: Any) -> int:
     from pattlite_dist.tracking.folder import run_folder
 
     profile = given_profile(options)
-    config = with_absolute_paths(given_config(options))
+    config = with_absolute_paths(chosen_config(options))
     plan = jobs.train_plan(config, profile, options.after)
     if options.dry_run:
         copy = code_folder(run_folder(config)) if options.snapshot else None

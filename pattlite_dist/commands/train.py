@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pattlite_dist.commands.options import config_options, given_config
+from pattlite_dist.commands.options import chosen_config, config_options
 from pattlite_dist.runtime.imports import quick_imports
 
 add_options = config_options
@@ -10,7 +10,7 @@ add_options = config_options
 
 def work(options: Any) -> int:
     """Train, or continue, a run."""
-    config = given_config(options)
+    config = chosen_config(options)
     from pattlite_dist.runtime.world import detect
 
     with quick_imports():

@@ -10,6 +10,7 @@ from pattlite_dist.errors import UserError
 from pattlite_dist.runtime import failure, network
 from pattlite_dist.runtime.devices import own, use_gpu
 from pattlite_dist.runtime.signals import Stopped
+from pattlite_dist.runtime.steps import is_task
 
 Launcher = Literal["slurm", "torchrun", "none"]
 
@@ -55,9 +56,7 @@ def detect(env: Mapping[str, str] = os.environ) -> World:
     if "TORCHELASTIC_RUN_ID" in env:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         return World("torchrun", *(_number(env, name) for name in names))
-    # SLURM_PROCID is also set in batch scripts and interactive shells, where only one process
-    # runs; in a task that srun started, the step id is a number.
-    if env.get("SLURM_STEP_ID", "").isdigit() and env.get("SLURM_JOB_NAME") not in _INTERACTIVE:
+    if is_task(env):
         nodes = _number(
             env, "SLURM_STEP_NUM_NODES" if "SLURM_STEP_NUM_NODES" in env else "SLURM_NNODES"
         )
@@ -72,9 +71,6 @@ def detect(env: Mapping[str, str] = os.environ) -> World:
             )
         return World("slurm", rank, size, local_rank, size // nodes)
     return World()
-
-
-_INTERACTIVE = ("bash", "interactive")
 
 
 def _number(env: Mapping[str, str], name: str) -> int:

@@ -127,6 +127,4 @@ _DEFAULTS = Options().model_dump()
 
 def print_manifest(manifest: Manifest) -> None:
     """Print the contents of a shard set, by class and split."""
-    from rich.markup import escape
-
-    print_rows([[escape(cell) for cell in row] for row in set_table(manifest)])
+    print_rows(set_table(manifest))

@@ -53,14 +53,14 @@ def check(
         snapshot: the jobs will use a copy of this package instead of what is installed.
     """
     # A hundred runs may read the same shards: each set is checked once.
-    shards = functools.cache(functools.partial(_shards, functools.cache(_fetched)))
+    shards = functools.cache(functools.partial(shard_problems, functools.cache(fetched)))
     reports = {
         run: _check_run(config, plan.profile, run, live, None if shards_pending else shards)
         for run, config in runs.items()
     }
-    folders = {run: _nearest(run) for run in runs}
+    folders = {run: nearest(run) for run in runs}
     with contextlib.ExitStack() as stack:
-        marks = {name: stack.enter_context(_mark(name)) for name in dict.fromkeys(folders.values())}
+        marks = {name: stack.enter_context(mark(name)) for name in dict.fromkeys(folders.values())}
         for run, folder in folders.items():
             reports[run].problems += marks[folder][0]
         report = checks.merged({run.name: found for run, found in reports.items()})
@@ -105,8 +105,8 @@ def _check_run(
         )
     else:
         report.problems += shards(config.data, settings.global_batch)
-    report.problems += _weights(config, run)
-    report.problems += _disk(config, run, _nearest(run))
+    report.problems += weight_problems(config, run)
+    report.problems += disk_problems(config, run, nearest(run))
     return report
 
 
@@ -132,12 +132,13 @@ def _wandb(config: Config, profile: Profile) -> list[str]:
     return checks.wandb(wandb_mode(mode), has_login() or "WANDB_API_KEY" in profile.environment)
 
 
-def _origin(data: DataConfig) -> Origin:
+def quick_origin(data: DataConfig) -> Origin:
+    """The shards of a run, asked for with little patience."""
     timeout = min(data.timeout_seconds, _PATIENCE)
     return Origin(data.shards, data.allow_pipe, min(data.retries, 1), timeout)
 
 
-def _fetched(origin: Origin) -> Manifest | UserError:
+def fetched(origin: Origin) -> Manifest | UserError:
     """The manifest there, or why there is none."""
     try:
         return fetch_manifest(origin)
@@ -145,8 +146,9 @@ def _fetched(origin: Origin) -> Manifest | UserError:
         return error
 
 
-def _shards(fetch: Fetch, data: DataConfig, global_batch: int) -> list[str]:
-    origin = _origin(data)
+def shard_problems(fetch: Fetch, data: DataConfig, global_batch: int) -> list[str]:
+    """What is wrong with the shards of a run."""
+    origin = quick_origin(data)
     manifest = fetch(origin)
     if isinstance(manifest, UserError):
         return [str(manifest)]
@@ -167,7 +169,8 @@ def _weights_file(config: Config) -> Path | None:
     return None if wanted in (None, "imagenet") else Path(str(wanted))
 
 
-def _weights(config: Config, run: Path) -> list[str]:
+def weight_problems(config: Config, run: Path) -> list[str]:
+    """What is wrong with the weights that a run begins with."""
     if names.listed(run / "checkpoints"):
         return []  # they are no longer read
     path = _weights_file(config)
@@ -176,19 +179,19 @@ def _weights(config: Config, run: Path) -> list[str]:
 
 def _inputs(config: Config, shards_pending: bool) -> list[Path]:
     """Files and folders here that the job reads; what is missing is reported elsewhere."""
-    origin, weights = _origin(config.data), _weights_file(config)
+    origin, weights = quick_origin(config.data), _weights_file(config)
     paths = [Path(origin.root)] if origin.local and not shards_pending else []
     return [path.absolute() for path in [*paths, *([weights] if weights else [])] if path.exists()]
 
 
-def _nearest(path: Path) -> Path:
+def nearest(path: Path) -> Path:
     """The folder itself, or the nearest one above it that exists."""
     path = path.absolute()
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 @contextlib.contextmanager
-def _mark(folder: Path) -> Iterator[tuple[list[str], Path]]:
+def mark(folder: Path) -> Iterator[tuple[list[str], Path]]:
     """Write a temporary file; yields the problems, and the path that a node has to see."""
     path, problems = folder, []
     try:
@@ -208,7 +211,8 @@ def _mark(folder: Path) -> Iterator[tuple[list[str], Path]]:
             path.unlink(missing_ok=True)
 
 
-def _disk(config: Config, run: Path, folder: Path) -> list[str]:
+def disk_problems(config: Config, run: Path, folder: Path) -> list[str]:
+    """Whether the checkpoints of a run fit on the disk of a folder."""
     sizes = []
     for found in sorted(names.listed(run / "checkpoints")):
         with contextlib.suppress(OSError):  # training may remove it just now

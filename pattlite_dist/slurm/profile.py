@@ -2,15 +2,14 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pattlite_dist.errors import UserError, first_problem
+from pattlite_dist.shipped import PROFILES, find
 
-PROFILES = Path("launch", "profiles")
 _TIME = re.compile(r"^(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?$", re.ASCII)
 _KEPT = (":bool", ":null", ":merge")
 _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -138,7 +137,7 @@ def read_yaml(text: str) -> Any:
 
 
 def load_profile(name: str, overrides: Sequence[str] = ()) -> Profile:
-    """Read a profile: a YAML file, or the name of one in `launch/profiles`.
+    """Read a profile: a YAML file, or the name of one in `launch/profiles` or of the package.
 
     Args:
         name: file, or name without its ending.
@@ -147,16 +146,9 @@ def load_profile(name: str, overrides: Sequence[str] = ()) -> Profile:
     Raises:
         UserError: it does not exist, or is not a valid profile.
     """
-    path = Path(name)
-    if path.suffix not in (".yaml", ".yml"):
-        path = PROFILES / f"{name}.yaml"
+    path = find(PROFILES, name)
     try:
         content = read_yaml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml"))) or "none"
-        raise UserError(
-            f"{path} does not exist; give a profile's YAML file, or one of {PROFILES} ({known})"
-        ) from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"cannot read the profile {path}: {reason}; fix it") from error

@@ -14,9 +14,7 @@ GOING_WELL = frozenset(
     {"finished", "completed", "pending", "running", "configuring", "completing", "requeued",
      "requeue_hold", "resizing", "suspended", "signaling", "stage_out"}
 )  # fmt: skip
-_MOST_STATE, _LEAST_STATE, _LEAST_RUN = 48, 20, 12  # characters that the table shows of them
-# Columns that are dropped first if the terminal is too narrow.
-_LEAST = ("test %", "limit left", "restarts", "step", "job", "time left", "epoch")
+_MOST_STATE = 48  # characters of it that the table shows
 
 
 class Row(NamedTuple):
@@ -112,13 +110,8 @@ def duration(seconds: float) -> str:
     return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute}:{second:02d}"
 
 
-def table(rows: Sequence[Row], width: int) -> list[list[str]]:
-    """The cells of the table, header first, without columns that are empty or do not fit.
-
-    Args:
-        rows: of the runs.
-        width: characters of a line.
-    """
+def table(rows: Sequence[Row]) -> list[list[str]]:
+    """The cells of the table, header first, without columns that are empty."""
     columns: dict[str, list[str]] = {
         "run": [row.run for row in rows],
         "job": [row.job or "" for row in rows],
@@ -132,34 +125,13 @@ def table(rows: Sequence[Row], width: int) -> list[list[str]]:
         "limit left": ["" if row.limit_left is None else duration(row.limit_left) for row in rows],
     }
     columns = {name: cells for name, cells in columns.items() if any(cells)}
-
-    def excess() -> int:
-        return 1 - width + sum(_width(name, cells) + 3 for name, cells in columns.items())
-
-    if excess() > 0:
-        most = max(_width("", columns["state"]) - excess(), _LEAST_STATE)
-        columns["state"] = [_cut(cell, most) for cell in columns["state"]]
-    for name in _LEAST:
-        if excess() > 0:
-            columns.pop(name, None)
-    if excess() > 0:
-        most = max(_width("", columns["run"]) - excess(), _LEAST_RUN)
-        # Names differ at their ends.
-        columns["run"] = [_cut(cell[::-1], most)[::-1] for cell in columns["run"]]
     return [list(columns), *(list(cells) for cells in zip(*columns.values(), strict=True))]
-
-
-def _width(name: str, cells: Sequence[str]) -> int:
-    return max(map(len, (name, *cells)))
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _state_cell(row: Row) -> str:
     text = f"{row.state}: {row.reason}" if row.reason else row.state
-    return _cut(" ".join(text.split()), _MOST_STATE)
+    text = " ".join(text.split())
+    return text if len(text) <= _MOST_STATE else f"{text[: _MOST_STATE - 1]}…"
 
 
 def _of(part: int | None, whole: int | None) -> str:

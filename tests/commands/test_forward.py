@@ -17,6 +17,7 @@ from pattlite_dist.config import Config
 from pattlite_dist.location import Location, with_absolute_paths
 from pattlite_dist.migrate import VERSION
 from pattlite_dist.slurm.job import CommandJob
+from tests.conftest import TINY
 
 # What submits -> the verb that the job runs; `submit` itself writes a configuration instead.
 SUBMITTED = {"submit shards": "shards create", "submit evaluate": "evaluate"}
@@ -303,7 +304,9 @@ def test_each_key_of_a_configuration_reaches_the_run_folder(jobs: list[Any]) -> 
     chosen = changed_everywhere()
     words = [f"--{key}={str(value).lower() if value in (True, False) else value}"
              for key, value in chosen.items()]  # fmt: skip
-    assert main(["submit", *words, "--profile", "profile.yaml", "--skip-checks"]) == 0
+    assert (
+        main(["submit", "-c", str(TINY), *words, "--profile", "profile.yaml", "--skip-checks"]) == 0
+    )
     [job] = jobs
     written = dict(leaves(yaml.safe_load((job.run / "config.yaml").read_text())))
     places = ("runs", "data.shards", "data.cache", "model.weights")

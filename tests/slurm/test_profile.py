@@ -106,7 +106,7 @@ def test_damaged_yaml_is_one_line(written: Any, text: str | bytes) -> None:
 
 def test_a_folder_instead_of_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "site.yaml").mkdir()
-    with pytest.raises(UserError, match="cannot read the profile"):
+    with pytest.raises(UserError, match="is a folder; give a YAML file"):
         load_profile(str(tmp_path / "site.yaml"))
 
 
@@ -114,15 +114,16 @@ def test_a_name_that_does_not_exist_lists_those_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"big\.yaml does not exist.*\(none\)"):
-        load_profile("big")
     folder = tmp_path / "launch" / "profiles"
     folder.mkdir(parents=True)
-    for name in ("small", "large"):
+    for name in ("small", "one-gpu"):
         (folder / f"{name}.yaml").write_text(f"partition: {name}\n")
     assert load_profile("small").partition == "small"
+    assert load_profile("one-gpu").partition == "one-gpu", "its own, not the installed one"
+    assert load_profile("one-node").partition is None
     for name in ("big", "big.yaml"):
-        with pytest.raises(UserError, match=r"big\.yaml does not exist.*\(large, small\)"):
+        known = r"big(\.yaml)? does not exist.*\(cpu, one-gpu, one-node, preemptible, small, two-"
+        with pytest.raises(UserError, match=known):
             load_profile(name)
 
 
@@ -131,8 +132,10 @@ def test_there_are_profiles_to_start_from() -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_the_shipped_profiles_load_by_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_the_shipped_profiles_load_by_name_anywhere(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     profile = load_profile(name)
     assert profile.minutes >= 60
     assert profile.account is None, "no site's names"
