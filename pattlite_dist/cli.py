@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pattlite_dist import __version__
 from pattlite_dist.commands.messages import essence, plain_types, shortened
 from pattlite_dist.compat.jsonargparse import actions, formatter
-from pattlite_dist.errors import UserError
+from pattlite_dist.errors import Unreachable, UserError
 from pattlite_dist.renamed import rename_words, tell
 from pattlite_dist.runtime import failure
 from pattlite_dist.runtime.elastic import MISTAKE, first_to_tell, told_before
@@ -55,7 +55,7 @@ On a SLURM cluster, described by a profile in launch/profiles:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 2 for the user's mistake, 1 for bad shards.
 
-    It is also 1 where another rank failed.
+    It is also 1 where another rank failed, or a file system does not answer.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if first_to_tell(message):
             print(f"pattlite: error: {message}", file=sys.stderr)
         return MISTAKE
-    except (failure.PeerFailed, failure.NoGroup) as error:
+    except (failure.PeerFailed, failure.NoGroup, Unreachable) as error:
         failure.tell(str(error))
         return 1
     except Stopped as stop:
