@@ -130,12 +130,32 @@ def _verb(verb: str) -> tuple[Callable[["ArgumentParser"], None], Callable[[Any]
     return getattr(verbs, options), getattr(verbs, work)
 
 
-def _override(text: str) -> str:
-    """`optim.lr=1e-3` means `--optim.lr=1e-3`, and `--print-config` means `--print_config`."""
-    if text == "--print-config":
-        return "--print_config"
-    key, equals, _ = text.partition("=")
-    return f"--{text}" if equals and key.replace(".", "").replace("_", "").isalnum() else text
+def _overrides(parser: "ArgumentParser", arguments: list[str]) -> list[str]:
+    """`optim.lr=1e-3` means `--optim.lr=1e-3`, and `--print-config` means `--print_config`.
+
+    But the name of a file may contain an equals sign too, as a checkpoint's does. So a word is left
+    as it is if it follows an option that takes a value, or if it is no option of a verb that takes
+    paths.
+    """
+    known = {flag for action in actions(parser) for flag in action.option_strings}
+    takes_paths = any(not action.option_strings for action in actions(parser))
+    words = []
+    for text, value in zip(arguments, _values(parser, arguments), strict=True):
+        key, equals, _ = text.partition("=")
+        named = bool(equals) and not value and key.replace(".", "").replace("_", "").isalnum()
+        if named and (f"--{key}" in known or not takes_paths):
+            words.append(f"--{text}")
+        else:
+            words.append("--print_config" if text == "--print-config" else text)
+    return words
+
+
+def _values(parser: "ArgumentParser", arguments: list[str]) -> list[bool]:
+    """Which words are the value of the option before them."""
+    takes_one = {
+        flag for action in actions(parser) if action.nargs is None for flag in action.option_strings
+    }
+    return [word in takes_one for word in ["", *arguments[:-1]]] if arguments else []
 
 
 def _parser(verb: str) -> "ArgumentParser":
@@ -156,10 +176,13 @@ def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
     try:
         if any(action.dest == "words" for action in actions(parser)):
             # A sweep takes them unchanged; argparse requires them to be contiguous.
-            words = [text for text in arguments if "=" in text and not text.startswith("-")]
-            arguments = [text for text in arguments if text not in words] + words
+            words, rest = [], []
+            for text, value in zip(arguments, _values(parser, arguments), strict=True):
+                named = "=" in text and not value and not text.startswith("-")
+                (words if named else rest).append(text)
+            arguments = rest + words
         else:
-            arguments, sentences = rename_words([_override(text) for text in arguments])
+            arguments, sentences = rename_words(_overrides(parser, arguments))
             tell(sentences)
         options = parser.parse_args(arguments)
         options["profile_overrides"] = [text.removeprefix("profile.") for text in changes]

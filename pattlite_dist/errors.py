@@ -31,10 +31,15 @@ _PASSING = {
 }  # fmt: skip
 
 
+def is_passing(error: OSError) -> bool:
+    """Whether an error says that a file system does not answer."""
+    return error.errno in _PASSING
+
+
 def unreadable(path: Path, error: OSError, fix: str) -> "UserError | Unreachable":
     """The exception for a file that cannot be read; `fix` is what the user can do about it."""
     text = f"cannot read {path}: {error.strerror or error}"
-    if error.errno in _PASSING:
+    if is_passing(error):
         return Unreachable(f"{text}; the disk or its server does not answer, start again later")
     return UserError(f"{text}; {fix}")
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from pattlite_dist.errors import UserError, first_problem, unreadable
+from pattlite_dist.errors import UserError, first_problem, is_passing, unreadable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -138,9 +138,9 @@ def load_tensors(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; check the path") from None
-    except OSError as error:
-        raise unreadable(path, error, "check its permissions") from error
     except Exception as error:  # damaged files raise anything, from IndexError to struct.error
+        if isinstance(error, OSError) and is_passing(error):
+            raise unreadable(path, error, "use another one") from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{path} is cut off, or not a safe file of tensors ({reason}); use another one"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pattlite_dist.cli import VERBS, main
+from pattlite_dist.cli import VERBS, main, parse
 from tests.conftest import ROOT, Run, environment
 
 
@@ -70,6 +70,29 @@ def test_a_users_mistake_is_one_line_and_status_2(
     assert error.count("\n") == 1, error
     assert message in error
     assert list(tmp_path.iterdir()) == []
+
+
+CHECKPOINT = "epoch=0009-step=00000896-top1=0.6412.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "expected"),
+    [
+        ("evaluate", [CHECKPOINT, "views=flip"], {"target": Path(CHECKPOINT), "views": "flip"}),
+        ("audit", ["batch=3", CHECKPOINT], {"target": Path(CHECKPOINT), "batch": 3}),
+        ("train", ["--model.weights", CHECKPOINT, "seed=3"], {"model.weights": CHECKPOINT}),
+        ("train", [f"model.weights={CHECKPOINT}"], {"model.weights": CHECKPOINT}),
+        ("shards create", ["a=b.csv", "out=1", "jobs=2"], {"source": Path("a=b.csv"), "jobs": 2}),
+        ("compare", ["a=1", "--against", "b=2"], {"runs": [Path("a=1")]}),
+        ("sweep", ["--profile", "a=b.yaml", "seed=0,1"], {"profile": "a=b.yaml"}),
+    ],
+)
+def test_a_files_name_with_an_equals_sign_is_no_option(
+    verb: str, arguments: list[str], expected: dict[str, object]
+) -> None:
+    options = parse(verb, arguments)
+    for key, value in expected.items():
+        assert str(options[key]) == str(value)
 
 
 def test_an_unknown_key_in_a_file_is_named(

@@ -1,8 +1,8 @@
 """Reads shard files from a folder, a web server, an object store, or a command.
 
 Transient failures (a refused connection, a 5xx response, a timeout, bytes that do not match the
-manifest, a network file system that does not answer) are retried after a pause; permanent ones (404,
-no such file) are reported at once.
+manifest, a file system that does not answer) are retried after a pause; permanent ones (404, no
+such file) are reported at once.
 """
 
 import base64

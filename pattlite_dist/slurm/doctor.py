@@ -22,8 +22,10 @@ from pattlite_dist.slurm.profile import Profile
 from pattlite_dist.slurm.submit import Plan
 from pattlite_dist.tracking import history
 from pattlite_dist.tracking.folder import same_run
-from pattlite_dist.tracking.wandb_run import has_login, wandb_mode
+from pattlite_dist.tracking.wandb_run import wandb_mode
+from pattlite_dist.tracking.wandb_server import has_login
 from pattlite_dist.train import names
+from pattlite_dist.train.checks import check_recipe
 from pattlite_dist.train.settings import few_images
 
 Fetch = Callable[[Origin], Manifest | UserError]
@@ -105,6 +107,7 @@ def _check_run(
     else:
         report.problems += shards(config.data, settings.global_batch)
     report.problems += _weights(config, run)
+    report.problems += _recipe(config, run)
     report.problems += _disk(config, run, _nearest(run))
     return report
 
@@ -163,14 +166,18 @@ def _shards(fetch: Fetch, data: DataConfig, global_batch: int) -> list[str]:
 
 def _weights_file(config: Config) -> Path | None:
     wanted = config.model.weights
-    return None if wanted in (None, "imagenet") else Path(str(wanted))
+    return None if wanted in (None, "none", "imagenet") else Path(str(wanted))
 
 
 def _weights(config: Config, run: Path) -> list[str]:
     if names.listed(run / "checkpoints"):
         return []  # they are no longer read
     path = _weights_file(config)
-    return checks.weights(config.model.weights, path is None or path.is_file())
+    return checks.weights(config.model.weights, path is None or path.exists())
+
+
+def _recipe(config: Config, run: Path) -> list[str]:
+    return [] if names.listed(run / "checkpoints") else check_recipe(config)
 
 
 def _inputs(config: Config, shards_pending: bool) -> list[Path]:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from pattlite_dist.config import Config, to_tree
 from pattlite_dist.data.plan import DROPOUT, raw_stream
+from pattlite_dist.location import with_absolute_paths
 from pattlite_dist.runtime.arithmetic import plain_arithmetic
 from pattlite_dist.train.casting import forward
 from pattlite_dist.train.checkpoint import check_fit, unwrapped
@@ -55,6 +56,7 @@ class FERModule(pl.LightningModule):
         labels: class names.
         steps_per_epoch: the same on every rank.
         val_samples: number of samples that a validation must count.
+        shards: fingerprint of the shards that it is trained on.
     """
 
     def __init__(
@@ -64,9 +66,10 @@ class FERModule(pl.LightningModule):
         labels: list[str],
         steps_per_epoch: int,
         val_samples: int,
+        shards: str | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.labels = config, labels
+        self.config, self.labels, self.shards = config, labels, shards
         self.steps_per_epoch, self.val_samples = steps_per_epoch, val_samples
         self.model = model
         # Samples of this epoch, since start-up: correct ones, and all.
@@ -210,8 +213,9 @@ class FERModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add a description of the weights, as plain data, so that the file is self-contained."""
         checkpoint["pattlite"] = {
-            "config": to_tree(self.config),
+            "config": to_tree(with_absolute_paths(self.config)),
             "labels": list(self.labels),
+            "shards": self.shards,
             "counted": list(self._counted()),
         }
 

@@ -50,6 +50,13 @@ def ranked(found: Iterable[Found]) -> list[Found]:
     return sorted(scored, key=lambda item: (-item.top1, item.step))
 
 
+def chosen(found: Iterable[Found]) -> Found | None:
+    """The checkpoint to use: the best on val; without scores, the newest; None without any."""
+    found = list(found)
+    best = ranked(found)
+    return best[0] if best else max(found, default=None)
+
+
 def listed(folder: Path) -> list[Found]:
     """The checkpoints in a folder, unordered."""
     return [item for path in folder.glob("*.ckpt") if (item := parse_name(path.name)) is not None]

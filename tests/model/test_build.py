@@ -1,6 +1,5 @@
 import logging
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,32 +115,6 @@ def test_pattlites_weights_fit_every_image_size(sizes: tuple[int, int]) -> None:
     large.load_state_dict(small.state_dict())
     with torch.no_grad():
         assert large.eval()(images(1, sizes[1])).shape == (1, 7)
-
-
-def test_weights_are_loaded_into_the_backbone_only_when_wanted(tmp_path: Path) -> None:
-    source = build(PATTLITE)
-    path = tmp_path / "v1.pth"
-    torch.save(
-        {
-            key: value.new_full(value.shape, 0.25) if value.is_floating_point() else value
-            for key, value in source.backbone.state_dict().items()
-        },
-        path,
-    )
-    config = ModelConfig(name="pattlite", weights=str(path))
-    loaded, fresh = build_model(config, 48, 7), build_model(config, 48, 7, pretrained=False)
-    assert all((p == 0.25).all() for p in loaded.backbone.parameters())
-    assert not any((p == 0.25).all() for p in fresh.backbone.parameters())
-    assert not any((p == 0.25).all() for p in loaded.classifier.parameters())
-    path.unlink()
-    build_model(config, 48, 7, pretrained=False)  # continuing a run does not need the file
-    with pytest.raises(UserError, match="does not exist"):
-        build_model(config, 48, 7)
-
-
-def test_imagenet_weights_for_pattlite_are_the_users_error() -> None:
-    with pytest.raises(UserError, match="no weights for MobileNetV1"):
-        build_model(ModelConfig(name="pattlite", weights="imagenet"), 48, 7)
 
 
 VARIANTS = pytest.mark.parametrize("attention", ["patches", "none", "batch"])
