@@ -84,7 +84,11 @@ CHECKPOINT = "epoch=0009-step=00000896-top1=0.6412.ckpt"
         ("train", [f"model.weights={CHECKPOINT}"], {"model.weights": CHECKPOINT}),
         ("shards create", ["a=b.csv", "out=1", "jobs=2"], {"source": Path("a=b.csv"), "jobs": 2}),
         ("compare", ["a=1", "--against", "b=2"], {"runs": [Path("a=1")]}),
-        ("sweep", ["--profile", "a=b.yaml", "seed=0,1"], {"profile": "a=b.yaml"}),
+        (
+            "sweep",
+            ["--name", "n", "-c", "c=d.yaml", "--profile", "a=b.yaml", "seed=0,1"],
+            {"profile": "a=b.yaml", "config": "c=d.yaml", "words": ["seed=0,1"]},
+        ),
     ],
 )
 def test_a_files_name_with_an_equals_sign_is_no_option(

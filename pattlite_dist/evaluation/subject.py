@@ -130,7 +130,7 @@ def read_subject(target: Path, shards: str | None = None) -> Subject:
 
 def _run_of(target: Path) -> Path:
     if target.is_dir():
-        folder = target.parent if target.absolute().name == "checkpoints" else target
+        folder = _above(target) if target.absolute().name == "checkpoints" else target
         if (folder / "checkpoints").is_dir():
             return folder
         runs = sorted(path.parent.name for path in target.glob("*/checkpoints"))
@@ -141,7 +141,13 @@ def _run_of(target: Path) -> Path:
         )
     if not target.is_file():
         raise UserError(f"{target} does not exist; give a run folder or one of its checkpoints")
-    return target.parent.parent if target.absolute().parent.name == "checkpoints" else target.parent
+    folder = target.parent
+    return _above(folder) if folder.absolute().name == "checkpoints" else folder
+
+
+def _above(folder: Path) -> Path:
+    """The folder that one is in, also if it is the current one."""
+    return folder.parent if folder.name else folder.absolute().parent
 
 
 def set_name(shards: str) -> str:

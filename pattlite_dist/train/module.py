@@ -76,6 +76,8 @@ class FERModule(pl.LightningModule):
         self._right, self._seen = torch.zeros((), dtype=torch.int64), 0
         self._before = (0, 0)  # the same over all ranks, from the epoch's earlier starts
         self._begins = True
+        # In steps that are logged: this rank's loss, and the mean weight of its samples.
+        self.logged: torch.Tensor | None = None
         self.scores, self.census = Scores(len(labels)), Census(val_samples)
         self.watch = LossWatch()
 
@@ -135,12 +137,21 @@ class FERModule(pl.LightningModule):
         # is recorded, and in an epoch's first and last step for progress bars.
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         last = batch_idx + 1 == self.steps_per_epoch
-        if self._begins or last or (self.global_step + 1) % every == 0:
-            # Of a padded batch, the mean over this rank's samples that count.
-            mean = loss * (size / batch["weight"].sum().clamp_min(1e-6))
-            self.log("train/loss", mean, prog_bar=self._bar, batch_size=size)
-            self.log("train/lr", self.optimizers().param_groups[-1]["lr"], batch_size=size)  # type: ignore[union-attr]
+        due = self._begins or last or (self.global_step + 1) % every == 0
+        self.logged = torch.stack([loss, batch["weight"].mean().to(loss.dtype)]) if due else None
         self._begins = False
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the loss, which `MeanGradients` has averaged over the ranks by now.
+
+        Of a batch that is padded, or of which shards were skipped, it is the mean over the samples
+        that count.
+        """
+        if self.logged is not None:
+            loss, weight = self.logged
+            mean = loss / weight.clamp_min(1e-6)
+            self.log("train/loss", mean, prog_bar=self._bar, batch_size=1)
+            self.log("train/lr", optimizer.param_groups[-1]["lr"], batch_size=1)
 
     def configure_gradient_clipping(
         self,

@@ -163,7 +163,10 @@ def test_gpus_that_torch_does_not_see_are_one_line_for_all_ranks_and_nothing_is_
 @pytest.mark.parametrize("config", ["notebook", "fer2013", "demo"])
 def test_each_configuration_trains(config: str, face_shards: Path, tmp_path: Path) -> None:
     folder = Path(__file__).parents[2] / "configs"
-    small = ["--trainer.epochs=1", "--trainer.global_batch=52", "--data.image_size=64"]
+    small = [
+        "--trainer.epochs=1", "--trainer.global_batch=52", "--data.image_size=64",
+        "--optim.warmup_epochs=0.5",
+    ]  # fmt: skip
     place = [f"--runs={tmp_path}", f"--data.shards={face_shards}", "--wandb.mode=disabled"]
     assert main(["train", "-c", str(folder / f"{config}.yaml"), *small, *place]) == 0
     assert final(tmp_path / config)["global_step"] == 2
