@@ -176,7 +176,8 @@ def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
     try:
         if any(action.dest == "words" for action in actions(parser)):
             # A sweep takes them unchanged; argparse requires them to be contiguous.
-            words, rest = [], []
+            words: list[str] = []
+            rest: list[str] = []
             for text, value in zip(arguments, _values(parser, arguments), strict=True):
                 named = "=" in text and not value and not text.startswith("-")
                 (words if named else rest).append(text)

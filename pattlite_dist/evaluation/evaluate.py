@@ -79,7 +79,7 @@ def evaluate(
                     splits[split] = collect(model, data, split, device, views, len(subject.labels))
             found = {part: classes.scored(one) for part, one in parts(splits, manifest).items()}
             found = {part: one for part, one in found.items() if len(one)}
-            splits = {split: found[split] for split in splits if split in found}  # type: ignore[index]
+            splits = {split: found[split] for split in splits if split in found}
             if not splits:
                 raise UserError(f"{config.data.shards} has neither val nor test to score; add one")
             packed = pack_predictions(classes.both, splits)

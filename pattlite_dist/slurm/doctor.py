@@ -20,6 +20,7 @@ from pattlite_dist.slurm import admission, checks, extras, node, reach
 from pattlite_dist.slurm.checks import Report
 from pattlite_dist.slurm.profile import Profile
 from pattlite_dist.slurm.submit import Plan
+from pattlite_dist.stores import without_secrets
 from pattlite_dist.tracking import history
 from pattlite_dist.tracking.folder import same_run
 from pattlite_dist.tracking.wandb_run import wandb_mode
@@ -55,11 +56,14 @@ def check(
         snapshot: the jobs will use a copy of this package instead of what is installed.
     """
     # A hundred runs may read the same shards: each set is checked once.
-    shards = functools.cache(functools.partial(_shards, functools.cache(_fetched)))
+    fetch = functools.cache(_fetched)
+    shards = functools.cache(functools.partial(_shards, fetch))
     reports = {
         run: _check_run(config, plan.profile, run, live, None if shards_pending else shards)
         for run, config in runs.items()
     }
+    for run, config in runs.items() if not shards_pending else ():
+        reports[run].problems += _changed(fetch, config, run)
     folders = {run: _nearest(run) for run in runs}
     with contextlib.ExitStack() as stack:
         marks = {name: stack.enter_context(_mark(name)) for name in dict.fromkeys(folders.values())}
@@ -162,6 +166,20 @@ def _shards(fetch: Fetch, data: DataConfig, global_batch: int) -> list[str]:
         wrong = wrong_sizes(Path(origin.root), needed_shards(data, manifest))
         lines += checks.shorten(wrong, "shards")
     return lines
+
+
+def _changed(fetch: Fetch, config: Config, run: Path) -> list[str]:
+    """Whether a run would continue on other shards than before, which it refuses."""
+    before = history.last_start(history.read(run)).get("shards")
+    manifest = fetch(_origin(config.data))
+    if before is None or isinstance(manifest, UserError) or manifest.fingerprint() == before:
+        return []
+    if not names.listed(run / "checkpoints"):
+        return []
+    return [
+        f"{run} was trained on other shards than those in {without_secrets(config.data.shards)}; "
+        "give data.shards the place of those, or set name to start a new run"
+    ]
 
 
 def _weights_file(config: Config) -> Path | None:

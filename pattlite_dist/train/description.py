@@ -161,6 +161,7 @@ def announce(
     step: int,
     steps: int,
     weights: str | None = None,
+    shards: str | None = None,
 ) -> None:
     """Print what starts, on what, and what changed since the previous start; add to the history.
 
@@ -171,6 +172,7 @@ def announce(
         step: of that checkpoint.
         steps: per epoch.
         weights: what to say of the weights that the run began with.
+        shards: their fingerprint.
     """
     run, now = run_folder(config), describe(config, world)
     start = f"continues from {found.name}" if found else "starts"
@@ -185,4 +187,4 @@ def announce(
         lines.append(few)
     print("\n".join(f"{run}: {line}" for line in lines), flush=True)
     append(run, "started", step=step, steps_per_epoch=steps, epochs=config.trainer.epochs,
-           **now.facts())  # fmt: skip
+           shards=shards, **now.facts())  # fmt: skip

@@ -198,7 +198,8 @@ def fit(
         config, model, manifest.labels, steps, manifest.samples("val"), manifest.fingerprint()
     )
     if world.main:
-        announce(config, world, found, step, steps, began or said_before(config.model.weights))
+        said = began or said_before(config.model.weights)
+        announce(config, world, found, step, steps, said, manifest.fingerprint())
     saver = Saver(
         run,
         world,
