@@ -1,3 +1,4 @@
+import errno
 import json
 import subprocess
 import sys
@@ -6,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pattlite_dist import stores
 from pattlite_dist.cli import VERBS, main, parse
 from tests.conftest import ROOT, Run, environment
 
@@ -69,6 +71,23 @@ def test_a_users_mistake_is_one_line_and_status_2(
     assert error.startswith("pattlite: error: ")
     assert error.count("\n") == 1, error
     assert message in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_that_does_not_answer_is_one_line_and_status_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """On status 2, torchrun would not start again."""
+
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(stores, "_first_pause", 0.0)
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    assert main(["train", f"--data.shards={tmp_path}", f"--runs={tmp_path}"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"pattlite: error: cannot read {tmp_path}/manifest.json: Stale file ha")
+    assert error.endswith("(tried 5 times)")
     assert list(tmp_path.iterdir()) == []
 
 

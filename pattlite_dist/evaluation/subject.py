@@ -21,6 +21,7 @@ from pattlite_dist.shards.manifest import Manifest
 from pattlite_dist.stores import without_secrets
 from pattlite_dist.tracking.folder import load_config
 from pattlite_dist.train import checkpoint as checkpoints
+from pattlite_dist.train.names import run_of
 from pattlite_dist.train.trainer import build_preprocess
 
 
@@ -130,7 +131,7 @@ def read_subject(target: Path, shards: str | None = None) -> Subject:
 
 def _run_of(target: Path) -> Path:
     if target.is_dir():
-        folder = _above(target) if target.absolute().name == "checkpoints" else target
+        folder = run_of(target)
         if (folder / "checkpoints").is_dir():
             return folder
         runs = sorted(path.parent.name for path in target.glob("*/checkpoints"))
@@ -141,13 +142,7 @@ def _run_of(target: Path) -> Path:
         )
     if not target.is_file():
         raise UserError(f"{target} does not exist; give a run folder or one of its checkpoints")
-    folder = target.parent
-    return _above(folder) if folder.absolute().name == "checkpoints" else folder
-
-
-def _above(folder: Path) -> Path:
-    """The folder that one is in, also if it is the current one."""
-    return folder.parent if folder.name else folder.absolute().parent
+    return run_of(target.parent)
 
 
 def set_name(shards: str) -> str:

@@ -14,15 +14,14 @@ CURVES_NAME = "curves.png"
 
 
 def draw_what_is_new(run: Path) -> None:
-    """Draw a run's curves if its record has grown since they were drawn.
+    """Draw a run's curves if an epoch has ended since they were drawn.
 
     What goes wrong in that is only said: it must not hide how the run itself has ended.
     """
     try:
-        record, picture = run / RECORD_NAME, run / CURVES_NAME
-        if record.exists() and (
-            not picture.exists() or picture.stat().st_mtime < record.stat().st_mtime
-        ):
+        lines, picture = read_metrics(run / RECORD_NAME), run / CURVES_NAME
+        ended = max((line["time"] for line in lines if "val/top1" in line), default=None)
+        if ended is not None and not (picture.exists() and picture.stat().st_mtime > ended):
             draw_curves(run)
     except Exception as error:
         print(f"cannot draw {run / CURVES_NAME}: {error}", file=sys.stderr, flush=True)

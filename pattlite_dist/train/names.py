@@ -57,6 +57,17 @@ def chosen(found: Iterable[Found]) -> Found | None:
     return best[0] if best else max(found, default=None)
 
 
+def run_of(target: Path) -> Path:
+    """The run that a path means: of its folder, its folder of checkpoints, or one of these.
+
+    A checkpoint that lies elsewhere means the folder that it is in.
+    """
+    folder = target.parent if target.suffix == ".ckpt" else target
+    if folder.absolute().name != "checkpoints":
+        return folder
+    return folder.parent if folder.name else folder.absolute().parent
+
+
 def listed(folder: Path) -> list[Found]:
     """The checkpoints in a folder, unordered."""
     return [item for path in folder.glob("*.ckpt") if (item := parse_name(path.name)) is not None]

@@ -127,7 +127,8 @@ def test_changed_shards_are_refused_and_given_ones_are_scored_in_a_folder_of_the
     assert (changed / "evaluation.json").read_bytes() == before
 
     # The same shards in another place are the run's own.
-    assert evaluate(run, str(shutil.copytree(face_shards, tmp_path / "moved")))[0] == run
+    moved = str(shutil.copytree(face_shards, tmp_path / "moved"))
+    assert evaluate(run, moved, pictures=False)[0] == run
     # Of others, the classes are scored that the network knows.
     assert main(["evaluate", str(run), "--shards", str(other), "--pictures=false"]) == 0
     told = capsys.readouterr().out
