@@ -11,7 +11,7 @@ from pattlite_dist import __version__
 from pattlite_dist.commands.messages import essence, shortened
 from pattlite_dist.commands.verbs import VERBS, overview
 from pattlite_dist.compat.jsonargparse import actions, flags
-from pattlite_dist.errors import UserError
+from pattlite_dist.errors import Unreachable, UserError
 from pattlite_dist.renamed import rename_words, tell
 from pattlite_dist.runtime import failure
 from pattlite_dist.runtime.elastic import MISTAKE, first_to_tell, told_before
@@ -35,7 +35,7 @@ Facial-expression recognition with PAtt-Lite, trained on one GPU or many (versio
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 2 for the user's mistake, 1 for bad shards.
 
-    It is also 1 where another rank failed.
+    It is also 1 where another rank failed, or a file system does not answer.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["help"]:
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if first_to_tell(message):
             print(f"pattlite: error: {message}", file=sys.stderr)
         return MISTAKE
-    except (failure.PeerFailed, failure.NoGroup) as error:
+    except (failure.PeerFailed, failure.NoGroup, Unreachable) as error:
         failure.tell(str(error))
         return 1
     except Stopped as stop:
@@ -133,12 +133,32 @@ def _verb(verb: str) -> tuple[Callable[["ArgumentParser"], None], Callable[[Any]
     return getattr(verbs, options), getattr(verbs, work)
 
 
-def _override(text: str) -> str:
-    """`optim.lr=1e-3` means `--optim.lr=1e-3`, and `--print-config` means `--print_config`."""
-    if text == "--print-config":
-        return "--print_config"
-    key, equals, _ = text.partition("=")
-    return f"--{text}" if equals and key.replace(".", "").replace("_", "").isalnum() else text
+def _overrides(parser: "ArgumentParser", arguments: list[str]) -> list[str]:
+    """`optim.lr=1e-3` means `--optim.lr=1e-3`, and `--print-config` means `--print_config`.
+
+    But the name of a file may contain an equals sign too, as a checkpoint's does. So a word is left
+    as it is if it follows an option that takes a value, or if it is no option of a verb that takes
+    paths.
+    """
+    known = {flag for action in actions(parser) for flag in action.option_strings}
+    takes_paths = any(not action.option_strings for action in actions(parser))
+    words = []
+    for text, value in zip(arguments, _values(parser, arguments), strict=True):
+        key, equals, _ = text.partition("=")
+        named = bool(equals) and not value and key.replace(".", "").replace("_", "").isalnum()
+        if named and (f"--{key}" in known or not takes_paths):
+            words.append(f"--{text}")
+        else:
+            words.append("--print_config" if text == "--print-config" else text)
+    return words
+
+
+def _values(parser: "ArgumentParser", arguments: list[str]) -> list[bool]:
+    """Which words are the value of the option before them."""
+    takes_one = {
+        flag for action in actions(parser) if action.nargs is None for flag in action.option_strings
+    }
+    return [word in takes_one for word in ["", *arguments[:-1]]] if arguments else []
 
 
 def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
@@ -151,10 +171,14 @@ def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
     try:
         if any(action.dest == "words" for action in actions(parser)):
             # A sweep takes them unchanged; argparse requires them to be contiguous.
-            words = [text for text in arguments if "=" in text and not text.startswith("-")]
-            arguments = [text for text in arguments if text not in words] + words
+            words: list[str] = []
+            rest: list[str] = []
+            for text, value in zip(arguments, _values(parser, arguments), strict=True):
+                named = "=" in text and not value and not text.startswith("-")
+                (words if named else rest).append(text)
+            arguments = rest + words
         else:
-            arguments, sentences = rename_words([_override(text) for text in arguments])
+            arguments, sentences = rename_words(_overrides(parser, arguments))
             tell(sentences)
         options = parser.parse_args(arguments)
         options["profile_overrides"] = [text.removeprefix("profile.") for text in changes]

@@ -1,5 +1,7 @@
-"""The one exception that means "the user can fix this"."""
+"""The exceptions that end a command with one line: what the user can fix, and what may pass."""
 
+import errno
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +15,33 @@ class UserError(Exception):
     The command line prints it without a traceback and exits with status 2. Any other exception
     that escapes is a bug of ours and shows its traceback.
     """
+
+
+class Unreachable(Exception):
+    """A file system that does not answer, as one of a server that restarts.
+
+    Also one line, but with exit status 1: a launcher starts the work again.
+    """
+
+
+_PASSING = {
+    errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENOTCONN, errno.ECONNRESET,
+    errno.ECONNABORTED, errno.ESHUTDOWN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN,
+    errno.ENETUNREACH, errno.EAGAIN,
+}  # fmt: skip
+
+
+def is_passing(error: OSError) -> bool:
+    """Whether an error says that a file system does not answer."""
+    return error.errno in _PASSING
+
+
+def unreadable(path: Path, error: OSError, fix: str) -> "UserError | Unreachable":
+    """The exception for a file that cannot be read; `fix` is what the user can do about it."""
+    text = f"cannot read {path}: {error.strerror or error}"
+    if is_passing(error):
+        return Unreachable(f"{text}; the disk or its server does not answer, start again later")
+    return UserError(f"{text}; {fix}")
 
 
 def first_problem(error: "ValidationError") -> tuple[str, "ErrorDetails"]:

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -10,13 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from pattlite_dist.errors import UserError, first_problem
+from pattlite_dist.errors import UserError, first_problem, is_passing, unreadable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pydantic import BaseModel
 
 M = TypeVar("M", bound="BaseModel")
+_FOLDERS_NOT_SYNCED = {
+    errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EISDIR,
+    errno.EACCES, 524,  # ENOTSUPP of Linux's kernel, which has no name for users
+}  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -53,12 +58,19 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make sure that new file names survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Make sure that new file names survive a power cut, where a folder can be synced.
+
+    SMB, 9p and some FUSE file systems cannot; what was written there is complete nevertheless.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _FOLDERS_NOT_SYNCED:
+            raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -118,6 +130,7 @@ def load_tensors(path: Path) -> Any:
 
     Raises:
         UserError: the file is missing, damaged, or holds anything else.
+        Unreachable: its file system does not answer.
     """
     import torch
 
@@ -126,6 +139,8 @@ def load_tensors(path: Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; check the path") from None
     except Exception as error:  # damaged files raise anything, from IndexError to struct.error
+        if isinstance(error, OSError) and is_passing(error):
+            raise unreadable(path, error, "use another one") from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{path} is cut off, or not a safe file of tensors ({reason}); use another one"

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import json
 import re
 import shlex
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pattlite_dist import stores
 from pattlite_dist.cli import VERBS, main, parse
 from tests.conftest import ROOT, Run, environment
 
@@ -122,6 +124,50 @@ def test_a_users_mistake_is_one_line_and_status_2(
     assert error.count("\n") == 1, error
     assert message in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_that_does_not_answer_is_one_line_and_status_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """On status 2, torchrun would not start again."""
+
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(stores, "_first_pause", 0.0)
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    assert main(["train", f"--data.shards={tmp_path}", f"--runs={tmp_path}"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"pattlite: error: cannot read {tmp_path}/manifest.json: Stale file ha")
+    assert error.endswith("(tried 5 times)")
+    assert list(tmp_path.iterdir()) == []
+
+
+CHECKPOINT = "epoch=0009-step=00000896-top1=0.6412.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "expected"),
+    [
+        ("evaluate", [CHECKPOINT, "views=flip"], {"target": Path(CHECKPOINT), "views": "flip"}),
+        ("audit", ["batch=3", CHECKPOINT], {"target": Path(CHECKPOINT), "batch": 3}),
+        ("train", ["--model.weights", CHECKPOINT, "seed=3"], {"model.weights": CHECKPOINT}),
+        ("train", [f"model.weights={CHECKPOINT}"], {"model.weights": CHECKPOINT}),
+        ("shards create", ["a=b.csv", "out=1", "jobs=2"], {"source": Path("a=b.csv"), "jobs": 2}),
+        ("compare", ["a=1", "--against", "b=2"], {"runs": [Path("a=1")]}),
+        (
+            "sweep",
+            ["--name", "n", "-c", "c=d.yaml", "--profile", "a=b.yaml", "seed=0,1"],
+            {"profile": "a=b.yaml", "config": "c=d.yaml", "words": ["seed=0,1"]},
+        ),
+    ],
+)
+def test_a_files_name_with_an_equals_sign_is_no_option(
+    verb: str, arguments: list[str], expected: dict[str, object]
+) -> None:
+    options = parse(verb, arguments)
+    for key, value in expected.items():
+        assert str(options[key]) == str(value)
 
 
 def test_an_unknown_key_in_a_file_is_named(

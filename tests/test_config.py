@@ -165,6 +165,7 @@ def test_any_configuration_comes_back_from_yaml(one: Config) -> None:
 IDENTITY = {
     "name": "other", "seed": 1, "data.image_size": 96, "data.window": 7, "data.tail": "wrap",
     "data.targets": "votes", "model.attention": "none",
+    "optim.decay_positions": True,
     "optim.decay_epochs": 40.0, "finetune.start_epoch": 3, "finetune.unfreeze": 2,
     "finetune.lr": 0.5, "finetune.schedule": "cosine", "finetune.decay_epochs": 40.0,
     "finetune.dropout": 0.3,

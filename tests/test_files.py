@@ -43,6 +43,30 @@ def test_an_exception_makes_no_file_where_there_was_none(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "number", [errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, 524]
+)
+@pytest.mark.parametrize("call", ["open", "fsync"])
+def test_where_folders_cannot_be_synced_a_file_is_written_all_the_same(
+    number: int, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    do = getattr(os, call)
+
+    def refuse(what: int | str | Path, *rest: int) -> int | None:
+        folder = os.path.isdir(what if call == "open" else f"/proc/self/fd/{what}")  # noqa: PTH112
+        if folder:
+            raise OSError(number, os.strerror(number))
+        done: int | None = do(what, *rest)
+        return done
+
+    monkeypatch.setattr(os, call, refuse)
+    write_text(tmp_path / "a.txt", "whole")
+    assert (tmp_path / "a.txt").read_text() == "whole"
+    number = errno.EIO  # but a disk that fails is told
+    with pytest.raises(UserError, match=r"cannot write .*b\.txt: Input/output error"):
+        write_text(tmp_path / "b.txt", "whole")
+
+
 def test_an_old_file_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "data.bin"
     path.write_bytes(b"a much longer old content")

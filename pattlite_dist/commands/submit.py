@@ -94,8 +94,9 @@ def _evaluate(
 ) -> None:
     from pattlite_dist.slurm import submit as jobs
     from pattlite_dist.slurm.job import CommandJob
+    from pattlite_dist.train.names import run_of
 
-    run = target.parent.parent if target.suffix == ".ckpt" else target
+    run = run_of(target)
     plan = jobs.Plan(f"pattlite-evaluate-{run.name}", run / "slurm", profile, after)
     if options.dry_run:
         print(plan.text(), end="")

@@ -14,11 +14,16 @@ def work(options: Any) -> int:
     from pattlite_dist.runtime.world import detect
 
     with quick_imports():
-        from pattlite_dist.tracking.curves import draw_curves
+        from pattlite_dist.tracking.curves import CURVES_NAME, draw_what_is_new
+        from pattlite_dist.tracking.folder import run_folder
         from pattlite_dist.train.run import train as fit
 
-    run = fit(config)
-    if detect().main:
-        picture = draw_curves(run)
-        print(f"{run}: trained; curves in {picture}; now `pattlite evaluate {run}`")
+    run, main = run_folder(config), detect().main
+    try:
+        fit(config)
+    finally:  # also of a run that was stopped
+        if main:
+            draw_what_is_new(run)
+    if main:
+        print(f"{run}: trained; curves in {run / CURVES_NAME}; now `pattlite evaluate {run}`")
     return 0

@@ -16,7 +16,8 @@ from pattlite_dist.runtime.imports import quick_imports
 from pattlite_dist.shards.manifest import Manifest
 from pattlite_dist.slurm import checks, doctor
 from pattlite_dist.tracking.folder import run_folder
-from pattlite_dist.tracking.wandb_run import has_login, wandb_mode
+from pattlite_dist.tracking.wandb_run import wandb_mode
+from pattlite_dist.tracking.wandb_server import has_login
 
 State = Literal["ok", "warning", "failed"]
 SHARED = Path("/dev/shm")

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from numpy.typing import NDArray
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import atomic_write
+from pattlite_dist.runtime.locks import file_lock
 
 Bytes = NDArray[np.uint8]
 _log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ _MAGIC = b"pattblk1"
 _ATTEMPTS = 5
 _PIECE = 64 << 10  # bytes
 _REMEMBERED = 1 << 16  # entries that this process does not check again
+_NOT_SHARED = "processes may decode the same shard; set data.cache to a disk of this node"
 
 
 def default_cache() -> Path:
@@ -81,10 +83,10 @@ class Cache:
         for _ in range(_ATTEMPTS):
             pages = self._map(path, size)
             if pages is None:
-                with self._lock(key[:2]):
+                with self._lock(key[:2]) as locked:
                     pages = self._map(path, size)  # made by another while this one waited
                     if pages is None:
-                        self._write(path, make())
+                        self._write(path, make(), locked)
                         pages = self._map(path, size)
             if pages is not None:
                 return pages
@@ -94,26 +96,32 @@ class Cache:
         )
 
     @contextlib.contextmanager
-    def _lock(self, bucket: str, timeout: float = -1) -> Iterator[None]:
-        try:
-            locks = self.folder / "locks"
-            locks.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = FileLock(locks / f"{bucket}.lock", timeout=timeout)
-            lock.acquire()
-        except Timeout:
-            raise
-        except OSError as error:
-            raise UserError(
-                f"cannot use the cache folder {self.folder}: {error.strerror}; set data.cache"
-            ) from error
-        try:
-            yield
-        finally:
-            lock.release()
+    def _lock(self, bucket: str, timeout: float = -1) -> Iterator[bool]:
+        with contextlib.ExitStack() as stack:
+            try:
+                locks = self.folder / "locks"
+                locks.mkdir(parents=True, exist_ok=True, mode=0o700)
+                held = stack.enter_context(
+                    file_lock(locks / f"{bucket}.lock", _NOT_SHARED, timeout=timeout)
+                )
+            except Timeout:
+                raise
+            except OSError as error:
+                raise UserError(
+                    f"cannot use the cache folder {self.folder}: {error.strerror}; set data.cache"
+                ) from error
+            yield held
 
-    def _write(self, path: Path, payload: Bytes) -> None:
-        """Write an entry whose bucket's lock is held, deleting older entries if necessary."""
-        self._sweep(path.name[:2])
+    def _write(self, path: Path, payload: Bytes, locked: bool) -> None:
+        """Write an entry, deleting older entries if necessary.
+
+        Args:
+            path: of the entry.
+            payload: of the entry.
+            locked: whether its bucket's lock is held; if not, what looks left over may be in use.
+        """
+        if locked:
+            self._sweep(path.name[:2])
         flat = payload.reshape(-1)
         trailer = _TRAILER.pack(_MAGIC, len(flat), zlib.crc32(flat.data))
         need = len(flat) + _TRAILER.size
@@ -178,7 +186,7 @@ class Cache:
         self._swept = True
         for path in self.folder.glob(".*.block.*.tmp"):
             bucket = path.name[1:3]
-            lock = contextlib.nullcontext() if bucket == held else self._lock(bucket, 0)
+            lock = contextlib.nullcontext(True) if bucket == held else self._lock(bucket, 0)
             with contextlib.suppress(Timeout), lock:  # locked: another process is writing there
                 path.unlink(missing_ok=True)
 

@@ -1,7 +1,8 @@
 """Reads shard files from a folder, a web server, an object store, or a command.
 
 Transient failures (a refused connection, a 5xx response, a timeout, bytes that do not match the
-manifest) are retried after a pause; permanent ones (404, no such file) are reported at once.
+manifest, a file system that does not answer) are retried after a pause; permanent ones (404, no
+such file) are reported at once.
 """
 
 import base64
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pattlite_dist.errors import UserError
+from pattlite_dist.errors import Unreachable, UserError
 from pattlite_dist.location import is_local
 from pattlite_dist.shards.manifest import (
     MANIFEST_NAME,
@@ -89,9 +90,10 @@ class Origin:
 
         Raises:
             UserError: the file cannot be fetched or stays invalid, or a command is not allowed.
+            Unreachable: it is on a file system that does not answer.
         """
-        if self.local:  # retrying does not fix a file on disk
-            return parse(read_shard_file(Path(self.root) / name))
+        if self.local:  # retrying does not fix what is on the disk
+            return self.here(lambda: parse(read_shard_file(Path(self.root) / name)))
         if self.pipe and not self.allow_pipe:
             raise UserError(
                 f"data.shards is {self.root!r}, which would run a shell command; "
@@ -110,6 +112,17 @@ class Origin:
             raise UserError(f"cannot fetch {self.shown(name)}: {error}") from error
         except passing as error:
             raise UserError(f"{told(error)} (tried {self.retries + 1} times)") from error
+
+    def here(self, work: Callable[[], T]) -> T:
+        """The result of reading a local file, tried again while its file system does not answer.
+
+        Raises:
+            Unreachable: it never did.
+        """
+        try:
+            return tried_again(work, self.retries, (Unreachable,), str)
+        except Unreachable as error:
+            raise Unreachable(f"{error} (tried {self.retries + 1} times)") from error
 
     def _once(self, name: str, most: int) -> bytes:
         address = self.address(name)
@@ -187,7 +200,7 @@ def fetch_manifest(origin: Origin) -> Manifest:
         UserError: the manifest cannot be read or is invalid.
     """
     if origin.local:
-        return load_manifest(Path(origin.root))
+        return origin.here(lambda: load_manifest(Path(origin.root)))
     return origin.read(
         MANIFEST_NAME, lambda data: parse_manifest(data, origin.shown(MANIFEST_NAME))
     )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pattlite_dist.data.cache import Cache
 from pattlite_dist.data.fetch import Origin
 from pattlite_dist.data.settings import DataConfig
-from pattlite_dist.errors import UserError
+from pattlite_dist.errors import Unreachable, UserError
 from pattlite_dist.shards.manifest import ImageInfo, Manifest, ShardInfo, SplitName
 from pattlite_dist.shards.tario import Block, decode_shard, has_targets
 
@@ -201,6 +201,10 @@ class ShardReader:
                 most=shard.bytes + 1,
             )
         except UserError as error:
+            raise _BadShard(str(error)) from error
+        except Unreachable as error:
+            if self.bad_shards == "stop":
+                raise
             raise _BadShard(str(error)) from error
         records = np.empty((shard.samples, self._size), np.uint8)
         records[:, : self._pixels] = block.images.reshape(shard.samples, -1)

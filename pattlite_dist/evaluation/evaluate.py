@@ -11,6 +11,7 @@ from pattlite_dist.compat.torch import check
 from pattlite_dist.data.module import FERData
 from pattlite_dist.errors import UserError
 from pattlite_dist.evaluation.bootstrap import LEVEL, RESAMPLES, SEED
+from pattlite_dist.evaluation.classes import Classes
 from pattlite_dist.evaluation.collect import collect
 from pattlite_dist.evaluation.independence import measure_split
 from pattlite_dist.evaluation.predictions import Predictions, pack_predictions
@@ -31,6 +32,7 @@ from pattlite_dist.files import atomic_write
 from pattlite_dist.model.build import refuse_batch_dependent
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.shards.manifest import Manifest, SplitName
+from pattlite_dist.stores import without_secrets
 from pattlite_dist.train.trainer import quiet_libraries
 
 
@@ -43,12 +45,12 @@ def evaluate(
 ) -> tuple[Path, Evaluation]:
     """Evaluate a run folder (its best checkpoint on val) or one of its checkpoint files.
 
-    Writes `evaluation.json`, `predictions.npz` and pictures into the run folder, after everything
-    has been computed.
+    Writes `evaluation.json`, `predictions.npz` and pictures, after everything has been computed:
+    into the run folder or, of other shards than those that it was trained on, into a folder in it.
 
     Args:
         target: run folder or checkpoint.
-        shards: to use instead of the run's own.
+        shards: to use instead of the run's own; scored are the classes that they share.
         accelerator: auto, cpu or gpu.
         views: to score, each separately; the first is `one`.
         pictures: whether to draw them.
@@ -59,11 +61,13 @@ def evaluate(
     quiet_libraries()
     check()
     subject = read_subject(target, shards)
-    config, run = subject.config, subject.run
+    config = subject.config
     world = worlds.detect()
     with worlds.group(world, accelerator, config.trainer.timeout_minutes):
         device = worlds.device(world, accelerator)
         manifest = subject.find_manifest()
+        classes, run = Classes(subject.labels, manifest.labels), subject.folder(manifest)
+        classes.check(without_secrets(config.data.shards))
         model = subject.build()
         refuse_batch_dependent(model, "evaluate")
         data = subject.stream(model, manifest, world)
@@ -72,13 +76,15 @@ def evaluate(
         try:
             for split in ("val", "test"):
                 if manifest.samples(split):
-                    splits[split] = collect(model, data, split, device, views)
+                    splits[split] = collect(model, data, split, device, views, len(subject.labels))
+            found = {part: classes.scored(one) for part, one in parts(splits, manifest).items()}
+            found = {part: one for part, one in found.items() if len(one)}
+            splits = {split: found[split] for split in splits if split in found}
             if not splits:
                 raise UserError(f"{config.data.shards} has neither val nor test to score; add one")
-            found = parts(splits, manifest)
-            packed = pack_predictions(manifest.labels, splits)
+            packed = pack_predictions(classes.both, splits)
             independence = _independence(subject.path, model, data, list(splits)[-1], device)
-            evaluation = _evaluation(subject, manifest, found, views, packed, independence)
+            evaluation = _evaluation(subject, manifest, classes, found, views, packed, independence)
             if world.main:
                 with atomic_write(run / PREDICTIONS_NAME) as stream:
                     stream.write(packed)
@@ -129,13 +135,14 @@ def _independence(
 def _evaluation(
     subject: Subject,
     manifest: Manifest,
+    classes: Classes,
     found: Mapping[Part, Predictions],
     views: Sequence[View],
     packed: bytes,
     independence: Independence,
 ) -> Evaluation:
     scores: dict[View, dict[Part, PartScores]] = {
-        view: {part: score(one, manifest.labels, view) for part, one in found.items()}
+        view: {part: score(one, classes.both, view) for part, one in found.items()}
         for view in views
     }
     return Evaluation(
@@ -144,7 +151,9 @@ def _evaluation(
         epoch=subject.content["epoch"],
         step=subject.content["global_step"],
         manifest=manifest.fingerprint(),
-        labels=manifest.labels,
+        labels=classes.both,
+        only_network=classes.only_network,
+        only_shards=classes.only_shards,
         views=list(views),
         splits=scores["one"],
         more_views={view: scores[view] for view in views[1:]},

@@ -8,7 +8,7 @@ from torch import nn
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.model.attention import Attention, AttentionClassifier, ViTBlock
-from pattlite_dist.model.backbones import MobileNetV1, MobileNetV2, load_weights, probe
+from pattlite_dist.model.backbones import MobileNetV1, MobileNetV2, probe
 from pattlite_dist.model.patches import PatchEmbedding, PatchExtraction
 from pattlite_dist.model.settings import ModelConfig
 from pattlite_dist.runtime.world import detect
@@ -64,15 +64,10 @@ def network(config: ModelConfig, image_size: int, classes: int) -> PattLite | Mo
     return MobileNetV2ViT(config, image_size, classes)
 
 
-def build_model(
-    config: ModelConfig, image_size: int, classes: int, pretrained: bool = True
-) -> PattLite | MobileNetV2ViT:
-    """Build the network and, unless a checkpoint will follow, load the backbone's weights.
+def build_model(config: ModelConfig, image_size: int, classes: int) -> PattLite | MobileNetV2ViT:
+    """Build the network, with random weights.
 
     Warns, once per job, if predictions will depend on the batch.
-
-    Raises:
-        UserError: the weights do not fit.
     """
     model = network(config, image_size, classes)
     if model.batch_dependent and detect().main:
@@ -80,8 +75,6 @@ def build_model(
             "model.attention=batch is the published error, for study only: every prediction "
             "depends on the other images of its batch; it cannot be exported or used to predict"
         )
-    if pretrained and config.weights is not None:
-        load_weights(model.backbone, config.weights)
     return model
 
 

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pattlite_dist.errors import UserError
+from pattlite_dist.errors import UserError, unreadable
 from pattlite_dist.files import parse_json, write_text
 
 MANIFEST_NAME = "manifest.json"
@@ -170,6 +170,7 @@ def load_manifest(folder: Path) -> Manifest:
 
     Raises:
         UserError: it is missing, not JSON, of another version, or inconsistent.
+        Unreachable: its file system does not answer.
     """
     path = folder / MANIFEST_NAME
     try:
@@ -180,7 +181,7 @@ def load_manifest(folder: Path) -> Manifest:
             f"`pattlite shards create SOURCE {folder}`"
         ) from None
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error}; check its permissions") from error
+        raise unreadable(path, error, "check its permissions") from error
     return parse_manifest(text, str(path))
 
 

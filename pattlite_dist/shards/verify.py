@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pattlite_dist.console import Progress
-from pattlite_dist.errors import UserError
+from pattlite_dist.errors import UserError, unreadable
 from pattlite_dist.shards.manifest import (
     SPLIT_NAMES,
     Findings,
@@ -234,7 +234,12 @@ def wrong_sizes(folder: Path, shards: list[ShardInfo]) -> list[str]:
 
 
 def read_shard_file(path: Path) -> bytes:
-    """The bytes of a local shard; a `UserError` names it."""
+    """The bytes of a local shard.
+
+    Raises:
+        UserError: it is missing or cannot be read; names it.
+        Unreachable: its file system does not answer.
+    """
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -242,4 +247,4 @@ def read_shard_file(path: Path) -> bytes:
             f"{path} is missing although its manifest names it; create the shards again"
         ) from None
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; check its permissions") from error
+        raise unreadable(path, error, "check its permissions") from error

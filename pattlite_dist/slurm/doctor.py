@@ -20,10 +20,13 @@ from pattlite_dist.slurm import admission, checks, extras, node, reach
 from pattlite_dist.slurm.checks import Report
 from pattlite_dist.slurm.profile import Profile
 from pattlite_dist.slurm.submit import Plan
+from pattlite_dist.stores import without_secrets
 from pattlite_dist.tracking import history
 from pattlite_dist.tracking.folder import same_run
-from pattlite_dist.tracking.wandb_run import has_login, wandb_mode
+from pattlite_dist.tracking.wandb_run import wandb_mode
+from pattlite_dist.tracking.wandb_server import has_login
 from pattlite_dist.train import names
+from pattlite_dist.train.checks import check_recipe
 from pattlite_dist.train.settings import few_images
 
 Fetch = Callable[[Origin], Manifest | UserError]
@@ -53,11 +56,14 @@ def check(
         snapshot: the jobs will use a copy of this package instead of what is installed.
     """
     # A hundred runs may read the same shards: each set is checked once.
-    shards = functools.cache(functools.partial(shard_problems, functools.cache(fetched)))
+    fetch = functools.cache(fetched)
+    shards = functools.cache(functools.partial(shard_problems, fetch))
     reports = {
         run: _check_run(config, plan.profile, run, live, None if shards_pending else shards)
         for run, config in runs.items()
     }
+    for run, config in runs.items() if not shards_pending else ():
+        reports[run].problems += _changed(fetch, config, run)
     folders = {run: nearest(run) for run in runs}
     with contextlib.ExitStack() as stack:
         marks = {name: stack.enter_context(mark(name)) for name in dict.fromkeys(folders.values())}
@@ -106,6 +112,7 @@ def _check_run(
     else:
         report.problems += shards(config.data, settings.global_batch)
     report.problems += weight_problems(config, run)
+    report.problems += _recipe(config, run)
     report.problems += disk_problems(config, run, nearest(run))
     return report
 
@@ -164,9 +171,23 @@ def shard_problems(fetch: Fetch, data: DataConfig, global_batch: int) -> list[st
     return lines
 
 
+def _changed(fetch: Fetch, config: Config, run: Path) -> list[str]:
+    """Whether a run would continue on other shards than before, which it refuses."""
+    before = history.last_start(history.read(run)).get("shards")
+    manifest = fetch(quick_origin(config.data))
+    if before is None or isinstance(manifest, UserError) or manifest.fingerprint() == before:
+        return []
+    if not names.listed(run / "checkpoints"):
+        return []
+    return [
+        f"{run} was trained on other shards than those in {without_secrets(config.data.shards)}; "
+        "give data.shards the place of those, or set name to start a new run"
+    ]
+
+
 def _weights_file(config: Config) -> Path | None:
     wanted = config.model.weights
-    return None if wanted in (None, "imagenet") else Path(str(wanted))
+    return None if wanted in (None, "none", "imagenet") else Path(str(wanted))
 
 
 def weight_problems(config: Config, run: Path) -> list[str]:
@@ -174,7 +195,11 @@ def weight_problems(config: Config, run: Path) -> list[str]:
     if names.listed(run / "checkpoints"):
         return []  # they are no longer read
     path = _weights_file(config)
-    return checks.weights(config.model.weights, path is None or path.is_file())
+    return checks.weights(config.model.weights, path is None or path.exists())
+
+
+def _recipe(config: Config, run: Path) -> list[str]:
+    return [] if names.listed(run / "checkpoints") else check_recipe(config)
 
 
 def _inputs(config: Config, shards_pending: bool) -> list[Path]:

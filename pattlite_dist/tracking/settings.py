@@ -9,7 +9,9 @@ class WandbConfig(Strict):
     """Weights & Biases; its files stay inside the run folder."""
 
     mode: Literal["auto", "online", "offline", "disabled"] = setting(
-        "auto", free=True, description="auto: online if logged in, else offline."
+        "auto",
+        free=True,
+        description="auto: online if logged in and the server answers, else offline.",
     )
     project: str = setting("pattlite", free=True, description="Project of the run.")
     entity: str | None = setting(

@@ -26,7 +26,12 @@ class OptimConfig(Strict):
         1.0, free=False, ge=0, description="Learning rate of the backbone relative to `lr`."
     )
     weight_decay: float = setting(
-        0.05, free=False, ge=0, description="Not applied to norms and biases."
+        0.05, free=False, ge=0, description="Not applied to norms, biases and positions."
+    )
+    decay_positions: bool = setting(
+        False,
+        free=False,
+        description="Apply it to position embeddings too; true in runs of earlier versions.",
     )
     schedule: Schedule = setting("cosine", free=False, description=_SCHEDULES)
     decay_epochs: float = setting(80.0, free=False, gt=0, description=_DECAY)

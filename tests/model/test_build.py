@@ -1,6 +1,5 @@
 import logging
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -125,27 +124,6 @@ def test_pattlites_weights_fit_every_image_size(sizes: tuple[int, int]) -> None:
         assert large.eval()(images(1, sizes[1])).shape == (1, 7)
 
 
-def test_weights_are_loaded_into_the_backbone_only_when_wanted(tmp_path: Path) -> None:
-    source = build(PATTLITE)
-    path = tmp_path / "v1.pth"
-    torch.save(
-        {
-            key: value.new_full(value.shape, 0.25) if value.is_floating_point() else value
-            for key, value in source.backbone.state_dict().items()
-        },
-        path,
-    )
-    config = ModelConfig(name="pattlite", weights=str(path))
-    loaded, fresh = build_model(config, 48, 7), build_model(config, 48, 7, pretrained=False)
-    assert all((p == 0.25).all() for p in loaded.backbone.parameters())
-    assert not any((p == 0.25).all() for p in fresh.backbone.parameters())
-    assert not any((p == 0.25).all() for p in loaded.classifier.parameters())
-    path.unlink()
-    build_model(config, 48, 7, pretrained=False)  # continuing a run does not need the file
-    with pytest.raises(UserError, match="does not exist"):
-        build_model(config, 48, 7)
-
-
 @pytest.mark.parametrize("name", ["pattlite", "mobilenetv2-vit"])
 def test_batchnorm_over_all_ranks_keeps_every_name_and_weight(name: str) -> None:
     plain, changed = build({"name": name}, 48, 7), build({"name": name}, 48, 7)
@@ -162,11 +140,6 @@ def test_batchnorm_over_all_ranks_keeps_every_name_and_weight(name: str) -> None
     assert list(changed.state_dict()) == list(plain.state_dict())
     assert all(map(torch.equal, changed.state_dict().values(), plain.state_dict().values()))
     assert [norm.eps for norm in after] == [norm.eps for norm in norms]
-
-
-def test_imagenet_weights_for_pattlite_are_the_users_error() -> None:
-    with pytest.raises(UserError, match="no weights for MobileNetV1"):
-        build_model(ModelConfig(name="pattlite", weights="imagenet"), 48, 7)
 
 
 VARIANTS = pytest.mark.parametrize("attention", ["patches", "none", "batch"])

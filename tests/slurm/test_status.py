@@ -145,6 +145,15 @@ def test_a_column_that_says_nothing_is_left_out() -> None:
     assert mixed[1] == ["runs/b", "", "unknown", "", "0", "", "", "", "", ""]
 
 
+def test_a_test_score_of_another_epoch_than_the_best_names_it() -> None:
+    old = ROW._replace(test_top1=0.5, test_of="epoch=0003-step=00000040-top1=0.4000.ckpt")
+    other = old._replace(test_of="mine.ckpt")
+    head, *cells = table([old, other, old._replace(test_of=None)], 160)
+    assert [row[head.index("test %")] for row in cells] == [
+        "50.00 (epoch 4)", "50.00 (other)", "50.00",
+    ]  # fmt: skip
+
+
 def test_a_long_reason_is_cut_and_stays_on_one_line() -> None:
     row = ROW._replace(state="failed", reason="RuntimeError:\n  " + "x" * 200)
     cell = table([row])[1][2]
@@ -214,8 +223,8 @@ def test_without_slurm_the_folders_tell(
     assert alive["reason"].startswith("wrote ")
     assert {**alive, "reason": ""} == {
         "run": "runs/alive", "job": "12", "state": "unknown", "reason": "", "epoch": 2, "epochs": 3,
-        "step": 14, "steps": 30, "val_top1": 0.13, "test_top1": None, "restarts": 0,
-        "time_left": 16.0, "limit_left": None,
+        "step": 14, "steps": 30, "val_top1": 0.13, "test_top1": None, "test_of": None,
+        "restarts": 0, "time_left": 16.0, "limit_left": None,
     }  # fmt: skip
     assert (done["state"], done["job"], done["time_left"]) == ("finished", None, None)
 
