@@ -25,6 +25,7 @@ OLD = ROOT / "tests" / "fixtures" / "version0"
 # Keys that came later, and what they mean for a run that lacks them.
 LATER = [
     ("data", "resident", "auto"),
+    ("model", "sync_batchnorm", False),
     ("optim", "lr_rule", "none"),
     ("optim", "decay_positions", {"network": True, "pattlite": False}),
     ("optim", "reference_batch", 64),

@@ -148,7 +148,7 @@ def test_a_column_that_says_nothing_is_left_out() -> None:
 def test_a_test_score_of_another_epoch_than_the_best_names_it() -> None:
     old = ROW._replace(test_top1=0.5, test_of="epoch=0003-step=00000040-top1=0.4000.ckpt")
     other = old._replace(test_of="mine.ckpt")
-    head, *cells = table([old, other, old._replace(test_of=None)], 160)
+    head, *cells = table([old, other, old._replace(test_of=None)])
     assert [row[head.index("test %")] for row in cells] == [
         "50.00 (epoch 4)", "50.00 (other)", "50.00",
     ]  # fmt: skip
