@@ -19,7 +19,8 @@ def create_options(parser: "ArgumentParser") -> None:
     from pattlite_dist.location import Location
 
     add = parser.add_argument
-    add("source", type=Path, help="a file, folder or zip; see `pattlite shards sources`")
+    add("source", type=Location, help="a file, folder, zip, or WebDataset shards by address; see "
+        "`pattlite shards sources`")  # fmt: skip
     add("out", type=Location, help="folder for the shards, or a URL such as s3://bucket/folder")
     add("--source", dest="kind", default="auto", help="read it as this kind of source")
     add("--jobs", type=int, help="processes (default: all cores); does not affect the bytes")
@@ -52,6 +53,10 @@ def create_options(parser: "ArgumentParser") -> None:
         "--target", choices=("labels", "majority", "soft"), default="labels",
         help="classes: FER2013's, FER+'s majority vote, or FER+'s vote shares",
     )  # fmt: skip
+    add("--image-column", help="of a label table, or member of WebDataset samples (default: usual)")
+    add("--label-column", help="of a label table, or member or JSON key of WebDataset samples")
+    add("--split-column", help="of a label table (default: usual names)")
+    add("--allow-pipe", action="store_true", help="SOURCE may be a command, pipe:...")
 
 
 def _reading(options: Any) -> "Reading":
@@ -65,6 +70,10 @@ def _reading(options: Any) -> "Reading":
         other_images=options.other_images,
         votes=options.votes,
         target=options.target,
+        image_column=options.image_column,
+        label_column=options.label_column,
+        split_column=options.split_column,
+        allow_pipe=options.allow_pipe,
     )
 
 

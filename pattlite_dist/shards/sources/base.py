@@ -29,6 +29,9 @@ class Reading:
         votes: FER+'s `fer2013new.csv`, joined by row number.
         target: the classes are the data set's (`labels`), or FER+'s: the one with the majority of
             the votes (`majority`), or all by their share of the votes (`soft`).
+        image_column, label_column, split_column: of a label table, or the member or JSON key of a
+            WebDataset sample; None: found by their usual names.
+        allow_pipe: whether the source may be a command.
     """
 
     kind: str = "auto"
@@ -38,18 +41,22 @@ class Reading:
     other_images: Literal["convert", "refuse"] = "convert"
     votes: Path | None = None
     target: Literal["labels", "majority", "soft"] = "labels"
+    image_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    allow_pipe: bool = False
 
     def words(self) -> dict[str, str]:
         """What differs from the defaults, for the manifest.
 
         The path of the votes is left out, and so is the kind: the manifest has the source's own,
-        whether named or detected.
+        whether named or detected. Whether a command may run is not a property of the data.
         """
         told = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
             name: str(value)
             for name, value in told.items()
-            if name not in ("kind", "votes") and value != getattr(type(self), name)
+            if name not in ("kind", "votes", "allow_pipe") and value != getattr(type(self), name)
         }
 
 

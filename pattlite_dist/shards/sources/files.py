@@ -54,6 +54,16 @@ class Files(ABC):
         """The name of a file in messages."""
         return self._where(self._top + name)
 
+    def place(self, name: str) -> Path:
+        """The path of one of `names`, in a folder.
+
+        Raises:
+            UserError: this is a zip.
+        """
+        if self.path.is_file():
+            raise refusal(self.where(name), "it is read only in a folder", "unpack the zip")
+        return self.path / (self._top + name)
+
     def read(self, name: str) -> bytes:
         """The whole of one of `names`.
 

@@ -5,13 +5,27 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.shards.sources import ckplus, fer_folders, rafdb, trees
+from pattlite_dist.shards.sources import (
+    affectnet,
+    ckplus,
+    expw,
+    fer_folders,
+    ferplus_folders,
+    labeltables,
+    parquet,
+    rafdb,
+    roboflow,
+    tars,
+    trees,
+    webshards,
+)
 from pattlite_dist.shards.sources.base import Reading, Source
 from pattlite_dist.shards.sources.csvfile import CsvFile
 from pattlite_dist.shards.sources.fer2013 import Fer2013Csv, csv_files
 from pattlite_dist.shards.sources.ferplus import FerPlus
 from pattlite_dist.shards.sources.files import Files, open_files
 from pattlite_dist.shards.sources.spellings import is_image, shown
+from pattlite_dist.shards.sources.tables import is_table
 
 CSV_SUFFIXES = (".csv", ".csv.xz", ".csv.gz")
 
@@ -59,31 +73,51 @@ KINDS = (
     Kind("fer2013-folder", fer_folders.ABOUT, fer_folders.matches, fer_folders.FerFolder),
     Kind("raf-db", rafdb.ABOUT, rafdb.matches, rafdb.RafDb),
     Kind("ck+48", ckplus.ABOUT, ckplus.matches, ckplus.CkPlus),
+    Kind("expw", expw.ABOUT, expw.matches, expw.ExpW),
+    Kind("affectnet", affectnet.ABOUT, affectnet.matches, affectnet.AffectNet),
+    Kind("roboflow", roboflow.ABOUT, roboflow.matches, roboflow.Roboflow),
+    Kind(
+        ferplus_folders.KIND,
+        ferplus_folders.ABOUT,
+        ferplus_folders.matches,
+        ferplus_folders.FerPlusFolder,
+    ),
+    Kind("label-table", labeltables.ABOUT, labeltables.matches, labeltables.LabelTable),
+    Kind("webdataset", webshards.ABOUT, webshards.matches, webshards.in_folder),
+    Kind("hub-parquet", parquet.ABOUT, parquet.matches, parquet.in_folder),
     Kind("folder", trees.ABOUT, trees.matches, trees.Tree),
 )
 
 
-def open_source(path: Path, reading: Reading | None = None) -> Source:
-    """Choose the reader for `path`: a file, a folder or a zip archive.
+def open_source(where: str | Path, reading: Reading | None = None) -> Source:
+    """Choose the reader for a file, a folder, a zip archive, or WebDataset shards by pattern.
+
+    Args:
+        where: a path, or a pattern of shards: paths, addresses or commands; see `tars.named`.
+        reading: the user's options.
 
     Raises:
         UserError: nothing is there, or no reader supports it.
     """
     reading = reading or Reading()
-    source = _open(path, reading)
+    source = _open(where, reading)
     if reading.votes is not None:
         return FerPlus(source, reading.votes, reading.target)
-    if reading.target != "labels":
+    if reading.target != "labels" and not source.votes:
         raise UserError(f"--target {reading.target} requires votes; give them with --votes FILE")
     return source
 
 
-def _open(path: Path, reading: Reading) -> Source:
+def _open(where: str | Path, reading: Reading) -> Source:
     known = [kind.name for kind in KINDS]
     if reading.kind not in ("auto", *known):
         raise UserError(
             f"--source {shown(reading.kind)} is not a reader; known are auto, {', '.join(known)}"
         )
+    if tars.is_pattern(str(where)):
+        _check_kind(shown(tars.safe(str(where))), "a pattern of shards", reading, "webdataset")
+        return webshards.WebShards(tars.named(str(where), reading.allow_pipe), reading)
+    path = Path(where)
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -92,19 +126,8 @@ def _open(path: Path, reading: Reading) -> Source:
         raise UserError(
             f"cannot read {shown(str(path))}: {error.strerror}; check the path and its permissions"
         ) from error
-    name = path.name.lower()
-    if path.is_file() and not name.endswith(".zip"):
-        if not name.endswith(CSV_SUFFIXES):
-            raise UserError(
-                f"{shown(str(path))} is of an unknown kind; known are {', '.join(CSV_SUFFIXES)}, "
-                ".csv.zip, .zip and folders (see `pattlite shards sources`)"
-            )
-        if reading.kind not in ("auto", "fer2013-csv"):
-            raise UserError(
-                f"{shown(str(path))} is a CSV file, but --source {reading.kind} reads folders and "
-                "zips; leave out --source, or give a folder or zip"
-            )
-        return Fer2013Csv([CsvFile(path)], reading)
+    if path.is_file() and not path.name.lower().endswith(".zip"):
+        return _open_file(path, reading)
     files = open_files(path)
     for kind in KINDS:
         if kind.name == reading.kind or (reading.kind == "auto" and kind.matches(files.names)):
@@ -115,3 +138,31 @@ def _open(path: Path, reading: Reading) -> Source:
         f"{shown(str(path))} contains nothing that can be read; see `pattlite shards sources` for "
         "the known kinds"
     )
+
+
+def _open_file(path: Path, reading: Reading) -> Source:
+    name, where = path.name.lower(), shown(str(path))
+    if name.endswith(".tar"):
+        _check_kind(where, "a tar", reading, "webdataset")
+        return webshards.WebShards(tars.local([path], where), reading)
+    if name.endswith(".parquet") and parquet.has_images(path, reading):
+        _check_kind(where, "a Parquet file of images", reading, "hub-parquet")
+        return parquet.HubParquet([path], reading)
+    if is_table(name) and labeltables.lists_images(path, reading):
+        _check_kind(where, "a label table", reading, "label-table")
+        return labeltables.LabelTable(open_files(path.parent), reading, path.name)
+    if not name.endswith(CSV_SUFFIXES):
+        raise UserError(
+            f"{where} is of an unknown kind; known are {', '.join(CSV_SUFFIXES)}, .csv.zip, .zip, "
+            ".tsv, .parquet, .tar and folders (see `pattlite shards sources`)"
+        )
+    _check_kind(where, "a CSV file", reading, "fer2013-csv")
+    return Fer2013Csv([CsvFile(path)], reading)
+
+
+def _check_kind(where: str, what: str, reading: Reading, kind: str) -> None:
+    if reading.kind not in ("auto", kind):
+        raise UserError(
+            f"{where} is {what}, but --source {reading.kind} reads something else; leave out "
+            "--source, or give what it reads"
+        )
