@@ -24,7 +24,7 @@ def parse_names(data: bytes, where: str) -> tuple[str, ...]:
     except UnicodeDecodeError as error:
         raise refusal(where, f"it is not text ({error.reason})", fix) from error
     names = tuple(_spelled(line.strip()) for line in lines)
-    if not all(names) or len({name.casefold() for name in names}) < len(names):
+    if not names or not all(names) or len({name.casefold() for name in names}) < len(names):
         raise refusal(where, "a name is missing or appears twice", fix)
     return names
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from pattlite_dist.shards.sources.base import EMOTIONS, Reading, refusing
+from pattlite_dist.shards.sources.base import EMOTIONS, Reading, refusal, refusing
 from pattlite_dist.shards.sources.files import Files
 from pattlite_dist.shards.sources.listed import Box, Entry, Listed, Lookup
 from pattlite_dist.shards.sources.spellings import shown
@@ -50,7 +50,11 @@ class ExpW(Listed):
     """
 
     def __init__(self, files: Files, reading: Reading) -> None:
-        name = next(name for name in files.names if name.rpartition("/")[2] == LABEL_LIST)
+        lists = [name for name in files.names if name.rpartition("/")[2] == LABEL_LIST]
+        if len(lists) != 1:
+            what = f"it has {len(lists)} files {LABEL_LIST}, but must have one"
+            raise refusal(shown(str(files.path)), what, "give ExpW's folder")
+        name = lists[0]
         images, entries = Lookup(files.names), []
         for record in files.table(name).records():
             line = b",".join(record.fields).decode("utf-8", "backslashreplace").strip()

@@ -13,7 +13,7 @@ from pattlite_dist.shards.sources import affectnet
 from pattlite_dist.shards.sources.base import Reading, refusal, refusing
 from pattlite_dist.shards.sources.csvfile import CsvFile, Record
 from pattlite_dist.shards.sources.files import Files
-from pattlite_dist.shards.sources.listed import Box, Entry, Listed, Lookup, split_in
+from pattlite_dist.shards.sources.listed import Box, Entry, Listed, Lookup, splits_in
 from pattlite_dist.shards.sources.spellings import is_image, shown, split_folder
 from pattlite_dist.shards.sources.tables import Columns, Row, columns, is_table, plain, rows_of
 
@@ -97,8 +97,11 @@ class LabelTable(Listed):
                 "images by their folders only with --source folder"
             )
         left_out: Counter[str] = Counter({"other tables": len(reasons)})
+        parts = splits_in([table.name for table in tables])
         entries = [
-            entry for table in tables for entry in _entries(files, table, images, reading, left_out)
+            entry
+            for table, part in zip(tables, parts, strict=True)
+            for entry in _entries(files, table, part, images, reading, left_out)
         ]
         theirs = any(affectnet.is_header(table.form.names) for table in tables)
         super().__init__(
@@ -146,12 +149,18 @@ def _folder(name: str) -> str:
 
 
 def _entries(
-    files: Files, table: _Table, images: Lookup, reading: Reading, left_out: Counter[str]
+    files: Files,
+    table: _Table,
+    own: SplitName | None,
+    images: Lookup,
+    reading: Reading,
+    left_out: Counter[str],
 ) -> Iterator[Entry]:
-    """Yield the labelled rows; counts the others in `left_out`."""
+    """Yield the labelled rows; counts the others in `left_out`.
+
+    Their split is `own`, unless the table has a column for it.
+    """
     names, (image, label, split), box = table.form
-    own = split_in(table.name.rpartition("/")[2].split(".")[0])
-    own = own or next((s for part in table.name.split("/")[:-1] if (s := split_in(part))), None)
     theirs = affectnet.is_header(names)
     word = "row" if table.name.lower().endswith(".parquet") else "line"
     rows = rows_of(files, table.name)
@@ -194,11 +203,10 @@ def _box(fields: Sequence[str]) -> Box:
 
 def _with_folder_splits(entries: Sequence[Entry]) -> list[Entry]:
     """With the splits of the images' folders, if nothing else says them and all have one."""
-    found = [
-        next((split for part in entry.name.split("/")[:-1] if (split := split_in(part))), None)
-        for entry in entries
-    ]
-    if any(entry.split for entry in entries) or not all(found):
+    if any(entry.split for entry in entries):
+        return list(entries)
+    found = splits_in([entry.name.rpartition("/")[0] for entry in entries])
+    if not all(found):
         return list(entries)
     return [entry._replace(split=split) for entry, split in zip(entries, found, strict=True)]
 

@@ -96,6 +96,19 @@ def split_in(name: str) -> SplitName | None:
     return found.pop() if len(found) == 1 else None
 
 
+def splits_in(paths: Sequence[str]) -> list[SplitName | None]:
+    """The split of each path, from the name of the file or else of a folder, the nearest first.
+
+    None for all if they do not differ: what is common to all, such as `my_test/`, says nothing.
+    """
+    found: list[SplitName | None] = []
+    for path in paths:
+        *folders, file = path.split("/")
+        words = [file.partition(".")[0], *reversed(folders)]
+        found.append(next((split for word in words if (split := split_in(word))), None))
+    return found if len(set(found)) > 1 else [None] * len(found)
+
+
 class CroppedImage(NamedTuple):
     """Decoder for faces in larger images: cuts out the box in the item's facts.
 

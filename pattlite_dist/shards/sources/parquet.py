@@ -11,7 +11,7 @@ from pattlite_dist.errors import UserError
 from pattlite_dist.shards.sources.base import Reading, refusal
 from pattlite_dist.shards.sources.csvfile import stamp_of
 from pattlite_dist.shards.sources.files import Files
-from pattlite_dist.shards.sources.listed import split_in
+from pattlite_dist.shards.sources.listed import splits_in
 from pattlite_dist.shards.sources.spellings import is_image, shown, split_folder
 from pattlite_dist.shards.sources.streamed import Loose, Streamed
 from pattlite_dist.shards.sources.tables import Row, columns
@@ -129,9 +129,9 @@ class HubParquet(Streamed):
             raise refusal(shown(str(path)), str(error), fix) from None
 
     def _each(self) -> Iterator[Loose]:
-        for path in self._paths:
-            where, names = shown(str(path)), self._columns(path)
-            own, row = split_in(path.stem) or split_in(path.parent.name), 0
+        parts = splits_in([f"{path.parent.name}/{path.name}" for path in self._paths])
+        for path, own in zip(self._paths, parts, strict=True):
+            where, names, row = shown(str(path)), self._columns(path), 0
             table = _open(path, where)
             for batch in _batches(table, _BATCH, where, names):
                 parts = {name: batch.column(name).to_pylist() for name in names}

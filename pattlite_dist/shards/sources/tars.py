@@ -2,11 +2,14 @@
 
 import contextlib
 import hashlib
+import os
 import re
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable, Sequence
-from itertools import islice
-from pathlib import Path, PurePosixPath
+from math import prod
+from pathlib import Path
 from typing import NamedTuple
 
 from pattlite_dist.data.fetch import Origin
@@ -15,12 +18,13 @@ from pattlite_dist.location import is_local
 from pattlite_dist.shards.manifest import SplitName
 from pattlite_dist.shards.sources.classnames import NAME_FILES, parse_names
 from pattlite_dist.shards.sources.csvfile import stamp_of
-from pattlite_dist.shards.sources.listed import split_in
-from pattlite_dist.shards.sources.spellings import common_top, shown
+from pattlite_dist.shards.sources.listed import splits_in
+from pattlite_dist.shards.sources.spellings import shown, split_folder
 from pattlite_dist.stores import without_secrets
 
 _MOST = 10_000  # shards of a pattern
 _LARGEST = 4 << 30  # bytes of a shard that is downloaded; it is in memory once
+_RANGE = re.compile(r"\{(-?[0-9]+)\.\.(-?[0-9]+)")
 _TAR = re.compile(r"[^\s/'\"=]+\.tar\b")
 
 
@@ -40,6 +44,14 @@ class Shard(NamedTuple):
     split: SplitName | None
 
 
+class Copies:
+    """A temporary folder that is removed with this object, or as the program ends."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="pattlite-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+
+
 class Tars(NamedTuple):
     """The shards of a set, and what comes with them.
 
@@ -54,7 +66,7 @@ class Tars(NamedTuple):
     shards: list[Shard]
     names: tuple[str, ...]
     where: str
-    copies: "tempfile.TemporaryDirectory[str] | None"
+    copies: "Copies | None"
     stamp: str
 
 
@@ -78,7 +90,7 @@ def local(paths: Iterable[Path], where: str) -> Tars:
     """
     ordered = sorted(paths, key=lambda path: in_sequence(str(path)))
     stamp = stamp_of(ordered)
-    places = [str(path.absolute()) for path in ordered]
+    relative = _relative([str(path.absolute()) for path in ordered])
     first = ordered[0].absolute()
     beside = [first.parent / name for name in NAME_FILES]
     names: tuple[str, ...] = ()
@@ -87,8 +99,8 @@ def local(paths: Iterable[Path], where: str) -> Tars:
             names = parse_names(path.read_bytes(), shown(str(path)))
             break
     shards = [
-        Shard(path, name, shown(str(path)), _split_of(place))
-        for path, place, name in zip(ordered, places, _relative(places), strict=True)
+        Shard(path, name, shown(str(path)), split)
+        for path, name, split in zip(ordered, relative, splits_in(relative), strict=True)
     ]
     return Tars(shards, names, where, None, stamp)
 
@@ -101,15 +113,16 @@ def named(text: str, allow_pipe: bool) -> Tars:
     Raises:
         UserError: it is not a pattern of tars, a file is missing, or a command is not allowed.
     """
-    import braceexpand
+    from webdataset.shardlists import expand_urls
 
     where = shown(safe(text))
-    try:
-        each = list(islice(braceexpand.braceexpand(text), _MOST + 1))
-    except (braceexpand.UnbalancedBracesError, ValueError) as error:
-        raise UserError(f"{where}: its braces do not match; write {{000..014}}") from error
-    if len(each) > _MOST:
+    # Before they are expanded: all names are in memory at once.
+    if prod(_length(found) for found in _RANGE.findall(text)) > _MOST:
         raise UserError(f"{where} names more than {_MOST:,} shards; give fewer")
+    try:
+        each = expand_urls(text)
+    except ValueError as error:
+        raise UserError(f"{where}: its braces do not match; write {{000..014}}") from error
     if text.startswith("pipe:") and not allow_pipe:
         raise UserError(
             f"{where} would run a command; allow it with --allow-pipe, or give a file or address"
@@ -124,6 +137,13 @@ def named(text: str, allow_pipe: bool) -> Tars:
     return _fetched(each, where, allow_pipe)
 
 
+def _length(ends: tuple[str, str]) -> int:
+    """At most how many numbers a range has; of very long ones, a number that is too large."""
+    if max(map(len, ends)) > len(str(_MOST)) + 8:
+        return _MOST + 1
+    return abs(int(ends[1]) - int(ends[0])) + 1
+
+
 def in_sequence(name: str) -> list[tuple[int, int, str]]:
     """Sorts names by the numbers in them: 2.tar before 10.tar."""
     parts = re.split(r"([0-9]{1,18})", name)
@@ -131,19 +151,19 @@ def in_sequence(name: str) -> list[tuple[int, int, str]]:
 
 
 def _fetched(each: Sequence[str], where: str, allow_pipe: bool) -> Tars:
-    copies = tempfile.TemporaryDirectory(prefix="pattlite-")
-    digest, paths = hashlib.sha256(), [_path_of(one) for one in each]
+    copies = Copies()
+    digest, relative = hashlib.sha256(), _relative([_path_of(one) for one in each])
     shards = []
-    relative = _relative(paths)
-    for number, (one, path, name) in enumerate(zip(each, paths, relative, strict=True)):
+    parts = zip(each, relative, splits_in(relative), strict=True)
+    for number, (one, name, split) in enumerate(parts):
         told = shown(safe(one))
         data = _read(one, allow_pipe)
         if len(data) > _LARGEST:
             raise UserError(f"{told} is larger than {_LARGEST >> 30} GiB; download it yourself")
         digest.update(hashlib.sha256(data).digest())
-        copy = Path(copies.name, f"{number:06d}.tar")
+        copy = copies.folder / f"{number:06d}.tar"
         copy.write_bytes(data)
-        shards.append(Shard(copy, name, told, _split_of(path)))
+        shards.append(Shard(copy, name, told, split))
     names: tuple[str, ...] = ()
     if not each[0].startswith("pipe:"):
         folder, above = _folder_of(each[0]), _folder_of(_folder_of(each[0]).rstrip("/"))
@@ -159,7 +179,12 @@ def _read(address: str, allow_pipe: bool, retries: int = 4) -> bytes:
     if address.startswith("pipe:"):
         return Origin(address, allow_pipe).read("", bytes, _LARGEST + 1)
     folder = _folder_of(address)
-    return Origin(folder, retries=retries).read(address[len(folder) :], bytes, _LARGEST + 1)
+    try:
+        return Origin(folder, retries=retries).read(address[len(folder) :], bytes, _LARGEST + 1)
+    except UserError as error:  # it may show the query, which may be a signature
+        query = address.partition("?")[2]
+        text = str(error).replace(f"?{query}", "") if query else str(error)
+        raise UserError(text if "; " in text else f"{text}; check the address") from None
 
 
 def _folder_of(address: str) -> str:
@@ -175,13 +200,12 @@ def _path_of(address: str) -> str:
 
 
 def _relative(paths: Sequence[str]) -> list[str]:
-    top = common_top(paths)
-    names = [path[len(top) :] for path in paths]
+    """Without the folders that are common to all, except one that names a split."""
+    folders = [path.rpartition("/")[0] for path in paths]
+    top = os.path.commonpath(folders)
+    if split_folder(top.rpartition("/")[2]) is not None:
+        top = top.rpartition("/")[0]
+    names = [path[len(top) :].lstrip("/") for path in paths]
     if len(set(names)) < len(names):  # of commands
         return [f"{number}/{name}" for number, name in enumerate(names)]
     return names
-
-
-def _split_of(path: str) -> SplitName | None:
-    pure = PurePosixPath(path)
-    return split_in(pure.stem) or split_in(pure.parent.name)
