@@ -43,7 +43,7 @@ def name_classes(
     Args:
         labels: the different labels.
         samples: how many samples have them.
-        known: the classes by number, if the labels are numbers.
+        known: the classes by number, if the labels are numbers, in any spelling.
 
     Raises:
         ValueError: numbers have no name, or there are so many labels that they are no classes.
@@ -65,7 +65,7 @@ def name_classes(
     for label, place in numbers.items():
         if place not in names:
             raise ValueError(f"the label {label} is not one of the {len(names)} named classes")
-    return {label: names[place] for label, place in numbers.items() if place is not None}
+    return {label: _spelled(names[n]) for label, n in numbers.items() if n is not None}
 
 
 def in_order(named: Mapping[str, str]) -> tuple[str, ...]:
