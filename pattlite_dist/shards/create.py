@@ -15,6 +15,7 @@ from pattlite_dist.console import Progress
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import write_text
 from pattlite_dist.shards import layout, reading
+from pattlite_dist.shards.companions import COMPANION_NAMES, save_companions
 from pattlite_dist.shards.manifest import MANIFEST_NAME, SPLIT_NAMES, Manifest, Options, ShardInfo
 from pattlite_dist.shards.pool import parallel
 from pattlite_dist.shards.reading import Read
@@ -91,6 +92,7 @@ def create_shards(
         if force:
             target.remove([MANIFEST_NAME])  # from here on the set is unfinished
         finished = _write(source, found, there, folder, target, jobs, progress)
+        save_companions(target, finished)
         if finished != there:
             target.save_manifest(finished)
         named = {shard.name for shard in finished.all_shards()}
@@ -144,8 +146,8 @@ def _litter(target: Target) -> list[str]:
     """Temporary files that a killed process left next to the set's own."""
     if not isinstance(target, Folder):
         return []
-    patterns = (f".{MANIFEST_NAME}.*.tmp", *(f".{name}-*.tar.*.tmp" for name in SPLIT_NAMES))
-    return [path.name for pattern in patterns for path in target.path.glob(pattern)]
+    names = (MANIFEST_NAME, *COMPANION_NAMES, *(f"{name}-*.tar" for name in SPLIT_NAMES))
+    return [path.name for name in names for path in target.path.glob(f".{name}.*.tmp")]
 
 
 def _compare(there: Manifest, manifest: Manifest, target: Target) -> None:

@@ -71,14 +71,7 @@ class Remote:
 
     def manifest(self) -> Manifest | None:
         """See `Target.manifest`."""
-
-        def read(store: Any, root: str) -> bytes | None:
-            try:
-                return bytes(store.cat_file(f"{root}/{MANIFEST_NAME}"))
-            except FileNotFoundError:
-                return None
-
-        data = self._ask("read", MANIFEST_NAME, read)
+        data = self.content(MANIFEST_NAME)
         return None if data is None else parse_manifest(data, f"{self.shown}/{MANIFEST_NAME}")
 
     def shard_names(self) -> list[str]:
@@ -108,6 +101,24 @@ class Remote:
         with tempfile.TemporaryDirectory() as folder:
             manifest.save(Path(folder))
             self._upload(Path(folder) / MANIFEST_NAME, MANIFEST_NAME)
+
+    def content(self, name: str) -> bytes | None:
+        """See `Target.content`."""
+
+        def read(store: Any, root: str) -> bytes | None:
+            try:
+                return bytes(store.cat_file(f"{root}/{name}"))
+            except FileNotFoundError:
+                return None
+
+        return self._ask("read", name, read)
+
+    def save(self, name: str, content: bytes) -> None:
+        """See `Target.save`."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            path.write_bytes(content)
+            self._upload(path, name)
 
     def remove(self, names: Iterable[str]) -> None:
         """See `Target.remove`."""

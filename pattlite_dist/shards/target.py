@@ -68,6 +68,14 @@ class Target(Protocol):
         """Write the manifest, whole or not at all, replacing any other."""
         ...
 
+    def content(self, name: str) -> bytes | None:
+        """The content of a small file; None if there is none."""
+        ...
+
+    def save(self, name: str, content: bytes) -> None:
+        """Write a small file, whole or not at all, replacing any other."""
+        ...
+
     def remove(self, names: Iterable[str]) -> None:
         """Remove files in this order; missing files are ignored."""
         ...
@@ -168,6 +176,21 @@ class Folder:
     def save_manifest(self, manifest: Manifest) -> None:
         """See `Target.save_manifest`."""
         manifest.save(self.path)
+
+    def content(self, name: str) -> bytes | None:
+        """See `Target.content`."""
+        path = self.path / name
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._refused("read", path, error) from error
+
+    def save(self, name: str, content: bytes) -> None:
+        """See `Target.save`."""
+        with atomic_write(self.path / name) as stream:
+            stream.write(content)
 
     def remove(self, names: Iterable[str]) -> None:
         """See `Target.remove`; durable when it returns."""

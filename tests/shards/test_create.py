@@ -17,6 +17,7 @@ from filelock import FileLock
 from pattlite_dist.cli import main
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards import create, reading, working
+from pattlite_dist.shards.companions import COMPANION_NAMES
 from pattlite_dist.shards.create import create_shards, rewrite
 from pattlite_dist.shards.manifest import SPLIT_NAMES, Manifest, Options, load_manifest
 from pattlite_dist.shards.png import decode_png
@@ -63,8 +64,9 @@ def other_source(folder: Path) -> Source:
 # Output
 
 
-def test_the_folder_holds_the_shards_and_the_manifest_and_nothing_else(tiny_shards: Path) -> None:
-    assert {path.name for path in tiny_shards.iterdir()} == {*TINY_SHARDS, "manifest.json"}
+def test_the_folder_holds_shards_manifest_and_companions_only(tiny_shards: Path) -> None:
+    names = {*TINY_SHARDS, "manifest.json", *COMPANION_NAMES}
+    assert {path.name for path in tiny_shards.iterdir()} == names
     assert {s.name: s.samples for s in load_manifest(tiny_shards).all_shards()} == TINY_SHARDS
 
 
@@ -283,7 +285,8 @@ def test_force_replaces_the_set_and_removes_its_stale_shards(
     assert manifest.source.rows == 3
     assert [problem for problem in verify_shards(shard_copy)[1] if problem.name] == []
     shards = {f"{split}-000000.tar" for split in SPLIT_NAMES}
-    assert {path.name for path in shard_copy.iterdir()} == {*shards, "manifest.json", *mine}
+    names = {*shards, "manifest.json", *COMPANION_NAMES, *mine}
+    assert {path.name for path in shard_copy.iterdir()} == names
 
 
 def test_force_gives_the_same_bytes_as_a_new_folder(

@@ -126,8 +126,22 @@ def _open(where: str | Path, reading: Reading) -> Source:
         raise UserError(
             f"cannot read {shown(str(path))}: {error.strerror}; check the path and its permissions"
         ) from error
-    if path.is_file() and not path.name.lower().endswith(".zip"):
-        return _open_file(path, reading)
+    name = path.name.lower()
+    if path.is_file() and not name.endswith(".zip"):
+        foreign = _open_foreign(path, reading)
+        if foreign is not None:
+            return foreign
+        if not name.endswith(CSV_SUFFIXES):
+            raise UserError(
+                f"{shown(str(path))} is of an unknown kind; known are {', '.join(CSV_SUFFIXES)}, "
+                ".csv.zip, .zip, .tsv, .parquet, .tar and folders (see `pattlite shards sources`)"
+            )
+        if reading.kind not in ("auto", "fer2013-csv"):
+            raise UserError(
+                f"{shown(str(path))} is a CSV file, but --source {reading.kind} reads folders and "
+                "zips; leave out --source, or give a folder or zip"
+            )
+        return Fer2013Csv([CsvFile(path)], reading)
     files = open_files(path)
     for kind in KINDS:
         if kind.name == reading.kind or (reading.kind == "auto" and kind.matches(files.names)):
@@ -140,7 +154,8 @@ def _open(where: str | Path, reading: Reading) -> Source:
     )
 
 
-def _open_file(path: Path, reading: Reading) -> Source:
+def _open_foreign(path: Path, reading: Reading) -> Source | None:
+    """The reader for a file that is a tar, Parquet or a label table; None for any other."""
     name, where = path.name.lower(), shown(str(path))
     if name.endswith(".tar"):
         _check_kind(where, "a tar", reading, "webdataset")
@@ -151,13 +166,7 @@ def _open_file(path: Path, reading: Reading) -> Source:
     if is_table(name) and labeltables.lists_images(path, reading):
         _check_kind(where, "a label table", reading, "label-table")
         return labeltables.LabelTable(open_files(path.parent), reading, path.name)
-    if not name.endswith(CSV_SUFFIXES):
-        raise UserError(
-            f"{where} is of an unknown kind; known are {', '.join(CSV_SUFFIXES)}, .csv.zip, .zip, "
-            ".tsv, .parquet, .tar and folders (see `pattlite shards sources`)"
-        )
-    _check_kind(where, "a CSV file", reading, "fer2013-csv")
-    return Fer2013Csv([CsvFile(path)], reading)
+    return None
 
 
 def _check_kind(where: str, what: str, reading: Reading, kind: str) -> None:
