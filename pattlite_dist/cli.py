@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pattlite_dist import __version__
 from pattlite_dist.commands.messages import essence, plain_types, shortened
 from pattlite_dist.compat.jsonargparse import actions, formatter
+from pattlite_dist.console import print_any_name
 from pattlite_dist.errors import UserError
 from pattlite_dist.renamed import rename_words, tell
 from pattlite_dist.runtime import failure
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     It is also 1 where another rank failed.
     """
+    print_any_name()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP, end="")
@@ -73,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         message = shortened(_last_line(str(error)))
         if first_to_tell(message):
+            for line in error.details:
+                print(f"pattlite: {shortened(line)}", file=sys.stderr)
             print(f"pattlite: error: {message}", file=sys.stderr)
         return MISTAKE
     except (failure.PeerFailed, failure.NoGroup) as error:

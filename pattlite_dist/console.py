@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import io
 import sys
 import time
 from collections import deque
@@ -48,6 +49,19 @@ def pace_text(rate: float | None, done: int, total: int | None) -> str:
         return speed
     left = datetime.timedelta(seconds=round((total - done) / rate))
     return f"{speed}, {left} left"
+
+
+def print_any_name() -> None:
+    """From here on, print letters that the terminal or log does not have as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _escaped(text: str) -> str:
+    """`text` as it will be printed, so that columns get their widths."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 @contextlib.contextmanager
@@ -113,7 +127,7 @@ def print_rows(rows: list[list[str]]) -> None:
         table.add_column(name, justify="right" if number else "left", no_wrap=True)
     for row in rows[1:]:
         if row:
-            table.add_row(*row)
+            table.add_row(*map(_escaped, row))
         else:
             table.add_section()
     # In a log file, rich would wrap tables at 80 columns.

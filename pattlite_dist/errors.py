@@ -1,5 +1,6 @@
 """The one exception that means "the user can fix this"."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,7 +13,15 @@ class UserError(Exception):
 
     The command line prints it without a traceback and exits with status 2. Any other exception
     that escapes is a bug of ours and shows its traceback.
+
+    Args:
+        message: the line.
+        details: lines to print before it, such as one for each bad file.
     """
+
+    def __init__(self, message: str = "", details: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.details = tuple(details)
 
 
 def first_problem(error: "ValidationError") -> tuple[str, "ErrorDetails"]:

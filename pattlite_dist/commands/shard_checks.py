@@ -62,15 +62,19 @@ def verify(options: Any) -> int:
 
 
 def _repair(folder: Path, manifest: "Manifest", names: list[str], options: Any) -> None:
+    from dataclasses import replace
+
     from pattlite_dist.shards.create import rewrite
     from pattlite_dist.shards.sources.ferplus_folders import KIND as OWN_VOTES
-    from pattlite_dist.shards.sources.registry import open_source
+    from pattlite_dist.shards.sources.registry import kind_of, open_source
 
     if manifest.votes and manifest.source.kind != OWN_VOTES and options.votes is None:
         raise UserError(
             f"{folder} contains votes from a second file; give that file with --votes FILE"
         )
-    source = open_source(options.repair, reading_of(manifest.options.reading, options.votes))
+    reading = reading_of(manifest.options.reading, options.votes)
+    reading = replace(reading, kind=kind_of(manifest.source.kind, options.repair))
+    source = open_source(options.repair, reading)
     with show_progress() as progress:
         rewrite(source, folder, names, options.jobs, progress)
 

@@ -39,6 +39,11 @@ def shards_among(names: Iterable[str]) -> list[str]:
     return sorted(name for name in names if _SHARD.fullmatch(name))
 
 
+def strangers_among(names: Iterable[str]) -> list[str]:
+    """The names of tar files that are not shard names, sorted."""
+    return sorted(name for name in names if name.endswith(".tar") and not _SHARD.fullmatch(name))
+
+
 @dataclass(frozen=True)
 class Remote:
     """A "folder" at an address that fsspec supports."""
@@ -76,14 +81,20 @@ class Remote:
 
     def shard_names(self) -> list[str]:
         """See `Target.shard_names`."""
+        return shards_among(self._names())
 
+    def strange_tars(self) -> list[str]:
+        """See `Target.strange_tars`."""
+        return strangers_among(self._names())
+
+    def _names(self) -> list[str]:
         def names(store: Any, root: str) -> list[str]:
             try:
                 return [path.rpartition("/")[2] for path in store.ls(root, detail=False)]
             except FileNotFoundError:
                 return []
 
-        return shards_among(self._ask("list", "", names))
+        return list(self._ask("list", "", names))
 
     def place(self, temporary: Path, shard: ShardInfo) -> None:
         """See `Target.place`; the size that the store reports is compared with the file's."""

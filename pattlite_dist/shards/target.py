@@ -16,7 +16,7 @@ from typing import Protocol
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import atomic_write, fsync_folder, sha256_file
 from pattlite_dist.shards.manifest import MANIFEST_NAME, Manifest, ShardInfo, load_manifest
-from pattlite_dist.shards.remote import Remote, shards_among
+from pattlite_dist.shards.remote import Remote, shards_among, strangers_among
 from pattlite_dist.stores import without_secrets
 
 
@@ -50,6 +50,10 @@ class Target(Protocol):
 
     def shard_names(self) -> list[str]:
         """Names of the files there that are named like shards, sorted."""
+        ...
+
+    def strange_tars(self) -> list[str]:
+        """Names of the other tar files there, sorted."""
         ...
 
     def place(self, temporary: Path, shard: ShardInfo) -> None:
@@ -140,8 +144,15 @@ class Folder:
 
     def shard_names(self) -> list[str]:
         """See `Target.shard_names`."""
+        return shards_among(self._names())
+
+    def strange_tars(self) -> list[str]:
+        """See `Target.strange_tars`."""
+        return strangers_among(self._names())
+
+    def _names(self) -> list[str]:
         try:
-            return shards_among(path.name for path in self.path.iterdir())
+            return [path.name for path in self.path.iterdir()]
         except FileNotFoundError:
             return []
         except OSError as error:

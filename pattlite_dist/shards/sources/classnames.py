@@ -4,8 +4,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.shards.sources.base import EMOTIONS, refusal
-from pattlite_dist.shards.sources.spellings import emotion, shown
+from pattlite_dist.shards.sources.base import refusal
+from pattlite_dist.shards.sources.spellings import EIGHT_EMOTIONS, class_name, shown
 
 NAME_FILES = ("classnames.txt", "classes.txt", "labels.txt")
 _NUMBER = re.compile(r"([0-9]{1,4})(?:\.0+)?", re.ASCII)  # pandas writes 3.0 beside empty fields
@@ -23,7 +23,7 @@ def parse_names(data: bytes, where: str) -> tuple[str, ...]:
         lines = data.decode("utf-8-sig").strip().splitlines()
     except UnicodeDecodeError as error:
         raise refusal(where, f"it is not text ({error.reason})", fix) from error
-    names = tuple(_spelled(line.strip()) for line in lines)
+    names = tuple(class_name(line.strip()) for line in lines)
     if not names or not all(names) or len({name.casefold() for name in names}) < len(names):
         raise refusal(where, "a name is missing or appears twice", fix)
     return names
@@ -56,7 +56,7 @@ def name_classes(
         )
     numbers = {label: number(label) for label in labels}
     if any(place is None for place in numbers.values()):
-        return {label: _spelled(label) for label in labels}
+        return {label: class_name(label) for label in labels}
     names = known if isinstance(known, Mapping) else dict(enumerate(known))
     if not names:
         raise ValueError(
@@ -65,29 +65,20 @@ def name_classes(
     for label, place in numbers.items():
         if place not in names:
             raise ValueError(f"the label {label} is not one of the {len(names)} named classes")
-    return {label: _spelled(names[n]) for label, n in numbers.items() if n is not None}
+    return {label: class_name(names[n]) for label, n in numbers.items() if n is not None}
 
 
 def in_order(named: Mapping[str, str]) -> tuple[str, ...]:
-    """The classes in the order of the set: emotions as in FER2013, then the others by name.
+    """The classes in the order of the set: by name, or as in `EIGHT_EMOTIONS` if all are emotions.
 
     Raises:
         UserError: there are fewer than two.
     """
-    found = set(named.values())
-    names = tuple(sorted(found, key=lambda n: (n not in EMOTIONS, _place(n), n)))
+    names = tuple(sorted(set(named.values())))
     if len(names) < 2:
         raise UserError(
             f"all samples are of one class ({', '.join(names)}), but two are needed; give more data"
         )
+    if set(names) <= set(EIGHT_EMOTIONS):
+        return tuple(name for name in EIGHT_EMOTIONS if name in names)
     return names
-
-
-def _place(name: str) -> int:
-    return EMOTIONS.index(name) if name in EMOTIONS else 0
-
-
-def _spelled(name: str) -> str:
-    """As FER2013 spells it, if it is an emotion."""
-    found = emotion(name)
-    return name if found is None else EMOTIONS[found]

@@ -43,7 +43,7 @@ class FerPlusFolder(Listed):
         UserError: a row is malformed or its image is missing; names it.
     """
 
-    votes = FERPLUS_VOTES
+    votes: tuple[str, ...] = FERPLUS_VOTES
 
     def __init__(self, files: Files, reading: Reading) -> None:
         images, left_out = Lookup(files.names), Counter[str]()

@@ -4,13 +4,14 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.manifest import SplitName
-from pattlite_dist.shards.sources import affectnet
-from pattlite_dist.shards.sources.base import Reading, refusal, refusing
+from pattlite_dist.shards.sources import affectnet, trees
+from pattlite_dist.shards.sources.base import Reading, Source, refusal, refusing
 from pattlite_dist.shards.sources.csvfile import CsvFile, Record
 from pattlite_dist.shards.sources.files import Files
 from pattlite_dist.shards.sources.listed import Box, Entry, Listed, Lookup, splits_in
@@ -82,14 +83,7 @@ class LabelTable(Listed):
 
     def __init__(self, files: Files, reading: Reading, only: str | None = None) -> None:
         images = Lookup(files.names)
-        names = [only] if only else [name for name in files.names if is_table(name)]
-        tables: list[_Table] = []
-        reasons: list[str] = []
-        for name in names:
-            try:
-                tables.append(_look(files, name, images, reading))
-            except ValueError as error:
-                reasons.append(f"{files.where(name)}: {error}")
+        tables, reasons = _tables(files, [only] if only else _names(files), images, reading)
         if not tables:
             reason = reasons[0] if reasons else f"{shown(str(files.path))} has no table"
             raise UserError(
@@ -112,7 +106,42 @@ class LabelTable(Listed):
             name=_told(tables),
             known=affectnet.NAMES if theirs else None,
             left_out=left_out,
+            notes=[f"labels are read from {_told(tables)}"],
         )
+
+
+def in_folder(files: Files, reading: Reading) -> Source:
+    """The reader for a folder: of the tables, or of class folders that no table describes.
+
+    Tables of something else do not make a tree of class folders a list, nor do those that name
+    half of its images or fewer; `Tree` refuses what contradicts them.
+    """
+    images = Lookup(files.names)
+    if reading.kind == "auto" and reading.image_column is None and trees.matches(files.names):
+        tables, _ = _tables(files, _names(files), images, reading)
+        most = len(files.images) // 2 + 1
+        rows = sum(len(list(islice(rows_of(files, table.name), most + 1))) - 1 for table in tables)
+        if rows < most:
+            return trees.Tree(files, reading)
+    return LabelTable(files, reading)
+
+
+def _names(files: Files) -> list[str]:
+    return [name for name in files.names if is_table(name)]
+
+
+def _tables(
+    files: Files, names: Sequence[str], images: Lookup, reading: Reading
+) -> tuple[list[_Table], list[str]]:
+    """The tables that have images and labels, and why the others have not."""
+    tables: list[_Table] = []
+    reasons: list[str] = []
+    for name in names:
+        try:
+            tables.append(_look(files, name, images, reading))
+        except ValueError as error:
+            reasons.append(f"{files.where(name)}: {error}")
+    return tables, reasons
 
 
 def _look(files: Files, name: str, images: Lookup, reading: Reading) -> _Table:

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.manifest import ImageInfo, SplitName
-from pattlite_dist.shards.sources.base import Item, Pixels, Reading, refusal
+from pattlite_dist.shards.sources.base import Item, Pixels, Reading, damage, refusal
 from pattlite_dist.shards.sources.classnames import NAME_FILES, in_order, name_classes, parse_names
 from pattlite_dist.shards.sources.files import Files
 from pattlite_dist.shards.sources.imagefiles import ImageFiles, Picture
 from pattlite_dist.shards.sources.images import EncodedImage, open_image
-from pattlite_dist.shards.sources.spellings import images_of, is_image, shown, split_folder
+from pattlite_dist.shards.sources.spellings import is_image, shown, split_folder
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels; the last two are outside
 
@@ -124,7 +124,7 @@ class CroppedImage(NamedTuple):
         left, top, right, bottom = (item.facts or {})["box"]
         inside = (max(left, 0), max(top, 0), min(right, picture.width), min(bottom, picture.height))
         if inside[0] >= inside[2] or inside[1] >= inside[3]:
-            raise refusal(
+            raise damage(
                 item.where,
                 f"the box {left}, {top}, {right}, {bottom} is not in the image of "
                 f"{picture.width}x{picture.height} pixels",
@@ -151,6 +151,7 @@ class Listed(ImageFiles):
         labels: the classes in the order of the set; None for those found, in the usual order.
         own: size and mode that the data set is known to have.
         left_out: how many images were skipped, by reason.
+        notes: lines for the user about what was concluded.
 
     Raises:
         UserError: there are no entries, two name the same image, labels are no classes, a class
@@ -169,6 +170,7 @@ class Listed(ImageFiles):
         labels: Sequence[str] | None = None,
         own: ImageInfo | None = None,
         left_out: Mapping[str, int] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         shown_path = shown(str(files.path))
         if not entries:
@@ -188,6 +190,7 @@ class Listed(ImageFiles):
         wanted: tuple[SplitName, ...] = ("val", "test")
         cut = tuple(split for split in wanted if split not in there)
         _check_trained(shown_path, entries, named)
+        theirs = {entry.name for entry in entries}
         boxes = any(entry.box for entry in entries)
         super().__init__(
             kind,
@@ -197,10 +200,9 @@ class Listed(ImageFiles):
             [_picture(entry, order.index(named[entry.label]), cut) for entry in entries],
             own=_boxed_image(shown_path, reading) if boxes else own,
             cut=cut,
-            left_out={
-                **(left_out or {}),
-                "not in the table": len({*images_of(files.names)[0]} - {e.name for e in entries}),
-            },
+            left_out=left_out,
+            skipped={"not in the table": [name for name in files.images if name not in theirs]},
+            notes=notes,
         )
         self.name = name
         if boxes:

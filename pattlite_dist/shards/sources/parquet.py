@@ -134,8 +134,8 @@ class HubParquet(Streamed):
             where, names, row = shown(str(path)), self._columns(path), 0
             table = _open(path, where)
             for batch in _batches(table, _BATCH, where, names):
-                parts = {name: batch.column(name).to_pylist() for name in names}
-                for image, label, *said in zip(*(parts[name] for name in names), strict=True):
+                values = (batch.column(name).to_pylist() for name in names)
+                for image, label, *said in zip(*values, strict=True):
                     here = f"{where}, row {row}"
                     split = own
                     if said and said[0] is not None:

@@ -10,6 +10,7 @@ from pattlite_dist.errors import UserError
 from pattlite_dist.shards.manifest import SplitName
 from pattlite_dist.shards.sources.base import Decoder, Item, Reading, refusal
 from pattlite_dist.shards.sources.classnames import in_order, name_classes, number
+from pattlite_dist.shards.sources.forms import MOST_EXAMINED, Form, decided, form_of
 from pattlite_dist.shards.sources.images import EncodedImage, set_image
 from pattlite_dist.shards.sources.spellings import shown
 
@@ -48,6 +49,7 @@ class Streamed(ABC):
     kind: str
     name: str
     where: str
+    notes: Sequence[str] = ()
 
     @abstractmethod
     def _each(self) -> Iterator[Loose]:
@@ -68,6 +70,7 @@ class Streamed(ABC):
         trained: set[str] = set()
         left_out: Counter[str] = Counter()
         first: Loose | None = None
+        forms: list[Form] = []
         splits: set[SplitName | None] = set()
         for sample in self._each():
             if not sample.data:
@@ -83,6 +86,8 @@ class Streamed(ABC):
             splits.add(sample.split)
             if sample.split in (None, "train"):
                 trained.add(sample.label)
+            if len(forms) < MOST_EXAMINED and (form := form_of(sample.data)) is not None:
+                forms.append(form)
             place = number(sample.label)
             if place is not None and sample.called:
                 called.setdefault(place, sample.called)
@@ -106,7 +111,10 @@ class Streamed(ABC):
         wanted: tuple[SplitName, ...] = ("val", "test")
         self.cut = tuple(split for split in wanted if split not in splits)
         sample = first
-        self.image = set_image(reading, None, lambda: (sample.data, sample.where))
+        own, note = decided(forms, self._count)
+        fixed = reading.image_size is not None and reading.channels is not None
+        self.notes = [note] if note and not fixed else []
+        self.image = set_image(reading, own, lambda: (sample.data, sample.where))
         self.decode: Decoder = EncodedImage(self.image, reading.other_images)
         self._sha256 = ""
 

@@ -71,8 +71,8 @@ def rows_of(files: Files, name: str) -> Iterator[Row]:
         return
     where = files.where(name)
     try:
-        text = io.StringIO(files.read(name).decode("utf-8-sig"), newline="")
-        reader = csv.reader(text, delimiter=separator)
+        content = io.StringIO(files.read(name).decode("utf-8-sig"), newline="")
+        reader = csv.reader(content, delimiter=separator)
         for fields in reader:
             if fields:
                 yield Row(reader.line_num, [field.strip() for field in fields])

@@ -195,7 +195,8 @@ def _folder_of(address: str) -> str:
 def _path_of(address: str) -> str:
     """The path of an address, or the last name of a tar in a command."""
     if address.startswith("pipe:"):
-        return (_TAR.findall(address) or ["command"])[-1]
+        found: list[str] = _TAR.findall(address)
+        return found[-1] if found else "command"
     return address.partition("?")[0].partition("://")[2].partition("/")[2]
 
 

@@ -242,6 +242,19 @@ def test_a_folder_with_images_and_a_table_is_read_by_it(tmp_path: Path) -> None:
     refused(lambda: open_source(path / "labels.csv", Reading(kind="folder")), "is a label table")
 
 
+def test_a_tree_of_classes_beside_which_lies_another_table_is_read_as_a_tree(
+    tmp_path: Path,
+) -> None:
+    tree = images([f"train/{c}/{i}.png" for c in ("cat", "dog") for i in range(3)])
+    for table in (b"epoch,loss\n1,2\n", b"image,label\n0.png,cat\n", b""):
+        path = write_tree(tmp_path / "set", {**tree, "results.csv": table})
+        assert open_source(path).kind == "folder"
+    table = "image,label\n" + "".join(f"{name},{name.split('/')[1][:1]}\n" for name in tree)
+    source = open_source(write_tree(tmp_path / "set", {"results.csv": table.encode()}))
+    assert (source.kind, source.labels) == ("label-table", ("c", "d"))
+    assert "results.csv (images: image, labels: label)" in source.notes[0]
+
+
 def test_of_several_tables_the_given_one_is_read(tmp_path: Path) -> None:
     path = write_tree(tmp_path, listed(TABLE, **{"all.csv": TABLE.replace(b"Anger", b"fear")}))
     refused(lambda: read(LabelTable, path), "again, after", "give the one table")
