@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from pattlite_dist.shards.manifest import SplitName
 from pattlite_dist.shards.sources.base import Reading, refusal, refusing
@@ -10,6 +11,7 @@ from pattlite_dist.shards.sources.fer_folders import FER2013_IMAGE
 from pattlite_dist.shards.sources.ferplus import FERPLUS_LABELS, FERPLUS_VOTES, target_of
 from pattlite_dist.shards.sources.files import Files
 from pattlite_dist.shards.sources.listed import Entry, Listed, Lookup
+from pattlite_dist.shards.sources.spellings import EIGHT_EMOTIONS
 from pattlite_dist.shards.sources.tables import rows_of
 
 ABOUT = (
@@ -36,8 +38,8 @@ def matches(names: Sequence[str]) -> bool:
 class FerPlusFolder(Listed):
     """FER+'s images in the order of its tables, train first.
 
-    The classes are those of FER+; see `ferplus.target_of` for `majority`, which is the default
-    here, and `soft`.
+    The classes are those of FER+ in FER2013's order; see `ferplus.target_of` for `majority`, which
+    is the default here, and `soft`.
 
     Raises:
         UserError: a row is malformed or its image is missing; names it.
@@ -58,7 +60,7 @@ class FerPlusFolder(Listed):
             reading,
             entries,
             name="FER+",
-            labels=FERPLUS_LABELS,
+            labels=EIGHT_EMOTIONS,
             own=FER2013_IMAGE,
             left_out=left_out,
         )
@@ -88,6 +90,9 @@ def _entries(
             continue
         with refusing(where, "write the images again with FER+'s generate_training_data.py"):
             name = images.find(image, folder)
-        facts = {"votes": votes, **({"target": target} if reading.target == "soft" else {})}
-        label = FERPLUS_LABELS[target.index(max(target))]
+        shares = dict(zip(FERPLUS_LABELS, target, strict=True))
+        facts: dict[str, Any] = {"votes": votes}
+        if reading.target == "soft":
+            facts["target"] = [shares[emotion] for emotion in EIGHT_EMOTIONS]
+        label = max(shares, key=lambda emotion: shares[emotion])
         yield Entry(name, label, _SPLITS[table[1]], where, facts=facts)

@@ -6,6 +6,7 @@ from pattlite_dist.shards.sources.base import Reading
 from pattlite_dist.shards.sources.ferplus import FERPLUS_VOTES
 from pattlite_dist.shards.sources.ferplus_folders import FerPlusFolder, matches
 from pattlite_dist.shards.sources.registry import open_source
+from pattlite_dist.shards.sources.spellings import EIGHT_EMOTIONS
 from tests.shards.sources.conftest import check_packings, images, read, refused, write_tree
 
 FOLDERS = ("FER2013Train", "FER2013Valid", "FER2013Test")
@@ -32,7 +33,7 @@ def test_the_majority_of_the_votes_is_the_class(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert (items[0].facts or {})["votes"] == [1, 8, 0, 0, 0, 0, 0, 0, 1, 0]
     assert source.left_out == {"no majority": 1, "not a face": 1}
-    assert source.image.shape == (1, 48, 48) and len(source.labels) == 8
+    assert source.image.shape == (1, 48, 48) and source.labels == EIGHT_EMOTIONS
 
 
 def test_shares_of_the_votes_are_targets(tmp_path: Path) -> None:
@@ -40,7 +41,7 @@ def test_shares_of_the_votes_are_targets(tmp_path: Path) -> None:
         tmp_path, content(ROW.format("fer3", MIXED)) | images([f"{FOLDERS[0]}/fer3.png"])
     )
     items = list(open_source(path, Reading(target="soft")).items())
-    assert (items[2].facts or {})["target"] == [0, 0.5, 0.5, 0, 0, 0, 0, 0]
+    assert (items[2].facts or {})["target"] == [0, 0, 0, 0.5, 0, 0.5, 0, 0]
 
 
 @pytest.mark.parametrize(
