@@ -21,6 +21,7 @@ _DASHES = ("-", "--", "-.", ":", (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 2
 _SIDE = 4.6  # of a panel, inches
 _FEW = 10  # samples; a share of fewer says little
 COLUMNS, MISTAKES = 8, 32  # of the sheet
+_LONGEST = 24  # characters below an image
 
 Found = Mapping[Part, Predictions]
 Scores = Mapping[Part, PartScores]
@@ -147,9 +148,16 @@ def recall_by_class(found: Found, scores: Scores, classes: Sequence[str]) -> Fig
 
 
 def draw_mistakes(
-    run: Path, images: NDArray[np.uint8], worst: Predictions, classes: Sequence[str], title: str
+    run: Path,
+    images: NDArray[np.uint8],
+    worst: Predictions,
+    classes: Sequence[str],
+    title: str,
+    origins: Sequence[str],
 ) -> None:
     """Draw a sheet of images, each with its true class, its predicted class and the confidence.
+
+    Below each is where it comes from.
 
     Args:
         run: folder.
@@ -157,8 +165,9 @@ def draw_mistakes(
         worst: predictions for these images.
         classes: names.
         title: of the sheet.
+        origins: of the images; long ones are shown by their ends.
     """
-    rows, wide, tall = max(-(-len(images) // COLUMNS), 1), 1.08, 1.36  # in sides of an image
+    rows, wide, tall = max(-(-len(images) // COLUMNS), 1), 1.08, 1.46  # in sides of an image
     figure = Figure(figsize=(1.15 * COLUMNS * wide, 1.15 * rows * tall + 0.5), layout="constrained")
     axis = figure.subplots()  # one for all, because each takes as long as thirty images
     axis.set_title(title, fontsize=10, pad=10)
@@ -176,5 +185,16 @@ def draw_mistakes(
             x + 0.5, y - 0.04, f"{true}\n→ {guess} {100 * table[number].max():.0f}%",
             fontsize=7.5, ha="center", va="bottom",
         )  # fmt: skip
+        origin = origins[number]
+        origin = origin if len(origin) <= _LONGEST else f"…{origin[-_LONGEST:]}"
+        axis.text(
+            x + 0.5,
+            y + 1.02,
+            unformatted([origin])[0],
+            fontsize=5,
+            ha="center",
+            va="top",
+            color="#555555",
+        )
     axis.set(xlim=(0, COLUMNS * wide), ylim=(rows * tall, 0), aspect="equal")
     write_figure(figure, run / "mistakes.png")
