@@ -11,6 +11,7 @@ from pattlite_dist import __version__
 from pattlite_dist.commands.messages import essence, shortened
 from pattlite_dist.commands.verbs import VERBS, overview
 from pattlite_dist.compat.jsonargparse import actions, flags
+from pattlite_dist.console import print_any_name
 from pattlite_dist.errors import Unreachable, UserError
 from pattlite_dist.renamed import rename_words, tell
 from pattlite_dist.runtime import failure
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     It is also 1 where another rank failed, or a file system does not answer.
     """
+    print_any_name()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
@@ -55,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         message = shortened(_last_line(str(error)))
         if first_to_tell(message):
+            for line in error.details:
+                print(f"pattlite: {shortened(line)}", file=sys.stderr)
             print(f"pattlite: error: {message}", file=sys.stderr)
         return MISTAKE
     except (failure.PeerFailed, failure.NoGroup, Unreachable) as error:

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import io
 import itertools
 import sys
 import time
@@ -53,6 +54,19 @@ def pace_text(rate: float | None, done: int, total: int | None) -> str:
         return speed
     left = datetime.timedelta(seconds=round((total - done) / rate))
     return f"{speed}, {left} left"
+
+
+def print_any_name() -> None:
+    """From here on, print letters that the terminal or log does not have as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _escaped(text: str) -> str:
+    """`text` as it will be printed, so that columns get their widths."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 @contextlib.contextmanager
@@ -132,6 +146,7 @@ def print_rows(rows: Sequence[Sequence[str]], words: Collection[int] = (0,)) -> 
     from rich.cells import cell_len
     from rich.console import Console
 
+    rows = [[_escaped(cell) for cell in row] for row in rows]
     # A file has no width.
     room = Console().width if sys.stdout.isatty() else None
     widths = [max(map(cell_len, column)) for column in _columns(rows)]

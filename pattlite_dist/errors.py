@@ -1,6 +1,7 @@
 """The exceptions that end a command with one line: what the user can fix, and what may pass."""
 
 import errno
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,15 @@ class UserError(Exception):
 
     The command line prints it without a traceback and exits with status 2. Any other exception
     that escapes is a bug of ours and shows its traceback.
+
+    Args:
+        message: the line.
+        details: lines to print before it, such as one for each bad file.
     """
+
+    def __init__(self, message: str = "", details: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.details = tuple(details)
 
 
 class Unreachable(Exception):

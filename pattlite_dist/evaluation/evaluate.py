@@ -4,16 +4,18 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from pattlite_dist import __version__
 from pattlite_dist.compat.torch import check
-from pattlite_dist.data.module import FERData
+from pattlite_dist.data.module import FERData, origin
 from pattlite_dist.errors import UserError
 from pattlite_dist.evaluation.bootstrap import LEVEL, RESAMPLES, SEED
 from pattlite_dist.evaluation.classes import Classes
 from pattlite_dist.evaluation.collect import collect
 from pattlite_dist.evaluation.independence import measure_split
+from pattlite_dist.evaluation.origins import Origins, read_origins
 from pattlite_dist.evaluation.predictions import Predictions, pack_predictions
 from pattlite_dist.evaluation.schema import (
     PREDICTIONS_NAME,
@@ -82,14 +84,18 @@ def evaluate(
             splits = {split: found[split] for split in splits if split in found}
             if not splits:
                 raise UserError(f"{config.data.shards} has neither val nor test to score; add one")
-            packed = pack_predictions(classes.both, splits)
+            origins = {
+                split: read_origins(origin(config.data), manifest, split).where(one.ids)
+                for split, one in splits.items()
+            }
+            packed = pack_predictions(classes.both, splits, origins)
             independence = _independence(subject.path, model, data, list(splits)[-1], device)
             evaluation = _evaluation(subject, manifest, classes, found, views, packed, independence)
             if world.main:
                 with atomic_write(run / PREDICTIONS_NAME) as stream:
                     stream.write(packed)
                 if pictures:
-                    _draw(run, evaluation, splits, found, data)
+                    _draw(run, evaluation, splits, found, data, origins)
                 evaluation.save(run)  # last, once the files it names exist
         finally:
             data.close()
@@ -171,6 +177,7 @@ def _draw(
     splits: Mapping[SplitName, Predictions],
     found: Mapping[Part, Predictions],
     data: FERData,
+    origins: Mapping[SplitName, Origins],
 ) -> None:
     from pattlite_dist.evaluation import pictures
 
@@ -180,4 +187,5 @@ def _draw(
     images = data.reader(split).gather(worst.ids).block.images
     wrong = int((splits[split].guesses() != splits[split].labels).sum())
     title = f"{split}: the {len(worst)} most confident of {wrong:,} mistakes (true → predicted)"
-    pictures.draw_mistakes(run, images, worst, evaluation.labels, title)
+    names = origins[split].where(np.searchsorted(splits[split].ids, worst.ids)).names()
+    pictures.draw_mistakes(run, images, worst, evaluation.labels, title, names)

@@ -116,8 +116,8 @@ def check_shards(content: dict[str, Any], path: Path, now: str, where: str, fix:
     before = shards_of(content)
     if before is not None and before != now:
         raise UserError(
-            f"{path.name} was trained on other shards than those in {where} (fingerprint {before[:8]}, "
-            f"now {now[:8]}): what is val or test here may be train there; {fix}"
+            f"{path.name} was trained on other shards than those in {where} "
+            f"(fingerprint {before[:8]}, now {now[:8]}): what is val or test here may be train there; {fix}"
         )
 
 

@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -61,6 +62,9 @@ def test_the_scores_follow_from_the_saved_predictions(run: Path) -> None:
     parts = {**splits, "test_clean": splits["test"].clean()}
     for view, scores in found.of_views().items():
         assert scores == {part: score(parts[part], found.labels, view) for part in scores}
+    with np.load(run / found.predictions.name) as file:
+        assert len(file["test.row"]) == len(set(file["test.row"].tolist())) == 41
+        assert "test.file" not in file  # the faces come from a CSV
 
 
 def test_a_further_view_changes_nothing_in_the_one(run: Path) -> None:

@@ -47,6 +47,7 @@ def test_curves_can_be_told_apart_without_colours_and_name_their_average() -> No
 def test_a_sheet_holds_as_many_mistakes_as_there_are(tmp_path: Path, n: int, channels: int) -> None:
     worst = worst_mistakes(predictions(200), n)
     images = np.random.default_rng(0).integers(0, 256, (n, channels, 24, 24), np.uint8)
-    pictures.draw_mistakes(tmp_path, images, worst, CLASSES, "mistakes")
+    names = [f"a rather long name of a file, number {i}.png" for i in range(len(images))]
+    pictures.draw_mistakes(tmp_path, images, worst, CLASSES, "mistakes", names)
     with Image.open(tmp_path / "mistakes.png") as image:
         assert image.height > 200

@@ -4,7 +4,9 @@ from typing import NamedTuple
 import pytest
 
 from pattlite_dist.cli import main
+from pattlite_dist.shards.companions import COMPANION_NAMES
 from pattlite_dist.shards.manifest import SPLIT_NAMES, load_manifest
+from pattlite_dist.shards.sources.fer2013 import FER2013_SPLITS
 from tests.shards.conftest import TINY_PER_SHARD, face, snapshot, write_csv
 
 
@@ -89,13 +91,17 @@ def test_creating_again_says_the_same(pattlite: Shell, tiny_csv: Path, tmp_path:
 
 
 def test_another_set_needs_force(pattlite: Shell, shard_copy: Path, tmp_path: Path) -> None:
-    other = write_csv(tmp_path / "other.csv", [face()])
+    other = write_csv(
+        tmp_path / "other.csv",
+        [face(usage=usage, seed=seed) for seed, usage in enumerate(FER2013_SPLITS)],
+    )
     before = snapshot(shard_copy)
     line = pattlite.refuses("shards", "create", other, shard_copy)
     assert "another shard set" in line and line.endswith("replace it with --force")
     assert snapshot(shard_copy) == before
     assert pattlite("shards", "create", other, shard_copy, "--force").status == 0
-    assert {path.name for path in shard_copy.iterdir()} == {"train-000000.tar", "manifest.json"}
+    names = {*(f"{split}-000000.tar" for split in SPLIT_NAMES), "manifest.json", *COMPANION_NAMES}
+    assert {path.name for path in shard_copy.iterdir()} == names
 
 
 def bad_sources(folder: Path) -> dict[str, Path]:

@@ -33,7 +33,15 @@ CONTENT = {
     "FER2013 as images": ({**FER_FOLDER, **FOREIGN}, "fer2013-folder"),
     "RAF-DB": ({**RAF_DB, **FOREIGN}, "raf-db"),
     "CK+48": ({**CK48, **FOREIGN}, "ck+48"),
-    "a tree": ({**TREE, **FOREIGN}, "folder"),
+    "a table": (
+        {"labels.csv": b"image,label\ntrain/cat/1.png,cat\n2.png,dog", **TREE},
+        "label-table",
+    ),
+    "Roboflow": (
+        {"train/_classes.csv": b"filename,cat,dog\n1.png,1,0\n2.png,0,1\n", **TREE},
+        "roboflow",
+    ),
+    "a tree": ({**TREE, "train.txt": b"1.png cat\n"}, "folder"),
 }
 
 
@@ -124,7 +132,7 @@ def test_a_path_that_cannot_be_looked_at_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["faces.npz", "fer2013", "fer2013.csv.bz2", "fer2013.tsv", "faces.tar", ".csvx"]
+    "name", ["faces.npz", "fer2013", "fer2013.csv.bz2", "fer2013.tsvx", "faces.tar.xz", ".csvx"]
 )
 def test_an_unknown_kind_of_file_is_refused_with_the_known_ones(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("something")
