@@ -117,7 +117,8 @@ def check_shards(content: dict[str, Any], path: Path, now: str, where: str, fix:
     if before is not None and before != now:
         raise UserError(
             f"{path.name} was trained on other shards than those in {where} "
-            f"(fingerprint {before[:8]}, now {now[:8]}): what is val or test here may be train there; {fix}"
+            f"(fingerprint {before[:8]}, now {now[:8]}): what is val or test here may be train "
+            f"there; {fix}"
         )
 
 
