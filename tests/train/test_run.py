@@ -129,6 +129,27 @@ def test_another_configuration_in_the_same_folder_is_refused(
     assert sorted(path.stat().st_mtime_ns for path in reference.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"finetune.start_epoch": 1}, "without model.weights it is random; set model.weights ("),
+        ({"optim.warmup_epochs": 2}, "optim.warmup_epochs 2 is not below trainer.epochs 2"),
+        ({"model.weights": "nowhere.pt"}, "model.weights: nowhere.pt does not exist; give a local"),
+    ],
+)
+def test_a_new_run_that_makes_no_sense_is_refused_in_one_line_and_nothing_is_written(
+    change: dict[str, object],
+    told: str,
+    face_shards: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(tiny(face_shards, tmp_path, **change)) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_ranks_that_cannot_share_the_batch_are_one_line_each(
     forked: Run, face_shards: Path, tmp_path: Path
 ) -> None:
