@@ -61,13 +61,16 @@ def doubt(files: Files, by_folder: Mapping[str, Sequence[str]]) -> None:
     )
     if why:
         numbers = [
-            f"--source {kind} if they are numbered as {', '.join(meanings.values())}"
+            f"say --source {kind} if {_beginning(meanings)}"
             for kind, meanings in NUMBERINGS.items()
             if set(folders) <= set(meanings)
         ]
-        raise refusal(
-            shown(str(files.path)), f"{what}, {why}", "; ".join([*numbers, _MOVE]).removesuffix(";")
-        )
+        raise refusal(shown(str(files.path)), f"{what}, {why}", "; ".join([*numbers, _MOVE]))
+
+
+def _beginning(meanings: Mapping[str, str]) -> str:
+    pairs = [f"{number} is {name}" for number, name in meanings.items()]
+    return f"{', '.join(pairs[:3])}, ..."
 
 
 def _of_splits(folders: Sequence[str]) -> str:
