@@ -3,9 +3,10 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from rich.cells import cell_len
 
 from pattlite_dist import console
-from pattlite_dist.console import Pace, pace_text, show_progress
+from pattlite_dist.console import Pace, pace_text, print_any_name, print_rows, show_progress
 
 
 class Clock:
@@ -112,3 +113,19 @@ def test_a_terminal_gets_a_bar_whose_total_may_come_late(
     shown = terminal.getvalue()
     assert "2000/2000" in shown
     assert "100 images/s" in shown or "200 images/s" in shown
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_any_name_is_printed_and_a_tables_columns_stay_straight(
+    monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding, errors="strict")
+    monkeypatch.setattr(sys, "stdout", stream)
+    print_any_name()
+    print("\u6124\u6012 \udcff")
+    print_rows([["class", "n"], ["\u6124", "1"], [], ["caf\u00e9", "23"]])
+    stream.flush()
+    lines = stream.buffer.getvalue().decode(encoding).splitlines()  # type: ignore[attr-defined]
+    assert ("\u6124\u6012" if encoding == "utf-8" else "\\u6124\\u6012") in lines[0]
+    widths = {cell_len(line) for line in lines[1:]}
+    assert len(widths) == 1
