@@ -1,6 +1,7 @@
 """The choice of reader, and what all readers refuse."""
 
 import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from pattlite_dist.shards.sources.base import Reading
 from pattlite_dist.shards.sources.ferplus import FerPlus
 from pattlite_dist.shards.sources.registry import KINDS, open_source
+from tests.conftest import ROOT
 from tests.shards.conftest import csv_text, face, pack, write_csv
 from tests.shards.sources.conftest import images, refused, write_tree, write_zip
 from tests.sources import read_rows
@@ -22,6 +24,12 @@ RAF_DB = {
 }
 CK48 = images(["anger/S010_004_00000017.png", "fear/S011_003_00000012.png"])
 TREE = images(["train/cat/1.png", "train/dog/2.png"])
+KAGGLE = {
+    **images(["DATASET/train/5/train_00001_aligned.jpg", "DATASET/test/1/test_0001_aligned.jpg"]),
+    "train_labels.csv": b"image,label\ntrain_00001_aligned.jpg,5\n",
+}
+CK_CSV = csv_text([face(7)]).encode()
+NUMBERS = images(f"train/{label}/{i}.png" for label in range(7) for i in range(2))
 FOREIGN = {"train.csv": b"image,label\n1.png,cat\n", "train.txt": b"1.png cat\n"}
 
 CONTENT = {
@@ -32,8 +40,15 @@ CONTENT = {
     "challenge": ({"train.csv": FACES, "example_submission.csv": b"1"}, "fer2013-challenge"),
     "FER2013 as images": ({**FER_FOLDER, **FOREIGN}, "fer2013-folder"),
     "RAF-DB": ({**RAF_DB, **FOREIGN}, "raf-db"),
+    "RAF-DB as on Kaggle": (KAGGLE, "raf-db"),
     "CK+48": ({**CK48, **FOREIGN}, "ck+48"),
+    "CK+ as a csv": ({"README.txt": b"read me", "CK+48.csv": CK_CSV}, "ck+csv"),
+    "FER2013 by number": (NUMBERS, "fer2013-folder"),
     "a tree": ({**TREE, **FOREIGN}, "folder"),
+    "a tree without suffixes": (
+        {name.removesuffix(".png"): data for name, data in TREE.items()},
+        "folder",
+    ),
 }
 
 
@@ -50,6 +65,14 @@ def test_the_reader_is_told_by_what_lies_there(tmp_path: Path, what: str, packed
         source = open_source(path)
         assert next(iter(source.items())).row == 0
         assert source.kind == kind
+
+
+def test_every_reader_is_in_the_table_of_forms_and_tried() -> None:
+    table = (ROOT / "shards" / "README.md").read_text().partition("| `--source` |")[2]
+    rows = re.findall(r"^\| `([^`]+)` \|", table.partition("\n\n")[0], re.MULTILINE)
+    assert sorted(rows) == sorted(kind.name for kind in KINDS)
+    tried = {kind for _, kind in CONTENT.values()}
+    assert tried >= {"ck+csv", "ck+48", "fer2013-csv", "fer2013-folder", "folder", "raf-db"}
 
 
 @pytest.mark.parametrize(
