@@ -6,9 +6,18 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from pattlite_dist import console
-from pattlite_dist.console import Pace, narrowed, pace_text, parts, print_rows, show_progress
+from pattlite_dist.console import (
+    Pace,
+    narrowed,
+    pace_text,
+    parts,
+    print_any_name,
+    print_rows,
+    show_progress,
+)
 
 
 class Clock:
@@ -232,3 +241,19 @@ def test_only_words_are_narrowed_and_no_more_than_needed(
         assert after == before or (column in words and 16 <= after < before)
     if found != widths:
         assert sum(found) + 2 * (len(found) - 1) >= room
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_any_name_is_printed_and_a_tables_columns_stay_straight(
+    monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding, errors="strict")
+    monkeypatch.setattr(sys, "stdout", stream)
+    print_any_name()
+    print("\u6124\u6012 \udcff")
+    print_rows([["class", "n"], ["\u6124", "1"], [], ["caf\u00e9", "23"]])
+    stream.flush()
+    lines = stream.buffer.getvalue().decode(encoding).splitlines()  # type: ignore[attr-defined]
+    assert ("\u6124\u6012" if encoding == "utf-8" else "\\u6124\\u6012") in lines[0]
+    widths = {cell_len(line) for line in lines[1:]}
+    assert len(widths) == 1

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 from pattlite_dist.shards.sources.base import refusal
@@ -18,6 +19,8 @@ from pattlite_dist.shards.sources.spellings import (
 )
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_LETTERS = re.compile(r"[^\W\d_]+")
+_class_name = lru_cache(class_name)  # of the words that all names of a data set have
 _SPLIT_THINGS = re.compile(r"(?:set|data|images?|imgs?|pics?|pictures|faces?|samples?|files)$")
 _PERSONS = re.compile(
     r"(?:s|p|id|subj?|subject|person|people|actor|user|participant|individual|model|name)"
@@ -61,13 +64,16 @@ def doubt(files: Files, by_folder: Mapping[str, Sequence[str]]) -> None:
     )
     if why:
         numbers = [
-            f"--source {kind} if they are numbered as {', '.join(meanings.values())}"
+            f"say --source {kind} if {_beginning(meanings)}"
             for kind, meanings in NUMBERINGS.items()
             if set(folders) <= set(meanings)
         ]
-        raise refusal(
-            shown(str(files.path)), f"{what}, {why}", "; ".join([*numbers, _MOVE]).removesuffix(";")
-        )
+        raise refusal(shown(str(files.path)), f"{what}, {why}", "; ".join([*numbers, _MOVE]))
+
+
+def _beginning(meanings: Mapping[str, str]) -> str:
+    pairs = [f"{number} is {name}" for number, name in meanings.items()]
+    return f"{', '.join(pairs[:3])}, ..."
 
 
 def _of_splits(folders: Sequence[str]) -> str:
@@ -88,6 +94,8 @@ def _split_in(folder: str) -> str:
 
 def _described_one_by_one(files: Files, by_folder: Mapping[str, Sequence[str]]) -> str:
     """Whether beside most images is a file of the same name that describes it."""
+    if not files.others:
+        return ""
     images = {_stem(name) for names in by_folder.values() for name in names}
     beside = Counter(
         PurePosixPath(name).suffix.lower() for name in files.others if _stem(name) in images
@@ -127,8 +135,8 @@ def _in_their_names(by_folder: Mapping[str, Sequence[str]]) -> str:
 
 
 def _emotion_in(name: str) -> str:
-    words = re.findall(r"[^\W\d_]+", PurePosixPath(name).stem)
-    return next((said for word in words if (said := class_name(word)) in EIGHT_EMOTIONS), "")
+    words = _LETTERS.findall(name.rpartition("/")[2].rpartition(".")[0])
+    return next((said for word in words if (said := _class_name(word)) in EIGHT_EMOTIONS), "")
 
 
 def _in_a_table(files: Files, by_folder: Mapping[str, Sequence[str]]) -> str:

@@ -71,7 +71,7 @@ class Files(ABC):
         """Those of `names` that are images: by a known suffix, or by their first bytes."""
         return tuple(name for name in self.names if is_image(name) or self._shows_image(name))
 
-    @property
+    @functools.cached_property
     def others(self) -> tuple[str, ...]:
         """Those of `names` that are not `images`."""
         images = set(self.images)

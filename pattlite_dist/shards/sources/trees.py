@@ -160,7 +160,7 @@ def numbered(images: Sequence[str]) -> bool:
 
 def _check_empty(files: Files, places: Sequence[Place], has_splits: bool) -> None:
     """Refuse a class folder without images, unless it has text only and may be something else."""
-    classes = {class_name(where.folder) for where in places}
+    classes = {*map(class_name, {where.folder for where in places})}
     depth = 2 if has_splits else 1
     content: dict[str, list[str]] = {folder: [] for folder in files.empty}
     for name in files.others:

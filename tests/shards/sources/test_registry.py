@@ -22,11 +22,22 @@ RAF_DB = {
 }
 CK48 = images(["anger/S010_004_00000017.png", "fear/S011_003_00000012.png"])
 TREE = images(["train/cat/1.png", "train/dog/2.png"])
+KAGGLE = {
+    **images(["DATASET/train/5/train_00001_aligned.jpg", "DATASET/test/1/test_0001_aligned.jpg"]),
+    "train_labels.csv": b"image,label\ntrain_00001_aligned.jpg,5\n",
+}
+NUMBERS = images(f"train/{label}/{i}.png" for label in range(7) for i in range(2))
 FOREIGN = {"train.csv": b"image,label\n1.png,cat\n", "train.txt": b"1.png cat\n"}
 
 CONTENT = {
     "fer2013.csv": ({"README.txt": b"read me", "fer2013.csv": CSV}, "fer2013-csv"),
     "icml": ({"icml_face_data.csv": CSV, "train.csv": b"", "test.csv": b""}, "fer2013-csv"),
+    "RAF-DB as on Kaggle": (KAGGLE, "raf-db"),
+    "FER2013 by number": (NUMBERS, "fer2013-folder"),
+    "a tree without suffixes": (
+        {name.removesuffix(".png"): data for name, data in TREE.items()},
+        "folder",
+    ),
     "fer2013.csv among images": ({"fer2013.csv": CSV, **FER_FOLDER}, "fer2013-csv"),
     "another csv alone": ({"faces.csv": CSV}, "fer2013-csv"),
     "challenge": ({"train.csv": FACES, "example_submission.csv": b"1"}, "fer2013-challenge"),
