@@ -106,6 +106,6 @@ def form_of_most(
         return info, ""
     among = f"{len(forms):,}" + (f" examined of {len(names):,}" if len(names) > len(forms) else "")
     return info, (
-        f"images differ in size or mode: the set takes the commonest, {open_form}, of {same:,} among "
-        f"{among}; others are converted (see --image-size, --channels, --other-images refuse)"
+        f"images differ in size or mode: the set takes the commonest, {open_form}, of {same:,} "
+        f"among {among}; others are converted (see --image-size, --channels, --other-images refuse)"
     )
