@@ -11,6 +11,7 @@ from PIL import Image
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.manifest import ImageInfo
+from pattlite_dist.shards.sources.base import Reading
 from pattlite_dist.shards.sources.files import Files
 from pattlite_dist.shards.sources.images import FORMATS, MOST_PIXELS, UPRIGHT, orientation
 
@@ -31,8 +32,11 @@ class Form(NamedTuple):
     width: int
     height: int
 
-    def __str__(self) -> str:
-        return f"{self.width}x{self.height} {'grey' if self.channels == 1 else 'colour'}"
+    def left_open(self, reading: Reading) -> str:
+        """What the user leaves to it, such as `48x48 grey`."""
+        size = f"{self.width}x{self.height}" if reading.image_size is None else ""
+        mode = ("grey" if self.channels == 1 else "colour") if reading.channels is None else ""
+        return f"{size} {mode}".strip()
 
 
 def form_of(data: bytes) -> Form | None:
@@ -84,8 +88,10 @@ def commonest(forms: Sequence[Form]) -> Form:
     )
 
 
-def form_of_most(files: Files, names: Sequence[str]) -> tuple[ImageInfo | None, str]:
-    """The form of most images, and a line about it if they differ.
+def form_of_most(
+    files: Files, names: Sequence[str], reading: Reading
+) -> tuple[ImageInfo | None, str]:
+    """The form of most images, and a line if they differ in what the user leaves open.
 
     None if no image can be read.
     """
@@ -97,12 +103,13 @@ def decided(forms: Sequence[Form], images: int) -> tuple[ImageInfo | None, str]:
     if not forms:
         return None, ""
     form = commonest(forms)
-    same = sum(one == form for one in forms)
+    open_form = form.left_open(reading)
+    same = sum(one.left_open(reading) == open_form for one in forms)
     info = ImageInfo.model_validate(form._asdict())
     if same == len(forms):
         return info, ""
     among = f"{len(forms):,}" + (f" examined of {images:,}" if images > len(forms) else "")
     return info, (
-        f"images differ in size or mode: the set takes the commonest, {form}, of {same:,} among "
-        f"{among}; others are converted (see --image-size, --channels, --other-images refuse)"
+        f"images differ in size or mode: the set takes the commonest, {open_form}, of {same:,} "
+        f"among {among}; others are converted (see --image-size, --channels, --other-images refuse)"
     )

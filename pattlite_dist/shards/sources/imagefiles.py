@@ -85,7 +85,7 @@ class ImageFiles:
         self._sha256 = ""
         name = pictures[0].name
         if own is None and (reading.image_size is None or reading.channels is None):
-            own, note = form_of_most(files, [picture.name for picture in pictures])
+            own, note = form_of_most(files, [picture.name for picture in pictures], reading)
             self.notes = [*self.notes, note] if note else self.notes
         self.image = set_image(reading, own, lambda: (files.read(name), files.where(name)))
         self.decode: Decoder = EncodedImage(self.image, reading.other_images)

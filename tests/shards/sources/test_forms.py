@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from pattlite_dist.shards.sources.base import Reading
 from pattlite_dist.shards.sources.files import open_files
 from pattlite_dist.shards.sources.forms import Form, commonest, examine, form_of, form_of_most
 from pattlite_dist.shards.sources.images import open_image
@@ -79,11 +80,13 @@ def test_a_large_set_is_examined_at_equal_distances(tmp_path: Path) -> None:
 def test_it_is_said_how_many_have_the_form_that_is_taken(tmp_path: Path) -> None:
     content = {f"{i}.png": encoded(picture(i, "RGB", (9, 9 if i else 8))) for i in range(5)}
     files = open_files(write_tree(tmp_path, content))
-    info, said = form_of_most(files, files.names)
+    info, said = form_of_most(files, files.names, Reading())
     assert info is not None and info.shape == (3, 9, 9)
     assert "the set takes the commonest, 9x9 colour, of 4 among 5; others are converted" in said
-    assert form_of_most(files, files.names[1:]) == (info, "")
-    assert form_of_most(files, []) == (None, "")
+    assert "commonest, 9x9, of 4" in form_of_most(files, files.names, Reading(channels=1))[1]
+    assert form_of_most(files, files.names, Reading(image_size=9)) == (info, "")
+    assert form_of_most(files, files.names[1:], Reading()) == (info, "")
+    assert form_of_most(files, [], Reading()) == (None, "")
 
 
 def test_no_image_is_examined_if_the_user_says_the_form(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ def test_small_grey_faces_in_folders_0_to_6_are_fer2013s(tmp_path: Path) -> None
         numbered(FER, 50),
         numbered(FER, mode="RGB"),
         numbered(FER | {"1": 3}),  # where disgust would be the commonest
+        numbered(FER | {"3": 9, "2": 1}),  # as RAF-DB counted from 0
         numbered(FER | {"7": 2}),
         numbered({folder: 1 for folder in FER if folder != "4"}),
         numbered({str(number): 1 for number in range(1, 8)}, 100, "RGB"),  # RAF-DB's, by no name
