@@ -11,6 +11,7 @@ from pattlite_dist import __version__
 from pattlite_dist.commands.messages import essence, plain_types, shortened
 from pattlite_dist.compat.jsonargparse import actions, formatter
 from pattlite_dist.errors import UserError
+from pattlite_dist.logins import put_away
 from pattlite_dist.renamed import rename_words, tell
 from pattlite_dist.runtime import failure
 from pattlite_dist.runtime.elastic import MISTAKE, first_to_tell, told_before
@@ -57,7 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     It is also 1 where another rank failed.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        arguments = [put_away(word) for word in (sys.argv[1:] if argv is None else argv)]
+    except UserError as error:
+        print(f"pattlite: error: {error}", file=sys.stderr)
+        return MISTAKE
+    if argv is None:
+        sys.argv[1:] = arguments  # W&B and `pinned/facts.json` record them
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP, end="")
         return 0 if arguments else 2

@@ -166,7 +166,7 @@ class ShardReader:
                     raise
                 self._bad.add(candidate)
                 _log.warning("shard skipped for this run: %s", error)
-        raise UserError(f"no shard of {self.origin.root} is good; create the shards again")
+        raise UserError(f"no shard of {self.origin.shown('')} is good; create the shards again")
 
     def _records(self, number: int) -> memoryview:
         """A shard's records, contiguous, in a map that stays open."""
