@@ -50,7 +50,10 @@ def test_an_address_is_shown_without_its_secrets(address: str, login: str, shown
         ("simplecache::https://ada:pw@host/a", "simplecache::https://host/a"),
         ("--data.shards=https://ada:pw@host/a", "--data.shards=https://host/a"),
         ("data.shards=https://a:pw@b/c,https://d:pw@e/f?pw", "data.shards=https://b/c,https://e/f"),
-        ("pipe:curl -s 'https://a:pw@b/{name}?s=pw' | cat", "pipe:curl -s 'https://b/{name}' | cat"),
+        (
+            "pipe:curl -s 'https://a:pw@b/{name}?s=pw' | cat",
+            "pipe:curl -s 'https://b/{name}' | cat",
+        ),
     ],
 )
 def test_a_secret_is_taken_out_and_put_back_where_its_address_is_opened(

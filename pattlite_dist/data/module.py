@@ -50,7 +50,7 @@ class FERData(pl.LightningDataModule):
     def plan(self) -> TrainPlan:
         """The global batches of the run."""
         return TrainPlan(
-            sizes=[shard.samples for shard in self.manifest.shards["train"]],
+            sizes=[shard.samples for shard in self.manifest.shards.get("train", [])],
             seed=self.config.seed,
             window=self.config.data.window,
             global_batch=self.config.trainer.global_batch,

@@ -169,7 +169,9 @@ class ShardReader:
             else:
                 assert records is not None
                 return candidate, records
-        raise UserError(f"no shard of {without_secrets(self.origin.root)} is good; create the shards again")
+        raise UserError(
+            f"no shard of {without_secrets(self.origin.root)} is good; create the shards again"
+        )
 
     def _share(self, numbers: list[int]) -> None:
         """Open what is made, and make what no other process is making, which makes the rest."""

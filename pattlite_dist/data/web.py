@@ -8,7 +8,7 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
-from pattlite_dist.logins import HOW_TO_GIVE, login_for, split_login
+from pattlite_dist.logins import HOW_TO_GIVE, login_for, split_login, without_secrets
 from pattlite_dist.stores import Final, Transient
 
 _PORTS = {"http": 80, "https": 443}
@@ -66,7 +66,8 @@ def read_web(address: str, most: int, timeout: float) -> bytes:
     except urllib.error.HTTPError as error:
         with contextlib.suppress(Exception):
             error.close()
-        reason = f"the server responded {error.code} {' '.join(str(error.reason).split())}"
+        said = without_secrets(" ".join(str(error.reason).split()))  # may name a redirect
+        reason = f"the server responded {error.code} {said}"
         if error.code in (401, 403):
             raise Final(f"{reason}; {HOW_TO_GIVE}") from error
         again = error.code >= 500 or error.code in (408, 425, 429)  # these are worth retrying

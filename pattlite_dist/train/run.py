@@ -129,6 +129,8 @@ def check_data(config: Config, world: World) -> Manifest:
     manifest = fetch_manifest(origin(config.data))
     rank_slice(config.trainer.global_batch, world.rank, world.size)
     check_targets(config.data, manifest)
+    if not manifest.samples("train"):
+        raise UserError(f"{config.data.shards} has no train split to train on; add one")
     if not manifest.samples("val"):
         raise UserError(f"{config.data.shards} has no val split to choose a checkpoint on; add one")
     needed = needed_shards(config.data, manifest)
