@@ -14,8 +14,9 @@ PACKAGE = Path(pattlite_dist.__file__).parent
 # From the ground up: a room uses itself and what lies below it. A part's `settings` lie below the
 # configuration that they are put together to, and so do not count to their part here.
 ROOMS = [
-    "errors", "console", "files", "location", "logins", "stores", "settings", "compat", "runtime", "config",
-    "shards", "data", "model", "tracking", "train", "evaluation", "slurm", "commands", "cli",
+    "errors", "console", "files", "location", "logins", "stores", "settings", "compat", "runtime",
+    "config", "shards", "data", "model", "tracking", "train", "evaluation", "slurm", "commands",
+    "cli",
 ]  # fmt: skip
 CONFIG = {"config", "migrate", "renamed"}
 FOLDERS = {

@@ -224,8 +224,8 @@ def _check_counts(manifest: Manifest, path: str) -> None:
             pixels = shard.samples * math.prod(manifest.image.shape)
             if shard.samples * _SMALLEST_SAMPLE > shard.bytes or pixels > shard.bytes * _DENSEST:
                 raise UserError(
-                    f"{path}: {shard.name} has {shard.bytes:,} bytes, too few for {shard.samples:,} "
-                    f"images of {manifest.image.width}x{manifest.image.height}; "
+                    f"{path}: {shard.name} has {shard.bytes:,} bytes, too few for "
+                    f"{shard.samples:,} images of {manifest.image.width}x{manifest.image.height}; "
                     "create the shards again"
                 )
             if shard.name in seen:

@@ -51,7 +51,7 @@ def test_many_processes_together_keep_the_limit(
     def watch() -> None:
         while going:
             with Locks(tmp_path).hold("room"):  # while an entry is finished it may have both names
-                keys = {name.lstrip(".").partition(".")[0] for name in os.listdir(tmp_path)}
+                keys = {path.name.lstrip(".").partition(".")[0] for path in tmp_path.iterdir()}
             most.append(ENTRY * len(keys - {"locks"}))
             time.sleep(0.001)
 

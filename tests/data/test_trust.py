@@ -110,7 +110,7 @@ def test_locks_in_a_folder_that_somebody_planted_are_refused(tmp_path: Path) -> 
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "locks").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="others may write there, and have; set data.cache"):
+    with pytest.raises(UserError, match=r"others may write there, and have; set data.cache"):
         fill(Cache(tmp_path / "cache"), 1)
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
@@ -128,7 +128,7 @@ def test_a_folder_or_link_that_anybody_may_have_put_there_is_refused(
             os.chown(path, 4711, 4711, follow_symlinks=False)
     as_stranger()
     for folder in (tmp_path / "open" / "cache", tmp_path / "link"):
-        with pytest.raises(UserError, match="another user has put the cache folder .* there"):
+        with pytest.raises(UserError, match=r"another user has put the cache folder .* there"):
             Cache(folder)
     refuse_planted(tmp_path / "home")  # a colleague's, who alone can write beside it
     refuse_planted(tmp_path / "open" / "nothing")
@@ -148,5 +148,5 @@ def test_a_warm_cache_of_a_colleague_or_on_a_read_only_disk_is_used(
     assert content(Cache(tmp_path).open(key(3), SIZE, never)) == {3}
     assert entries(tmp_path) == [3]
     (tmp_path / "locks").rename(tmp_path / "none")
-    with pytest.raises(UserError, match="cannot use the cache folder .*Read-only"):
+    with pytest.raises(UserError, match=r"cannot use the cache folder .*Read-only"):
         Cache(tmp_path).open(key(4), SIZE, never)
