@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pattlite_dist.errors import UserError, first_problem
+from pattlite_dist.errors import UserError, first_problem, on_one_line
 
 PROFILES = Path("launch", "profiles")
 _TIME = re.compile(r"^(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?$", re.ASCII)
@@ -169,7 +169,9 @@ def load_profile(name: str, overrides: Sequence[str] = ()) -> Profile:
         try:
             content[key] = read_yaml(value)
         except yaml.YAMLError:
-            raise UserError(f"profile.{text}: not a value; put it in quotes") from None
+            raise UserError(
+                f"profile.{on_one_line(text)}: not a value; put it in quotes"
+            ) from None
     return parse_profile(content, str(path))
 
 
