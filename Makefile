@@ -2,6 +2,7 @@
 # make demo SOURCE=fer2013.csv    the same on real data (hours on a CPU; minutes with a GPU);
 #                                 SOURCE="my data/x.csv", if its path has blanks
 # make test                       install, then run lint, types and tests
+# make fuzz                       try 10,000 damaged files of each kind (an hour)
 # make test-pythons               run the quick tests on every Python found from 3.10 to 3.14
 # make test-oldest                on the oldest Python, with the lowest versions setup.cfg allows
 # make test-newest                on the newest Python found, ignoring setup.cfg's upper bounds
@@ -22,7 +23,7 @@ BIN := .venv/bin
 DEMO := demo
 PYTEST_WORKERS := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
-.PHONY: demo test lint types tests test-pythons test-oldest test-newest clean help
+.PHONY: demo test lint types tests fuzz test-pythons test-oldest test-newest clean help
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -88,6 +89,10 @@ types: .venv/installed
 
 tests: .venv/installed
 	$(BIN)/pytest $(PYTEST_WORKERS) $(PYTEST_ARGS)
+
+fuzz: export PATTLITE_FUZZ := fuzz
+fuzz: .venv/installed
+	$(BIN)/pytest --timeout=0 tests/fuzz $(PYTEST_ARGS)
 
 .venvs/uv/bin/uv:
 	$(check-python)

@@ -13,6 +13,7 @@ from pattlite_dist.commands.verbs import VERBS, overview
 from pattlite_dist.compat.jsonargparse import actions, flags
 from pattlite_dist.console import print_any_name
 from pattlite_dist.errors import Unreachable, UserError
+from pattlite_dist.logins import put_away
 from pattlite_dist.renamed import rename_words, tell
 from pattlite_dist.runtime import failure
 from pattlite_dist.runtime.elastic import MISTAKE, first_to_tell, told_before
@@ -39,7 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     It is also 1 where another rank failed, or a file system does not answer.
     """
     print_any_name()
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        arguments = [put_away(word) for word in (sys.argv[1:] if argv is None else argv)]
+    except UserError as error:
+        print(f"pattlite: error: {error}", file=sys.stderr)
+        return MISTAKE
+    if argv is None:
+        sys.argv[1:] = arguments  # W&B and `pinned/facts.json` record them
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in _HELP:

@@ -56,4 +56,9 @@ def unreadable(path: Path, error: OSError, fix: str) -> "UserError | Unreachable
 def first_problem(error: "ValidationError") -> tuple[str, "ErrorDetails"]:
     """The first error of pydantic: its dotted place, empty for the whole, and its details."""
     first = error.errors()[0]
-    return ".".join(map(str, first["loc"])), first
+    return on_one_line(".".join(map(str, first["loc"]))), first
+
+
+def on_one_line(text: str) -> str:
+    """A text for messages: what does not print, such as a line break, is written as in Python."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

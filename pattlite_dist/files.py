@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -25,11 +25,15 @@ _FOLDERS_NOT_SYNCED = {
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     """Open a temporary file next to `path`, which is renamed to `path` only after a clean exit.
 
     The data is flushed to disk before the rename and the folder after it, so that neither a crash
     nor a power cut leaves a file that looks complete and is not.
+
+    Args:
+        path: of the file.
+        mode: of a new file, from which the user's umask is taken.
 
     Raises:
         UserError: the folder is not writable or the disk is full.
@@ -37,12 +41,13 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        temporary = Path(name)
+        # Not by `tempfile`, whose files only their owner may read.
+        name = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        temporary = name
         with os.fdopen(descriptor, "wb") as stream:
             yield stream
             stream.flush()
-            os.fchmod(stream.fileno(), 0o644)  # mkstemp's 0600 would lock out colleagues
             os.fsync(stream.fileno())
         temporary.replace(path)
         temporary = None

@@ -11,6 +11,7 @@ from jsonargparse import ActionConfigFile, get_loader  # type: ignore[attr-defin
 from pattlite_dist.commands.messages import essence
 from pattlite_dist.compat.jsonargparse import flags
 from pattlite_dist.errors import UserError
+from pattlite_dist.logins import put_away
 from pattlite_dist.migrate import migrate
 from pattlite_dist.renamed import rename, rename_file, tell
 from pattlite_dist.shipped import CONFIGS, find
@@ -41,7 +42,7 @@ class ConfigFile(ActionConfigFile):
 
 
 def renewed(path: str) -> str | None:
-    """The text of a file brought up to date; None if there is nothing to change.
+    """The text of a file brought up to date, without secrets; None if there is nothing to change.
 
     Also if it cannot be read: jsonargparse, which reads it next, reports why.
 
@@ -65,5 +66,14 @@ def renewed(path: str) -> str | None:
         raise UserError(f"{wrong}: it has no keys; give it without -c if it is data")
     new, sentences = (migrate(tree, path), []) if "version" in tree else rename(tree)
     tell(f"{path}: {sentence}" for sentence in sentences)
+    new = _without_secrets(new)
     # JSON is YAML in which a string cannot be mistaken for anything else.
     return None if new == tree else json.dumps(new, default=str)
+
+
+def _without_secrets(tree: dict[str, Any]) -> dict[str, Any]:
+    """The same with `data.shards` as it is stored, for `--print-config` and errors."""
+    data = tree.get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("shards"), str):
+        return tree
+    return {**tree, "data": {**data, "shards": put_away(data["shards"])}}

@@ -1,5 +1,6 @@
 """Options that several verbs share: a configuration, a profile, a job's."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from pattlite_dist.errors import UserError
@@ -72,7 +73,9 @@ def given_profile(options: Any) -> "Profile":
     from pattlite_dist.slurm.profile import load_profile
 
     check()  # here, because every profile is loaded to make a job
-    return load_profile(options.profile, options.profile_overrides)
+    profile = load_profile(options.profile, options.profile_overrides)
+    os.environ.update(profile.secrets)  # sbatch and srun pass on the environment
+    return profile
 
 
 def job_options(parser: "ArgumentParser") -> None:

@@ -87,12 +87,12 @@ def create(options: Any) -> int:
     from pydantic import ValidationError
 
     from pattlite_dist.errors import UserError
+    from pattlite_dist.logins import without_secrets
     from pattlite_dist.shards.create import create_shards
     from pattlite_dist.shards.manifest import Options
     from pattlite_dist.shards.pool import default_jobs
     from pattlite_dist.shards.sources.registry import open_source
     from pattlite_dist.shards.stats import lacking, print_manifest
-    from pattlite_dist.stores import without_secrets
 
     reading = _reading(options)
     source = open_source(options.source, reading)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pattlite_dist.config import Config
-from pattlite_dist.data.cache import default_cache
 from pattlite_dist.data.fetch import fetch_manifest
+from pattlite_dist.data.trust import default_cache
 from pattlite_dist.errors import UserError
 from pattlite_dist.runtime import devices, network
 from pattlite_dist.runtime.imports import quick_imports

@@ -31,10 +31,10 @@ from pattlite_dist.evaluation.scores import score, worst_mistakes
 from pattlite_dist.evaluation.subject import Subject, read_subject
 from pattlite_dist.evaluation.views import predictor
 from pattlite_dist.files import atomic_write
+from pattlite_dist.logins import without_secrets
 from pattlite_dist.model.build import refuse_batch_dependent
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.shards.manifest import Manifest, SplitName
-from pattlite_dist.stores import without_secrets
 from pattlite_dist.train.trainer import quiet_libraries
 
 

@@ -15,10 +15,10 @@ from pattlite_dist.data.module import FERData, origin
 from pattlite_dist.errors import UserError
 from pattlite_dist.evaluation.schema import AUDIT_NAME, EVALUATION_NAME, OTHERS
 from pattlite_dist.location import is_local
+from pattlite_dist.logins import without_secrets
 from pattlite_dist.model.build import MobileNetV2ViT, PattLite, build_model
 from pattlite_dist.runtime.world import World
 from pattlite_dist.shards.manifest import Manifest
-from pattlite_dist.stores import without_secrets
 from pattlite_dist.tracking.folder import load_config
 from pattlite_dist.train import checkpoint as checkpoints
 from pattlite_dist.train.names import run_of

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pattlite_dist.errors import UserError
+from pattlite_dist.logins import complete, without_secrets
 from pattlite_dist.shards.manifest import (
     MANIFEST_NAME,
     SPLIT_NAMES,
@@ -24,7 +25,6 @@ from pattlite_dist.stores import (
     open_store,
     patiently,
     store_errors,
-    without_secrets,
 )
 
 T = TypeVar("T")
@@ -168,8 +168,9 @@ class Remote:
         """The result of `action` on the store and a path in it; retries transient failures."""
 
         def attempt() -> T:
-            with store_errors(self.address):
-                store, root = open_store(self.address)
+            address = complete(self.address)
+            with store_errors(address):
+                store, root = open_store(address)
                 store.invalidate_cache(root)  # to see what others have changed since
                 return action(store, root)
 

@@ -15,9 +15,9 @@ from typing import Protocol
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import atomic_write, fsync_folder, sha256_file
+from pattlite_dist.logins import without_secrets
 from pattlite_dist.shards.manifest import MANIFEST_NAME, Manifest, ShardInfo, load_manifest
 from pattlite_dist.shards.remote import Remote, shards_among, strangers_among
-from pattlite_dist.stores import without_secrets
 
 
 class Target(Protocol):

@@ -14,13 +14,13 @@ from pattlite_dist.data.fetch import Origin, fetch_manifest
 from pattlite_dist.data.reader import check_targets, needed_shards
 from pattlite_dist.data.settings import DataConfig
 from pattlite_dist.errors import UserError
+from pattlite_dist.logins import complete, without_secrets
 from pattlite_dist.shards.manifest import Manifest
 from pattlite_dist.shards.verify import wrong_sizes
 from pattlite_dist.slurm import admission, checks, extras, node, reach
 from pattlite_dist.slurm.checks import Report
 from pattlite_dist.slurm.profile import Profile
 from pattlite_dist.slurm.submit import Plan
-from pattlite_dist.stores import without_secrets
 from pattlite_dist.tracking import history
 from pattlite_dist.tracking.folder import same_run
 from pattlite_dist.tracking.wandb_run import wandb_mode
@@ -102,6 +102,7 @@ def _check_run(
     report.problems += checks.devices(settings.accelerator, profile.gpus_per_node)
     report.problems += extras.options(profile.sbatch, profile.srun, profile.memory_gb)
     report.problems += extras.environment(profile.environment)
+    report.add(Report(*extras.secrets(profile, complete(config.data.shards) != config.data.shards)))
     every = settings.checkpoint_every_minutes
     report.add(checks.times(profile.minutes, profile.signal_seconds, every, _save_seconds(run)))
     report.problems += _wandb(config, profile)

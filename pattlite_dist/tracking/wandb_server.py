@@ -10,8 +10,8 @@ import urllib.request
 from typing import Any
 from urllib.parse import urlsplit
 
+from pattlite_dist.logins import without_secrets
 from pattlite_dist.runtime.signals import held_back
-from pattlite_dist.stores import without_secrets
 
 PATIENCE = 5.0  # seconds; wandb itself would wait for a minute and a half, and then fail
 

@@ -15,6 +15,7 @@ from pattlite_dist.data.module import FERData, origin
 from pattlite_dist.data.plan import rank_slice
 from pattlite_dist.data.reader import check_targets, needed_shards
 from pattlite_dist.errors import Unreachable, UserError
+from pattlite_dist.logins import without_secrets
 from pattlite_dist.model.build import MobileNetV2ViT, PattLite, build_model, synchronise
 from pattlite_dist.runtime import failure
 from pattlite_dist.runtime import world as worlds
@@ -22,7 +23,6 @@ from pattlite_dist.runtime.devices import use_gpu
 from pattlite_dist.runtime.signals import Signals, Stopped
 from pattlite_dist.runtime.world import World
 from pattlite_dist.shards.manifest import Manifest
-from pattlite_dist.stores import without_secrets
 from pattlite_dist.tracking.folder import as_before, prepare_folder, run_folder, same_run
 from pattlite_dist.tracking.history import append
 from pattlite_dist.tracking.lock import RunLock
@@ -134,6 +134,8 @@ def check_data(config: Config, world: World) -> Manifest:
     manifest = fetch_manifest(origin(config.data))
     rank_slice(config.trainer.global_batch, world.rank, world.size)
     check_targets(config.data, manifest)
+    if not manifest.samples("train"):
+        raise UserError(f"{config.data.shards} has no train split to train on; add one")
     if not manifest.samples("val"):
         raise UserError(f"{config.data.shards} has no val split to choose a checkpoint on; add one")
     needed = needed_shards(config.data, manifest)

@@ -95,10 +95,10 @@ def form_of_most(
 
     None if no image can be read.
     """
-    return decided(examine(files, names), len(names))
+    return decided(examine(files, names), len(names), reading)
 
 
-def decided(forms: Sequence[Form], images: int) -> tuple[ImageInfo | None, str]:
+def decided(forms: Sequence[Form], images: int, reading: Reading) -> tuple[ImageInfo | None, str]:
     """The commonest of `forms`, which are those of some of the images, and a line about it."""
     if not forms:
         return None, ""

@@ -111,9 +111,8 @@ class Streamed(ABC):
         wanted: tuple[SplitName, ...] = ("val", "test")
         self.cut = tuple(split for split in wanted if split not in splits)
         sample = first
-        own, note = decided(forms, self._count)
-        fixed = reading.image_size is not None and reading.channels is not None
-        self.notes = [note] if note and not fixed else []
+        own, note = decided(forms, self._count, reading)
+        self.notes = [note] if note else []
         self.image = set_image(reading, own, lambda: (sample.data, sample.where))
         self.decode: Decoder = EncodedImage(self.image, reading.other_images)
         self._sha256 = ""

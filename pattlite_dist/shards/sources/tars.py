@@ -15,12 +15,12 @@ from typing import NamedTuple
 from pattlite_dist.data.fetch import Origin
 from pattlite_dist.errors import UserError
 from pattlite_dist.location import is_local
+from pattlite_dist.logins import without_secrets
 from pattlite_dist.shards.manifest import SplitName
 from pattlite_dist.shards.sources.classnames import NAME_FILES, parse_names
 from pattlite_dist.shards.sources.csvfile import stamp_of
 from pattlite_dist.shards.sources.listed import splits_in
 from pattlite_dist.shards.sources.spellings import shown, split_folder
-from pattlite_dist.stores import without_secrets
 
 _MOST = 10_000  # shards of a pattern
 _LARGEST = 4 << 30  # bytes of a shard that is downloaded; it is in memory once
