@@ -64,6 +64,7 @@ def verify(options: Any) -> int:
 def _repair(folder: Path, manifest: "Manifest", names: list[str], options: Any) -> None:
     from dataclasses import replace
 
+    from pattlite_dist.data.foreign import fetch_file
     from pattlite_dist.shards.create import rewrite
     from pattlite_dist.shards.sources.ferplus_folders import KIND as OWN_VOTES
     from pattlite_dist.shards.sources.registry import kind_of, open_source
@@ -74,7 +75,7 @@ def _repair(folder: Path, manifest: "Manifest", names: list[str], options: Any) 
         )
     reading = reading_of(manifest.options.reading, options.votes)
     reading = replace(reading, kind=kind_of(manifest.source.kind, options.repair))
-    source = open_source(options.repair, reading)
+    source = open_source(options.repair, reading, fetch_file)
     with show_progress() as progress:
         rewrite(source, folder, names, options.jobs, progress)
 

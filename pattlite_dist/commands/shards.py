@@ -86,6 +86,7 @@ def create(options: Any) -> int:
     """Convert a source into shards."""
     from pydantic import ValidationError
 
+    from pattlite_dist.data.foreign import fetch_file
     from pattlite_dist.errors import UserError
     from pattlite_dist.logins import without_secrets
     from pattlite_dist.shards.create import create_shards
@@ -95,7 +96,7 @@ def create(options: Any) -> int:
     from pattlite_dist.shards.stats import lacking, print_manifest
 
     reading = _reading(options)
-    source = open_source(options.source, reading)
+    source = open_source(options.source, reading, fetch_file)
     try:
         decided = Options(
             blanks=options.blanks,

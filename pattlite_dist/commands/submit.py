@@ -123,7 +123,8 @@ def shards(options: Any) -> int:
     from pattlite_dist.slurm.job import CommandJob
 
     profile = given_profile(options)
-    if not options.source.exists():
+    is_path = is_local(options.source) and "{" not in options.source  # else shards by pattern
+    if is_path and not Path(options.source).exists():
         raise UserError(f"{options.source} does not exist; check the path")
     out = open_target(absolute(options.out, Location)).shown
     # Logs lie next to a folder; for an address, here.

@@ -124,10 +124,28 @@ def test_each_option_reaches_the_job(
     given = of_the_job(jobs, verb, monkeypatch).as_dict()
     assert given[name] == value
     places = {
-        "submit shards": {"source": here / "faces.csv", "out": str(here / "sets" / "faces")},
+        "submit shards": {"source": str(here / "faces.csv"), "out": str(here / "sets" / "faces")},
         "submit evaluate": {"target": here / "runs" / "base"},
     }
     assert given == {**expected, **places[submit], name: value}
+
+
+@pytest.mark.parametrize(
+    ("source", "meant"),
+    [
+        ("https://host/set/{0..3}.tar", "https://host/set/{0..3}.tar"),
+        ("sets/train-{0..3}.tar", "{here}/sets/train-{{0..3}}.tar"),
+    ],
+)
+def test_foreign_shards_by_pattern_reach_the_job(
+    source: str, meant: str, jobs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["submit", "shards", source, "sets/faces", "--profile", "profile.yaml"]
+    assert main(words) == 0
+    if "{here}" in meant:
+        meant = meant.format(here=Path.cwd())
+    assert of_the_job(jobs, "shards create", monkeypatch).source == meant
+    assert main(["submit", "shards", "none.csv", *words[3:]]) == 2
 
 
 @pytest.mark.parametrize(

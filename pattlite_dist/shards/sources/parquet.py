@@ -1,20 +1,19 @@
-"""Parquet: tables of labels, and the Hugging Face hub's files, which contain the images."""
+"""The Hugging Face hub's Parquet files, which contain the images."""
 
 import contextlib
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pattlite_dist.errors import UserError
 from pattlite_dist.shards.sources.base import Reading, refusal
 from pattlite_dist.shards.sources.csvfile import stamp_of
 from pattlite_dist.shards.sources.files import Files
 from pattlite_dist.shards.sources.listed import splits_in
+from pattlite_dist.shards.sources.parquetfile import batches_of, open_parquet
 from pattlite_dist.shards.sources.spellings import is_image, shown, split_folder
 from pattlite_dist.shards.sources.streamed import Loose, Streamed
-from pattlite_dist.shards.sources.tables import Row, columns
+from pattlite_dist.shards.sources.tables import columns
 
 ABOUT = (
     "Parquet files of the Hugging Face hub, which contain the images: "
@@ -22,8 +21,7 @@ ABOUT = (
     "`parquet`"
 )
 SUFFIX = ".parquet"
-_BATCH, _TEXT_BATCH = 64, 4096  # rows that are in memory at a time
-_FIX = "download the file again"
+_BATCH = 64  # rows that are in memory at a time
 
 
 def matches(names: Sequence[str]) -> bool:
@@ -32,62 +30,18 @@ def matches(names: Sequence[str]) -> bool:
     return there and not any(is_image(name) or name.endswith(".tar") for name in names)
 
 
-def text_rows(data: bytes, where: str) -> Iterator[Row]:
-    """The names of the columns, then the rows as text, numbered from 0.
-
-    Raises:
-        UserError: it is not Parquet, or pyarrow is missing.
-    """
-    table = _open(io.BytesIO(data), where)
-    yield Row(0, list(table.schema_arrow.names))
-    line = 0
-    for batch in _batches(table, _TEXT_BATCH, where):
-        for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            yield Row(line, ["" if value is None else str(value).strip() for value in values])
-            line += 1
-
-
 def has_images(path: Path, reading: Reading) -> bool:
     """Whether a Parquet file contains the images, not only their names.
 
     Raises:
         UserError: it is not Parquet, or pyarrow is missing.
     """
-    table = _open(path, shown(str(path)))
+    table = open_parquet(path, shown(str(path)))
     with contextlib.suppress(ValueError):
         names = list(table.schema_arrow.names)
         kind = str(table.schema_arrow.field(columns(names, reading).image).type)
         return kind.startswith(("struct", "binary", "large_binary"))
     return False
-
-
-def _open(file: Any, where: str) -> Any:
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise UserError(
-            f"{where}: reading Parquet requires pyarrow, which is not installed; "
-            "pip install 'pattlite_dist[parquet]'"
-        ) from error
-    try:
-        return ParquetFile(file)
-    except (OSError, ArrowException) as error:
-        raise _damaged(where, error) from error
-
-
-def _batches(table: Any, rows: int, where: str, names: list[str] | None = None) -> Iterator[Any]:
-    from pyarrow import ArrowException
-
-    try:
-        yield from table.iter_batches(rows, columns=names)
-    except (OSError, ArrowException) as error:
-        raise _damaged(where, error) from error
-
-
-def _damaged(where: str, error: Exception) -> UserError:
-    reason = shown((str(error).splitlines() or [type(error).__name__])[0][:120])
-    return refusal(where, f"it is not Parquet, or is damaged ({reason})", _FIX)
 
 
 class HubParquet(Streamed):
@@ -121,7 +75,7 @@ class HubParquet(Streamed):
 
     def _columns(self, path: Path) -> list[str]:
         """The names of the columns of images, labels and, if there is one, splits."""
-        names = list(_open(path, shown(str(path))).schema_arrow.names)
+        names = list(open_parquet(path, shown(str(path))).schema_arrow.names)
         try:
             return [names[place] for place in columns(names, self._reading) if place is not None]
         except ValueError as error:
@@ -132,8 +86,8 @@ class HubParquet(Streamed):
         parts = splits_in([f"{path.parent.name}/{path.name}" for path in self._paths])
         for path, own in zip(self._paths, parts, strict=True):
             where, names, row = shown(str(path)), self._columns(path), 0
-            table = _open(path, where)
-            for batch in _batches(table, _BATCH, where, names):
+            table = open_parquet(path, where)
+            for batch in batches_of(table, _BATCH, where, names):
                 values = (batch.column(name).to_pylist() for name in names)
                 for image, label, *said in zip(*values, strict=True):
                     here = f"{where}, row {row}"
@@ -149,7 +103,7 @@ class HubParquet(Streamed):
 
     def _known(self) -> Sequence[str] | Mapping[int, str]:
         """From the first file's metadata: what `datasets` writes for a ClassLabel."""
-        metadata = _open(self._paths[0], self.where).schema_arrow.metadata or {}
+        metadata = open_parquet(self._paths[0], self.where).schema_arrow.metadata or {}
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             told = json.loads(metadata[b"huggingface"])
             names = told["info"]["features"][self._columns(self._paths[0])[1]]["names"]

@@ -124,18 +124,21 @@ def kind_of(kind: str, where: str | Path) -> str:
     return kind if known and of_csv == is_csv else "auto"
 
 
-def open_source(where: str | Path, reading: Reading | None = None) -> Source:
+def open_source(
+    where: str | Path, reading: Reading | None = None, fetch: tars.Fetch | None = None
+) -> Source:
     """Choose the reader for a file, a folder, a zip archive, or WebDataset shards by pattern.
 
     Args:
         where: a path, or a pattern of shards: paths, addresses or commands; see `tars.named`.
         reading: the user's options.
+        fetch: reads shards at addresses; None if only paths are allowed.
 
     Raises:
         UserError: nothing is there, or no reader supports it.
     """
     reading = reading or Reading()
-    source = _open(where, reading)
+    source = _open(where, reading, fetch)
     if reading.votes is not None:
         return FerPlus(source, reading.votes, reading.target)
     if reading.target != "labels" and not source.votes:
@@ -143,7 +146,7 @@ def open_source(where: str | Path, reading: Reading | None = None) -> Source:
     return source
 
 
-def _open(where: str | Path, reading: Reading) -> Source:
+def _open(where: str | Path, reading: Reading, fetch: tars.Fetch | None) -> Source:
     known = [kind.name for kind in KINDS]
     if reading.kind not in ("auto", *known):
         raise UserError(
@@ -151,7 +154,7 @@ def _open(where: str | Path, reading: Reading) -> Source:
         )
     if tars.is_pattern(str(where)):
         _check_kind(shown(tars.safe(str(where))), "a pattern of shards", reading, "webdataset")
-        return webshards.WebShards(tars.named(str(where), reading.allow_pipe), reading)
+        return webshards.WebShards(tars.named(str(where), reading.allow_pipe, fetch), reading)
     path = Path(where)
     try:
         path.stat()

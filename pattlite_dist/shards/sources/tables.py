@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from pattlite_dist.shards.sources.base import Reading, refusal
 from pattlite_dist.shards.sources.files import Files
+from pattlite_dist.shards.sources.parquetfile import text_rows
 from pattlite_dist.shards.sources.spellings import shown
 
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".csv.xz", ".tsv", ".parquet")
@@ -55,10 +56,9 @@ def rows_of(files: Files, name: str) -> Iterator[Row]:
         UserError: it cannot be read, is not text, or Parquet cannot be read here.
     """
     if name.lower().endswith(".parquet"):
-        # Imported here: it needs an extra.
-        from pattlite_dist.shards.sources.parquet import text_rows
-
-        yield from text_rows(files.read(name), files.where(name))
+        # The header has no number of its own.
+        for row, fields in enumerate(text_rows(files.read(name), files.where(name)), start=-1):
+            yield Row(row, fields)
         return
     separator = "\t" if name.lower().endswith(".tsv") else _separator(files, name)
     if separator == ",":  # of any size, plain or packed

@@ -10,9 +10,8 @@ import weakref
 from collections.abc import Iterable, Sequence
 from math import prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from pattlite_dist.data.fetch import Origin
 from pattlite_dist.errors import UserError
 from pattlite_dist.location import is_local
 from pattlite_dist.logins import without_secrets
@@ -23,9 +22,26 @@ from pattlite_dist.shards.sources.listed import splits_in
 from pattlite_dist.shards.sources.spellings import shown, split_folder
 
 _MOST = 10_000  # shards of a pattern
-_LARGEST = 4 << 30  # bytes of a shard that is downloaded; it is in memory once
+LARGEST = 4 << 30  # bytes of a shard that is downloaded; it is in memory once
 _RANGE = re.compile(r"\{(-?[0-9]+)\.\.(-?[0-9]+)")
 _TAR = re.compile(r"[^\s/'\"=]+\.tar\b")
+
+
+class Fetch(Protocol):
+    """Reads a file at an address, or the output of a command."""
+
+    def __call__(self, address: str, most: int, patient: bool) -> bytes:
+        """Its content.
+
+        Args:
+            address: with `://`, or beginning with `pipe:`.
+            most: bytes that are read.
+            patient: whether failures that may pass are retried.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        ...
 
 
 class Shard(NamedTuple):
@@ -105,10 +121,15 @@ def local(paths: Iterable[Path], where: str) -> Tars:
     return Tars(shards, names, where, None, stamp)
 
 
-def named(text: str, allow_pipe: bool) -> Tars:
+def named(text: str, allow_pipe: bool, fetch: Fetch | None) -> Tars:
     """Shards by a pattern such as `train-{000..014}.tar`: local paths, addresses or commands.
 
     What is not local is copied to a temporary folder.
+
+    Args:
+        text: the pattern.
+        allow_pipe: whether it may be a command.
+        fetch: reads what is not local; None if only paths are allowed.
 
     Raises:
         UserError: it is not a pattern of tars, a file is missing, or a command is not allowed.
@@ -134,7 +155,9 @@ def named(text: str, allow_pipe: bool) -> Tars:
             f"{where} is not the address of tars; give it with their names, such as "
             "https://host/set/train/{000..014}.tar"
         )
-    return _fetched(each, where, allow_pipe)
+    if fetch is None:
+        raise UserError(f"{where} is not on this machine; copy it, and give the folder")
+    return _fetched(each, where, fetch)
 
 
 def _length(ends: tuple[str, str]) -> int:
@@ -150,16 +173,16 @@ def in_sequence(name: str) -> list[tuple[int, int, str]]:
     return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
 
 
-def _fetched(each: Sequence[str], where: str, allow_pipe: bool) -> Tars:
+def _fetched(each: Sequence[str], where: str, fetch: Fetch) -> Tars:
     copies = Copies()
     digest, relative = hashlib.sha256(), _relative([_path_of(one) for one in each])
     shards = []
     parts = zip(each, relative, splits_in(relative), strict=True)
     for number, (one, name, split) in enumerate(parts):
         told = shown(safe(one))
-        data = _read(one, allow_pipe)
-        if len(data) > _LARGEST:
-            raise UserError(f"{told} is larger than {_LARGEST >> 30} GiB; download it yourself")
+        data = fetch(one, LARGEST + 1, True)
+        if len(data) > LARGEST:
+            raise UserError(f"{told} is larger than {LARGEST >> 30} GiB; download it yourself")
         digest.update(hashlib.sha256(data).digest())
         copy = copies.folder / f"{number:06d}.tar"
         copy.write_bytes(data)
@@ -169,22 +192,10 @@ def _fetched(each: Sequence[str], where: str, allow_pipe: bool) -> Tars:
         folder, above = _folder_of(each[0]), _folder_of(_folder_of(each[0]).rstrip("/"))
         for address in (folder + NAME_FILES[0], above + NAME_FILES[0]):
             with contextlib.suppress(UserError):  # it need not be there
-                data = _read(address, allow_pipe, retries=0)
+                data = fetch(address, LARGEST, False)
                 names = parse_names(data, shown(safe(address)))
                 break
     return Tars(shards, names, where, copies, digest.hexdigest())
-
-
-def _read(address: str, allow_pipe: bool, retries: int = 4) -> bytes:
-    if address.startswith("pipe:"):
-        return Origin(address, allow_pipe).read("", bytes, _LARGEST + 1)
-    folder = _folder_of(address)
-    try:
-        return Origin(folder, retries=retries).read(address[len(folder) :], bytes, _LARGEST + 1)
-    except UserError as error:  # it may show the query, which may be a signature
-        query = address.partition("?")[2]
-        text = str(error).replace(f"?{query}", "") if query else str(error)
-        raise UserError(text if "; " in text else f"{text}; check the address") from None
 
 
 def _folder_of(address: str) -> str:

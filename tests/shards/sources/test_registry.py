@@ -1,6 +1,7 @@
 """The choice of reader, and what all readers refuse."""
 
 import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from pattlite_dist.shards.sources.base import Reading
 from pattlite_dist.shards.sources.ferplus import FerPlus
 from pattlite_dist.shards.sources.registry import KINDS, open_source
+from tests.conftest import ROOT
 from tests.shards.conftest import csv_text, face, pack, write_csv
 from tests.shards.sources.conftest import images, refused, write_tree, write_zip
 from tests.sources import read_rows
@@ -52,8 +54,18 @@ CONTENT = {
         {"train/_classes.csv": b"filename,cat,dog\n1.png,1,0\n2.png,0,1\n", **TREE},
         "roboflow",
     ),
+    "FER+ folders": (
+        {
+            "FER2013Train/label.csv": b'1.png,"(0, 0, 48, 48)",9,0,0,0,0,0,0,0,0,0\n'
+            b'2.png,"(0, 0, 48, 48)",0,9,0,0,0,0,0,0,0,0\n',
+            **images(["FER2013Train/1.png", "FER2013Train/2.png"]),
+        },
+        "ferplus-folder",
+    ),
     "a tree": ({**TREE, "train.txt": b"1.png cat\n"}, "folder"),
 }
+# The others; see their own tests.
+ELSEWHERE = {"ck+csv", "expw", "affectnet", "webdataset", "hub-parquet"}
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -69,6 +81,15 @@ def test_the_reader_is_told_by_what_lies_there(tmp_path: Path, what: str, packed
         source = open_source(path)
         assert next(iter(source.items())).row == 0
         assert source.kind == kind
+
+
+def test_each_kind_is_in_the_table_of_the_specification_and_has_a_test() -> None:
+    names = [kind.name for kind in KINDS]
+    table = (ROOT / "shards/README.md").read_text().split("## What `create` reads")[1]
+    assert re.findall(r"^\| `([^`]+)` \|", table.split("## ")[0], re.MULTILINE) == names
+    assert {kind.removesuffix("-challenge") for _, kind in CONTENT.values()} - {"fer2013"} == (
+        set(names) - ELSEWHERE
+    )
 
 
 @pytest.mark.parametrize(

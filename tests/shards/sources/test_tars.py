@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from pattlite_dist import stores
+from pattlite_dist.data.foreign import fetch_file
 from pattlite_dist.shards.sources import tars
-from pattlite_dist.shards.sources.base import Reading
+from pattlite_dist.shards.sources.base import Reading, Source
 from pattlite_dist.shards.sources.registry import open_source
 from tests.shards.sources.conftest import refused, write_tree
 from tests.shards.sources.test_webshards import NAMES, samples, told, write_tar
@@ -17,6 +18,10 @@ from tests.shards.sources.test_webshards import NAMES, samples, told, write_tar
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *arguments: object) -> None:
         pass
+
+
+def opened(where: str, reading: Reading | None = None) -> Source:
+    return open_source(where, reading, fetch_file)
 
 
 @pytest.fixture
@@ -41,24 +46,24 @@ def address(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_shards_come_over_http_with_the_names_of_their_classes(folder: Path, address: str) -> None:
-    source = open_source(f"{address}/{{train/0,train/1,test/0}}.tar")
+    source = opened(f"{address}/{{train/0,train/1,test/0}}.tar")
     assert sorted(told(source)) == sorted(told(open_source(folder)))
     stamp = source.stamp()
-    assert stamp == open_source(f"{address}/{{train/0,train/1,test/0}}.tar").stamp()
-    only_train = open_source(f"{address}/train/{{0..1}}.tar?token=1")
+    assert stamp == opened(f"{address}/{{train/0,train/1,test/0}}.tar").stamp()
+    only_train = opened(f"{address}/train/{{0..1}}.tar?token=1")
     assert [file for file, *_ in told(only_train)][-1] == "train/1.tar/s0000000.png"
     assert only_train.cut == ("val", "test")
 
 
 def test_what_is_not_there_is_refused_without_secrets(address: str) -> None:
-    message = refused(lambda: open_source(f"{address}/train/{{0..2}}.tar?token=hidden"), "2.tar")
+    message = refused(lambda: opened(f"{address}/train/{{0..2}}.tar?token=hidden"), "2.tar")
     assert "secret" not in message and "hidden" not in message
-    message = refused(lambda: open_source(f"{address}/train"), "{000..014}.tar")
+    message = refused(lambda: opened(f"{address}/train"), "{000..014}.tar")
     assert "secret" not in message
 
 
 def test_copies_are_removed_with_the_source(address: str) -> None:
-    found = tars.named(f"{address}/train/0.tar", allow_pipe=False)
+    found = tars.named(f"{address}/train/0.tar", False, fetch_file)
     copy = found.shards[0].path
     assert copy.exists()
     del found
@@ -68,14 +73,14 @@ def test_copies_are_removed_with_the_source(address: str) -> None:
 def test_a_command_is_run_only_if_allowed(folder: Path, tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     command = f"pipe:touch {mark}; cat {folder}/{{train/0,test/0}}.tar"
-    message = refused(lambda: open_source(command), "--allow-pipe", "pipe:touch ...")
+    message = refused(lambda: opened(command), "--allow-pipe", "pipe:touch ...")
     assert not mark.exists() and str(folder) not in message
     write_tar(folder / "train/0.tar", [(n.replace("cls", "txt"), b"cat") for n, _ in samples([1])])
     text = [(n.replace("cls", "txt"), b"cat" if "cls" in n else d) for n, d in samples([0, 0])]
     text[1] = (text[1][0], b"dog")
     for name in ("train/0.tar", "test/0.tar"):
         write_tar(folder / name, text)
-    source = open_source(command, Reading(allow_pipe=True))
+    source = opened(command, Reading(allow_pipe=True))
     assert mark.exists() and [name for _, name, _ in told(source)] == ["dog", "cat", "dog", "cat"]
     assert "allow_pipe" not in Reading(allow_pipe=True).words()
 
@@ -87,6 +92,10 @@ def test_a_pattern_of_local_paths_names_a_missing_shard(folder: Path) -> None:
 @pytest.mark.parametrize("pattern", ["{0..99999999999}", "{0..9999}{0..9999}", "{000001..900000}"])
 def test_patterns_of_too_many_shards_are_refused_at_once(pattern: str) -> None:
     refused(lambda: open_source(f"x/{pattern}.tar"), "more than 10,000")
+
+
+def test_addresses_are_read_only_with_what_fetches_them() -> None:
+    refused(lambda: open_source("https://host/0.tar"), "is not on this machine")
 
 
 def test_braces_that_do_not_match_are_refused() -> None:
