@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonargparse import Namespace
 
+from pattlite_dist import logins
 from pattlite_dist.cli import VERBS, main, parse, parser_of
 from pattlite_dist.commands.forward import job_arguments
 from pattlite_dist.config import Config
@@ -192,12 +193,16 @@ def test_where_shards_cannot_be_written_is_told_before_a_job_is_submitted(
 
 
 def test_the_logs_of_shards_at_an_address_lie_here_and_no_password_is_told(
-    jobs: list[Any], capsys: pytest.CaptureFixture[str]
+    jobs: list[Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(logins.VARIABLE, "")
     profile = ["--profile", "profile.yaml"]
     assert main(["submit", "shards", "faces.csv", "s3://me:secret@bucket/set", *profile]) == 0
     assert capsys.readouterr().out == "job 17: s3://bucket/set, log set-slurm/17_0_log.out\n"
-    assert "s3://me:secret@bucket/set" in jobs[0].arguments
+    assert "s3://bucket/set" in jobs[0].arguments
+    assert not any("secret" in word for word in jobs[0].arguments)
+    # It reaches the job by its environment, which is written nowhere.
+    assert logins.complete("s3://bucket/set") == "s3://me:secret@bucket/set"
 
 
 @pytest.mark.parametrize("name", ["a\n#SBATCH --nodes=9", "a\rb", "a\u2028b"])

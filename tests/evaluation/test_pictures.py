@@ -55,7 +55,8 @@ def test_classes_that_the_font_cannot_write_are_told_apart_by_number(tmp_path: P
     # Here a letter that the font lacks, or a broken formula, would be an error.
     pictures.draw_scores(tmp_path, {"test": one}, scores, classes)  # type: ignore[arg-type]
     images = np.zeros((4, 1, 8, 8), np.uint8)
-    pictures.draw_mistakes(tmp_path, images, worst_mistakes(one, 4), classes, "mistakes")
+    names = [f"row {number}" for number in range(4)]
+    pictures.draw_mistakes(tmp_path, images, worst_mistakes(one, 4), classes, "mistakes", names)
 
 
 @pytest.mark.parametrize(("n", "channels"), [(0, 1), (1, 3), (20, 1)])
