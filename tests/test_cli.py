@@ -207,3 +207,29 @@ def test_the_shard_creation_script_is_the_same_command(faces_csv: Path, tmp_path
     )  # fmt: skip
     assert wrong.returncode == 2
     assert wrong.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "--data.shardz=https://ada:5ecret@host/x?s=5ecret"],
+        ["train", "--data.shards=https://ada:5ecret@host/x?s=5ecret", "--optim.lr=-1"],
+        ["train", "--data.shards=https://ada:5ecret/x@host/x"],
+        ["train", "--data.shards=pipe:curl -u ada:5ecret https://host/{name}"],
+        ["evaluate", "nowhere", "--shards", "https://host/x?s=5ecret"],
+        ["shards", "verify", "http://ada:5ecret@127.0.0.1:1/x?s=5ecret"],
+        ["https://ada:5ecret@host/x"],
+    ],
+)
+def test_a_login_on_the_command_line_is_in_no_message_and_in_no_record_of_the_command(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATTLITE_SHARDS", "")
+    monkeypatch.setattr(stores.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(sys, "argv", ["pattlite", *words])
+    assert main() == 2
+    told = capsys.readouterr()
+    assert "5ecret" not in told.out + told.err
+    assert told.err.startswith("pattlite: error: ") or "trying again" in told.err
+    if "pattlite: error: a" not in told.err and "the login in" not in told.err:
+        assert "5ecret" not in str(sys.argv)

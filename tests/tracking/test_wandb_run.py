@@ -14,6 +14,7 @@ from wandb.errors import AuthenticationError, CommError
 from pattlite_dist.config import Config
 from pattlite_dist.errors import Unreachable, UserError
 from pattlite_dist.tracking import wandb_run
+from pattlite_dist.tracking.folder import load_config
 from pattlite_dist.tracking.record import RECORD_NAME, read_metrics
 from pattlite_dist.tracking.wandb_run import (
     missing,
@@ -24,6 +25,7 @@ from pattlite_dist.tracking.wandb_run import (
 )
 from pattlite_dist.tracking.wandb_segments import records
 from tests.conftest import Run, environment, tiny
+from tests.data.test_fetch import Server, served
 from tests.starts import Zygote
 from tests.tracking.wandb_server import KEY, wandb_server
 from tests.train.harness import assert_same_training
@@ -306,14 +308,29 @@ def test_a_run_of_two_ranks_started_twice_is_one_run_and_writes_nothing_at_home(
 
 
 @pytest.mark.slow
-def test_the_record_is_the_same_without_w_and_b(
+def test_the_record_is_the_same_without_w_and_b_and_nothing_that_is_written_holds_a_login(
     forked: Run, face_shards: Path, tmp_path: Path
 ) -> None:
-    for mode in ("disabled", "offline"):
-        done = forked(*tiny(face_shards, tmp_path, mode, wandb__mode=mode, trainer__epochs=1))
+    def train(mode: str, shards: str | Path) -> str:
+        given = {"wandb__mode": mode, "trainer__epochs": 1, "data__shards": shards}
+        done = forked(*tiny(face_shards, tmp_path, mode, **given))
         assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    train("disabled", face_shards)
+    with served(face_shards) as address:
+        given = address.replace("://", "://ada:5ecret@") + "?sig=5ecret"
+        printed = train("offline", given)
+        assert Server.login == "Basic YWRhOjVlY3JldA=="
+        assert "manifest.json?sig=5ecret" in Server.seen
     assert_same_training(tmp_path / "disabled", tmp_path / "offline")
     assert not (tmp_path / "disabled" / "wandb").exists()
+    assert "5ecret" not in printed
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {".yaml", ".jsonl", ".ckpt", ".wandb"} <= {path.suffix for path in files}
+    for path in files:
+        assert b"5ecret" not in path.read_bytes(), path
+    assert load_config(tmp_path / "offline").data.shards == address
 
 
 def test_every_folder_of_wandb_is_in_the_run(tmp_path: Path) -> None:
