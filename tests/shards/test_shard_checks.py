@@ -174,6 +174,8 @@ def test_a_set_with_votes_wants_them_for_its_repair(
 
 
 def test_the_words_of_a_manifest_become_what_was_said_to_the_reader(tmp_path: Path) -> None:
+    named = Reading(image_column="0", label_column="emotion")
+    assert reading_of(named.words(), None) == named
     assert reading_of({}, None) == Reading()
     words = {"kind": "folder", "channels": "3", "image_size": "64", "unlabelled": "skip"}
     assert reading_of({**words, "target": "soft"}, tmp_path) == Reading(

@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from math import prod
@@ -51,21 +52,26 @@ def parse_expression(data: bytes) -> str:
     if len(data) > _LARGEST:
         raise ValueError(f"it has {len(data):,} bytes, too many for one number")
     stream = io.BytesIO(data)
-    version = np.lib.format.read_magic(stream)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"its format {version} is unknown")
-    header = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }[version]
-    shape, _, kind = header(stream)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about files of Python 2
+            version = np.lib.format.read_magic(stream)
+            if version == (1, 0):
+                shape, _, kind = np.lib.format.read_array_header_1_0(stream)
+            else:
+                shape, _, kind = np.lib.format.read_array_header_2_0(stream)
+    except Exception as error:  # damaged headers raise anything, from TokenError to TypeError
+        raise ValueError("it is not NumPy's format, or is damaged") from error
     content = stream.read()
     if prod(shape) != 1 or kind.kind not in "USiuf" or not kind.itemsize:
         raise ValueError(f"it holds {kind} of shape {shape}, not one number")
     if len(content) != kind.itemsize:
         raise ValueError("it is truncated")
-    value = np.frombuffer(content, kind)[0]
-    text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
+    try:
+        value = np.frombuffer(content, kind)[0]
+        text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
+    except SystemError as error:  # numbers that are no characters
+        raise ValueError("its text is damaged") from error
     return text.strip().removesuffix(".0")
 
 

@@ -167,10 +167,13 @@ def _look(files: Files, name: str, images: Lookup, reading: Reading) -> _Table:
 
 
 def _is_there(images: Lookup, text: str, folder: str) -> bool:
+    if not is_image(text):  # a number may be a column's name and an image's
+        return False
     try:
-        return is_image(images.find(text, folder))
+        images.find(text, folder)
     except ValueError:
         return False
+    return True
 
 
 def _folder(name: str) -> str:

@@ -1,4 +1,5 @@
 import io
+import random
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,18 @@ def test_an_expression_is_a_number_in_any_type(value: Any) -> None:
 def test_anything_else_is_refused_and_nothing_unpickled(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_expression(data)
+
+
+def test_damage_anywhere_is_refused_or_changes_nothing_but_the_number() -> None:
+    good, chance, refused_ = npy(np.array("3")), random.Random(1), 0
+    for _ in range(500):
+        data = bytearray(good)
+        data[chance.randrange(len(data))] = chance.randrange(256)
+        try:
+            parse_expression(bytes(data))
+        except ValueError:
+            refused_ += 1
+    assert refused_ > 100
 
 
 def test_a_bad_annotation_or_a_missing_image_is_named(tmp_path: Path) -> None:

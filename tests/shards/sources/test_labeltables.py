@@ -89,6 +89,15 @@ def test_columns_may_be_named(tmp_path: Path) -> None:
     refused(lambda: read_tree(tmp_path, content, image_column="x"), "no column 'x'")
 
 
+def test_a_column_may_have_a_number_for_its_name(tmp_path: Path) -> None:
+    content = listed("0,1,2\nimages/0.jpg,happy,x\nimages/1.jpg,sad,y\nimages/2.jpg,sad,y\n")
+    found = read_tree(tmp_path, content, image_column="0", label_column="1")
+    assert [name for _, name, _ in found] == ["happy", "sad", "sad"]
+    without = {**content, "labels.csv": content["labels.csv"].partition(b"\n")[2]}
+    found = read_tree(tmp_path, without, image_column="1", label_column="2")  # counted from 1
+    assert [name for _, name, _ in found] == ["happy", "sad", "sad"]
+
+
 def test_several_usual_names_are_not_guessed_among(tmp_path: Path) -> None:
     content = listed(TABLE.replace(b"label", b"label,emotion").replace(b"py", b"py,1"))
     refused(lambda: read_tree(tmp_path, content), "label, emotion", "--label-column")
