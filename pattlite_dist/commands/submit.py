@@ -104,7 +104,8 @@ def _evaluate(
     code = Path(facts["code"]) if facts.get("code") else None
     [job] = jobs.submit(plan, [CommandJob(list(arguments))], code)
     jobs.note(run, job, "evaluate", facts)
-    tell(options, plan, job, run / "evaluation.json")
+    # Scores on other shards than the run's own get a folder in it, which the job will name.
+    tell(options, plan, job, run if options.get("shards") else run / "evaluation.json")
 
 
 def shards_options(parser: "ArgumentParser") -> None:
