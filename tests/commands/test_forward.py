@@ -15,6 +15,7 @@ from pattlite_dist.cli import VERBS, main, parse, parser_of
 from pattlite_dist.commands.forward import job_arguments
 from pattlite_dist.config import Config
 from pattlite_dist.location import Location, with_absolute_paths
+from pattlite_dist.logins import complete
 from pattlite_dist.migrate import VERSION
 from pattlite_dist.slurm.job import CommandJob
 
@@ -172,13 +173,15 @@ def test_where_shards_cannot_be_written_is_told_before_a_job_is_submitted(
     assert jobs == []
 
 
-def test_the_logs_of_shards_at_an_address_lie_here_and_no_password_is_told(
-    jobs: list[Any], capsys: pytest.CaptureFixture[str]
+def test_the_logs_of_shards_at_an_address_lie_here_and_no_password_is_told_or_stored(
+    jobs: list[Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PATTLITE_SHARDS", "")
     profile = ["--profile", "profile.yaml"]
     assert main(["submit", "shards", "faces.csv", "s3://me:secret@bucket/set", *profile]) == 0
     assert capsys.readouterr().out == "job 17: s3://bucket/set, log set-slurm/17_0_log.out\n"
-    assert "s3://me:secret@bucket/set" in jobs[0].arguments
+    assert "s3://bucket/set" in jobs[0].arguments  # they are pickled into the folder of logs
+    assert complete("s3://bucket/set") == "s3://me:secret@bucket/set"  # sbatch passes it on
 
 
 @pytest.mark.parametrize("name", ["a\n#SBATCH --nodes=9", "a\rb", "a\u2028b"])
