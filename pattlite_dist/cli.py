@@ -33,6 +33,9 @@ Facial-expression recognition with PAtt-Lite, trained on one GPU or many (versio
   shards faces OUT           write generated faces in the format of fer2013.csv
   train -c CONFIG            train, or continue, a run (alone or under torchrun)
   evaluate RUN               score a run on val, test and the clean test
+  calibrate RUN              fit a temperature on val, so that probabilities are honest
+  predict MODEL SOURCE ...   find faces in pictures and videos, and name their expressions
+  export RUN OUT             write a run as one file for use elsewhere: ONNX, safetensors, .pt2
   audit RUN                  show what a score depends on: batches, leaks, choice of epoch
   compare RUN ...            print mean and deviation of runs, and test two configurations
   model -c CONFIG            print parameters and multiply-adds of a network and its variants
@@ -181,6 +184,9 @@ VERBS = {
     "shards faces": "pattlite_dist.commands.shards:faces",
     "train": "pattlite_dist.commands.train",
     "evaluate": "pattlite_dist.commands.evaluate",
+    "calibrate": "pattlite_dist.commands.calibrate",
+    "predict": "pattlite_dist.commands.predict",
+    "export": "pattlite_dist.commands.export",
     "audit": "pattlite_dist.commands.audit",
     "compare": "pattlite_dist.commands.compare",
     "model": "pattlite_dist.commands.model",

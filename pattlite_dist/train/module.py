@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from pattlite_dist.config import Config, to_tree
 from pattlite_dist.data.plan import DROPOUT, raw_stream
 from pattlite_dist.runtime.arithmetic import plain_arithmetic
+from pattlite_dist.shards.manifest import ImageInfo
 from pattlite_dist.train.casting import forward
 from pattlite_dist.train.checkpoint import check_fit, unwrapped
 from pattlite_dist.train.metrics import Census, Scores
@@ -55,6 +56,7 @@ class FERModule(pl.LightningModule):
         labels: class names.
         steps_per_epoch: the same on every rank.
         val_samples: number of samples that a validation must count.
+        image: the form of the images, for those who predict with a checkpoint.
     """
 
     def __init__(
@@ -64,9 +66,10 @@ class FERModule(pl.LightningModule):
         labels: list[str],
         steps_per_epoch: int,
         val_samples: int,
+        image: ImageInfo | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.labels = config, labels
+        self.config, self.labels, self.image = config, labels, image
         self.steps_per_epoch, self.val_samples = steps_per_epoch, val_samples
         self.model = model
         # Samples of this epoch, since start-up: correct ones, and all.
@@ -213,6 +216,7 @@ class FERModule(pl.LightningModule):
             "config": to_tree(self.config),
             "labels": list(self.labels),
             "counted": list(self._counted()),
+            **({"image": list(self.image.shape)} if self.image else {}),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

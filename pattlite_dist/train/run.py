@@ -155,7 +155,10 @@ def fit(
     if settings.compile:
         mode = "default" if settings.compile is True else settings.compile
         model.compile(mode=mode)  # in place, so the names in a checkpoint do not change
-    module = FERModule(config, model, data.manifest.labels, steps, data.manifest.samples("val"))
+    manifest = data.manifest
+    module = FERModule(
+        config, model, manifest.labels, steps, manifest.samples("val"), manifest.image
+    )
     if world.main:
         announce(config, world, found, step, steps)
     saver = Saver(
