@@ -15,12 +15,13 @@ PACKAGE = Path(pattlite_dist.__file__).parent
 # configuration that they are put together to, and so do not count to their part here.
 ROOMS = [
     "errors", "console", "files", "location", "stores", "settings", "compat", "runtime", "config",
-    "shards", "data", "model", "tracking", "train", "evaluation", "slurm", "commands", "cli",
+    "shards", "data", "model", "tracking", "train", "evaluation", "predict", "export", "slurm",
+    "commands", "cli",
 ]  # fmt: skip
 CONFIG = {"config", "migrate", "renamed"}
 FOLDERS = {
-    "commands", "compat", "data", "evaluation", "model", "runtime", "shards", "shards/sources",
-    "slurm", "tracking", "train",
+    "commands", "compat", "data", "evaluation", "export", "model", "predict", "runtime", "shards",
+    "shards/sources", "slurm", "tracking", "train",
 }  # fmt: skip
 MODULES = {
     "__init__", "__main__", "cli", "config", "console", "errors", "files", "location", "migrate",

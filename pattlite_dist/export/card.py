@@ -7,12 +7,16 @@ import yaml
 
 from pattlite_dist import __version__
 from pattlite_dist.evaluation.calibration import Calibration
-from pattlite_dist.evaluation.schema import Evaluation, PartScores
+from pattlite_dist.evaluation.schema import Evaluation, Part, PartScores
 from pattlite_dist.export.check import Checked
 from pattlite_dist.predict.description import Description
 from pattlite_dist.shards.manifest import Manifest
 
-_PARTS = {"val": "val", "test": "test", "test_clean": "test without copies of train"}
+_PARTS: dict[Part, str] = {
+    "val": "val",
+    "test": "test",
+    "test_clean": "test without copies of train",
+}
 
 
 def card(
@@ -37,7 +41,7 @@ def card(
         checked: its agreement with the run.
         evaluation: of the same checkpoint; None if there is none.
     """
-    splits = evaluation.splits if evaluation is not None else {}
+    splits: Mapping[Part, PartScores] = evaluation.splits if evaluation is not None else {}
     image = description.image
     colour = "grey" if image.channels == 1 else "RGB"
     sections = [
@@ -73,7 +77,7 @@ def card(
     return f"---\n{head}---\n\n" + "\n\n".join(sections) + "\n"
 
 
-def _front(manifest: Manifest, splits: Mapping[str, PartScores], name: str) -> dict[str, object]:
+def _front(manifest: Manifest, splits: Mapping[Part, PartScores], name: str) -> dict[str, object]:
     head: dict[str, object] = {
         "library_name": "pattlite_dist",
         "pipeline_tag": "image-classification",
@@ -107,7 +111,7 @@ def _use(out: Path, form: str, shape: Sequence[int]) -> str:
     )
 
 
-def _scores(splits: Mapping[str, PartScores]) -> str:
+def _scores(splits: Mapping[Part, PartScores]) -> str:
     if not splits:
         return "The run has not been evaluated (`pattlite evaluate`)."
     lines = ["| part | images | top-1 | 95 % interval | macro-F1 |", "|---|---|---|---|---|"]

@@ -98,7 +98,7 @@ def export(
         description = network.description.model_copy(
             update={"temperature": found.temperature, "manifest": found.manifest}
         )
-        network.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        network.model.to(memory_format=torch.contiguous_format)
         graph = graphs.WholeGraph(network.model, data.preprocess, found.temperature)
         content, predict = _make(form, graph, description, data)
         checked = check(predict, _gather(data, "val"), table, val.labels)

@@ -33,10 +33,12 @@ class WholeGraph(nn.Module):
     def __init__(self, model: nn.Module, prepare: Preprocess, temperature: float) -> None:
         super().__init__()
         self.model, self.prepare, self.temperature = model, prepare, temperature
+        self.requires_grad_(False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map uint8 [n, C, H, W] to probabilities, float32 [n, classes]."""
-        return (self.model(self.prepare(images)) / self.temperature).softmax(1)
+        logits: torch.Tensor = self.model(self.prepare(images))
+        return (logits / self.temperature).softmax(1)
 
 
 def to_onnx(graph: WholeGraph, description: Description) -> bytes:

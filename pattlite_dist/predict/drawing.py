@@ -6,10 +6,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.predict.pictures import open_picture
-from pattlite_dist.predict.results import UNSURE, Face, Prediction
 
 if TYPE_CHECKING:
-    Rectangle = tuple[float, float, float, float]
+    from pattlite_dist.predict.results import Face, Prediction
 
 # Okabe and Ito's colours, which evaluation's plots use for the same classes, and the colour of the
 # text on each.
@@ -18,7 +17,7 @@ _DARK = {"#56B4E9", "#E69F00", "#CC79A7"}
 _UNSURE = "#767676"
 
 
-def draw(prediction: Prediction, given: Any) -> Image.Image:
+def draw(prediction: "Prediction", given: Any) -> Image.Image:
     """Draw on a copy of a picture, RGB.
 
     Args:
@@ -45,11 +44,12 @@ def draw(prediction: Prediction, given: Any) -> Image.Image:
 
 
 def _draw_face(
-    canvas: ImageDraw.ImageDraw, face: Face, line: int, font: Any, size: tuple[int, int]
+    canvas: ImageDraw.ImageDraw, face: "Face", line: int, font: Any, size: tuple[int, int]
 ) -> None:
     box = face.box
-    place = list(face.probabilities).index(face.label) if face.label != UNSURE else None
-    colour = _UNSURE if place is None else _COLOURS[place % len(_COLOURS)]
+    classes = list(face.probabilities)
+    sure = face.label in classes
+    colour = _COLOURS[classes.index(face.label) % len(_COLOURS)] if sure else _UNSURE
     right, bottom = box.left + box.width - 1, box.top + box.height - 1
     canvas.rectangle((box.left, box.top, right, bottom), outline=colour, width=line)
     text = f"{face.label} {100 * face.confidence:.0f} %"

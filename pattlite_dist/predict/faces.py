@@ -75,8 +75,8 @@ class Detector:
         factor = min(1.0, _LONGEST / max(picture.size))
         small = picture
         if factor < 1:
-            size = (max(round(side * factor), 1) for side in picture.size)
-            small = picture.resize(tuple(size), Image.Resampling.BILINEAR)  # averages: no aliasing
+            wide, high = (max(round(side * factor), 1) for side in picture.size)
+            small = picture.resize((wide, high), Image.Resampling.BILINEAR)  # averages: no aliasing
         pixels = np.ascontiguousarray(np.asarray(small.convert("RGB"))[..., ::-1])
         self._net.setInputSize(small.size)
         rows = self._net.detect(pixels)[1]

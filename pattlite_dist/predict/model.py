@@ -72,11 +72,15 @@ class Model:
     ) -> Prediction: ...
     @overload
     def predict(
-        self, source: Sequence[Picture], *, faces: Faces = ..., min_confidence: float = ...
+        self,
+        source: list[Any] | tuple[Any, ...],
+        *,
+        faces: Faces = ...,
+        min_confidence: float = ...,
     ) -> list[Prediction]: ...
     def predict(
         self,
-        source: Picture | Sequence[Picture],
+        source: Picture | list[Any] | tuple[Any, ...],
         *,
         faces: Faces = "auto",
         min_confidence: float = 0.0,
@@ -100,7 +104,7 @@ class Model:
         if isinstance(source, list | tuple):
             prepared = [self.prepare(one, faces) for one in source]
             return self.classify(prepared, min_confidence)
-        return self.classify([self.prepare(source, faces)], min_confidence)[0]  # type: ignore[arg-type]
+        return self.classify([self.prepare(source, faces)], min_confidence)[0]
 
     def stream(
         self,

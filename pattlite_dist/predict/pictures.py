@@ -11,7 +11,7 @@ from PIL import Image
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.sources.images import open_image, upright
 
-Picture: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[np.uint8]"
+Picture: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 
 
 def open_picture(given: Picture) -> tuple[str, Image.Image]:
