@@ -118,7 +118,8 @@ def test_it_is_used_without_pytorch_and_lightning(
     [expected] = load(run).predict(PHOTOGRAPH)
     assert face["label"] == expected.label and face["box"] == vars(expected.box)
     assert face["confidence"] == pytest.approx(expected.confidence, abs=1e-4)
-    assert Image.open(tmp_path / "drawn" / "photograph.jpg").size == (224, 224)
+    with Image.open(tmp_path / "drawn" / "photograph.jpg") as drawn:
+        assert drawn.size == (224, 224)
     code = "import sys; sys.modules['torch'] = None; import pattlite_dist as p; p.load(sys.argv[1])"
     done = subprocess.run(
         [sys.executable, "-c", code, str(run)],
