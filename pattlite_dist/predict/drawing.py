@@ -51,6 +51,9 @@ def _draw_face(
     sure = face.label in classes
     colour = _COLOURS[classes.index(face.label) % len(_COLOURS)] if sure else _UNSURE
     right, bottom = box.left + box.width - 1, box.top + box.height - 1
+    halo = max(1, line // 3)  # without it, a black frame is lost on a dark coat
+    around = (box.left - halo, box.top - halo, right + halo, bottom + halo)
+    canvas.rectangle(around, outline="white", width=line + 2 * halo)
     canvas.rectangle((box.left, box.top, right, bottom), outline=colour, width=line)
     text = f"{face.label} {100 * face.confidence:.0f} %"
     left, top, end, under = canvas.textbbox((0, 0), text, font=font)
