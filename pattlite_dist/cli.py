@@ -152,16 +152,17 @@ def _parser(verb: str) -> "ArgumentParser":
 def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
     from argparse import ArgumentError
 
+    dests = {action.dest for action in actions(parser)}
     changes = []
-    if any(action.dest == "profile" for action in actions(parser)):
+    if "profile" in dests:
         changes = [text for text in arguments if text.startswith("profile.") and "=" in text]
         arguments = [text for text in arguments if text not in changes]
     try:
-        if any(action.dest == "words" for action in actions(parser)):
+        if "words" in dests:
             # A sweep takes them unchanged; argparse requires them to be contiguous.
             words = [text for text in arguments if "=" in text and not text.startswith("-")]
             arguments = [text for text in arguments if text not in words] + words
-        else:
+        elif "sources" not in dests:  # a file's name may contain an equals sign
             arguments, sentences = rename_words([_override(text) for text in arguments])
             tell(sentences)
         options = parser.parse_args(arguments)

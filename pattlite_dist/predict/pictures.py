@@ -26,11 +26,16 @@ def open_picture(given: Picture) -> tuple[str, Image.Image]:
             data = path.read_bytes()
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}; check the path") from error
-        return str(path), open_image(data, str(path))[0]
+        return shown(path), open_image(data, shown(path))[0]
     if isinstance(given, Image.Image):
         name = str(getattr(given, "filename", "")) or "picture"
         return name, upright(given, name)
     return "array", Image.fromarray(_checked(given))
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path as text that can be printed and written to a file, whatever its bytes are."""
+    return os.fsencode(path).decode(errors="replace")
 
 
 def _checked(given: Any) -> NDArray[np.uint8]:

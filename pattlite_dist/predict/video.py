@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.predict.faces import INSTALL
+from pattlite_dist.predict.pictures import shown
 
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"})
 
@@ -47,7 +48,7 @@ def frames(video: str | os.PathLike[str] | int, every: int = 1) -> Iterator[Fram
         raise UserError(
             f"reading a video requires OpenCV ({error}); install it with {INSTALL}"
         ) from None
-    name = f"camera {video}" if isinstance(video, int) else str(video)
+    name = f"camera {video}" if isinstance(video, int) else shown(video)
     if not isinstance(video, int) and not Path(video).is_file():
         raise UserError(f"{name} does not exist; check the path")
     capture = cv2.VideoCapture(video if isinstance(video, int) else str(video))

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -129,8 +130,9 @@ def test_it_is_used_without_pytorch_and_lightning(
 
 
 def test_each_picture_has_its_rows_and_a_bad_one_is_named(
-    exported: Path, val: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     folder = tmp_path / "album"
     (folder / "deep").mkdir(parents=True)
     (folder / "a.png").write_bytes(PHOTOGRAPH.read_bytes())
@@ -151,10 +153,15 @@ def test_each_picture_has_its_rows_and_a_bad_one_is_named(
     assert [line.split()[0] for line in lines] == ["label", "unsure", "no"]
     assert {p.name for p in (tmp_path / "drawn").iterdir()} == {"a.jpg", "b.jpg"}
     (folder / "c.png").unlink()
+    odd = os.fsencode(folder) + b"/x=\xff.png"
+    os.rename(folder / "a.png", odd)  # noqa: PTH104  not UTF-8
     pattern = f"{folder}/**/*.*g"
     assert main(["predict", str(exported), pattern, "--format=jsonl"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [len(row["faces"]) for row in rows] == [1, 0]
+    assert [len(row["faces"]) for row in rows] == [0, 1]
+    assert rows[1]["source"].endswith("x=\ufffd.png")
+    monkeypatch.chdir(folder)
+    assert main(["predict", str(exported), os.fsdecode(b"x=\xff.png")]) == 0
 
 
 def test_paths_on_standard_input_are_answered_one_by_one(
