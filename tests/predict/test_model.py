@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,9 @@ import pattlite_dist
 from pattlite_dist import Model, Prediction, UserError, load
 from pattlite_dist.cli import main
 from pattlite_dist.evaluation.calibration import tempered
-from pattlite_dist.evaluation.evaluate import evaluate
-from pattlite_dist.evaluation.predictions import load_predictions
-from pattlite_dist.evaluation.schema import read_evaluation
+from pattlite_dist.evaluation.collect import collect
+from pattlite_dist.evaluation.subject import read_subject
+from pattlite_dist.runtime.world import detect
 from tests.conftest import environment
 from tests.ready import NAME, PHOTOGRAPH, unpack, write_run
 
@@ -59,23 +60,38 @@ def test_the_public_names_are_there_and_no_others() -> None:
         pattlite_dist.lode  # noqa: B018
 
 
-def test_it_predicts_as_evaluate_does_once_calibrated(run: Path, val: list[Path]) -> None:
+def test_it_predicts_as_evaluate_does_and_then_calibrated(
+    run: Path, val: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     before = load(run)
     assert before.temperature is None
     plain = table(before.predict(val, faces="whole"))
-    evaluate(run, pictures=False)
-    found = read_evaluation(run)
-    saved = load_predictions(run / found.predictions.name, found.predictions.sha256, found.views)
-    one = saved["val"].probabilities["one"]
+    one = scored(run)
     assert np.ptp(one, axis=0).max() > 0.2, "else this test shows nothing"
     assert plain == pytest.approx(one, abs=1e-6)
+    assert main(["calibrate", str(run)]) == 0
+    assert re.search(r"fitted on 37 samples of val: ece .* -> ", capsys.readouterr().out)
+    found = json.loads((run / "calibration.json").read_text())
     after = load(run / "checkpoints" / NAME)
-    assert found.calibration is not None and found.calibration.temperature == after.temperature
-    assert after.temperature is not None and after.temperature != 1
+    assert after.temperature == found["temperature"] != 1
+    assert found["nll"][0] > found["nll"][1]
     assert table(after.predict(val, faces="whole")) == pytest.approx(
-        tempered(one, after.temperature), abs=1e-6
+        tempered(one, found["temperature"]), abs=1e-6
     )
+    (run / "calibration.json").write_text(json.dumps({**found, "step": 7}))
+    assert load(run).temperature is None, "it is of another checkpoint"
     (run / "calibration.json").unlink()
+
+
+def scored(run: Path) -> Any:
+    """What `evaluate` computes its scores of val from."""
+    subject = read_subject(run)
+    model, cpu = subject.build(), torch.device("cpu")
+    data = subject.stream(model, subject.find_manifest(), detect())
+    try:
+        return collect(subject.load(model, cpu), data, "val", cpu).probabilities["one"]
+    finally:
+        data.close()
 
 
 def test_a_picture_may_be_a_path_an_image_or_an_array(model: Model, val: list[Path]) -> None:
