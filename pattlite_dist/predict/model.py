@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.predict.faces import Detector, cut
@@ -151,16 +150,16 @@ class Model:
         if faces == "whole":
             box = Box(0, 0, picture.width, picture.height)
             places: list[tuple[Box, float | None]] = [(box, None)]
-            crops = [fit(picture, image)]
+            crops = fit(picture, image)[None]
         else:
             found = self._detector().find(picture)[: 1 if faces == "largest" else None]
             places = [(face.box, face.score) for face in found]
-            crops = [cut(picture, face.square, image) for face in found]
+            crops = np.array([cut(picture, face.square, image) for face in found], np.uint8)
         fields = {"source": name, **(about or {})}
         blank = Prediction(
             **fields, width=picture.width, height=picture.height, faces=(), _given=given
         )
-        return Prepared(blank, places, np.stack(crops) if crops else _none(image.shape))
+        return Prepared(blank, places, crops.reshape(-1, *image.shape))
 
     def classify(
         self, prepared: Sequence[Prepared], min_confidence: float = 0.0
@@ -211,7 +210,3 @@ class Model:
         highest = max(row)
         label = self.labels[row.index(highest)] if highest >= least else UNSURE
         return Face(box, score, label, highest, dict(zip(self.labels, row, strict=True)))
-
-
-def _none(shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    return np.zeros((0, *shape), np.uint8)

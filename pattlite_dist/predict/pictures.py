@@ -1,7 +1,6 @@
 """What may be given as a picture: a path, a PIL image, or an array of uint8, RGB or grey."""
 
 import os
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,12 +20,14 @@ def open_picture(given: Picture) -> tuple[str, Image.Image]:
         UserError: it cannot be read, or is of a kind or a type that is not accepted.
     """
     if isinstance(given, str | os.PathLike):
-        path = Path(given)
+        name = shown(given)
         try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}; check the path") from error
-        return shown(path), open_image(data, shown(path))[0]
+            with open(given, "rb") as stream:  # noqa: PTH123  a Path takes longer than the reading
+                data = stream.read()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"cannot read {name}: {reason}; check the path") from error
+        return name, open_image(data, name)[0]
     if isinstance(given, Image.Image):
         name = str(getattr(given, "filename", "")) or "picture"
         return name, upright(given, name)
