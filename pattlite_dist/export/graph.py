@@ -15,6 +15,7 @@ from pattlite_dist.data.augment import Preprocess
 from pattlite_dist.errors import UserError
 from pattlite_dist.predict.description import KEY, Description
 from pattlite_dist.predict.onnxfile import INSTALL
+from pattlite_dist.shards.manifest import ImageInfo
 
 OPSET = 20
 EXAMPLE = 2  # images; a batch of 1 would be fixed
@@ -41,8 +42,22 @@ class WholeGraph(nn.Module):
         return (logits / self.temperature).softmax(1)
 
 
+def program_of(graph: WholeGraph, image: ImageInfo) -> torch.export.ExportedProgram:
+    """The graph as PyTorch traces it, for any number of images of this form.
+
+    Raises:
+        UserError: PyTorch cannot export it.
+    """
+    draw = torch.Generator().manual_seed(0)
+    example = torch.randint(0, 256, (EXAMPLE, *image.shape), dtype=torch.uint8, generator=draw)
+    with _quiet(), _explained():
+        return torch.export.export(
+            graph.eval(), (example,), dynamic_shapes=({0: torch.export.Dim("n")},)
+        )
+
+
 def to_onnx(graph: WholeGraph, description: Description) -> bytes:
-    """The graph as ONNX: any number of images of the description's form.
+    """The graph as ONNX.
 
     Raises:
         UserError: a package of the extra `onnx` is not installed, or PyTorch cannot export it.
@@ -52,18 +67,17 @@ def to_onnx(graph: WholeGraph, description: Description) -> bytes:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(f"exporting to ONNX requires {error.name}; get it with {INSTALL}") from None
-    with _quiet(), _explained("ONNX"):
-        program: Any = torch.onnx.export(
-            graph.eval(),
-            (_example(description),),
+    program = program_of(graph, description.image)
+    with _quiet(), _explained():
+        exported: Any = torch.onnx.export(
+            program,  # type: ignore[arg-type]
             dynamo=True,
             opset_version=OPSET,
             input_names=["images"],
             output_names=["probabilities"],
-            dynamic_shapes=({0: torch.export.Dim("n")},),
             verbose=False,
         )
-    return describe(program.model_proto, description)
+    return describe(exported.model_proto, description)
 
 
 def describe(proto: Any, description: Description) -> bytes:
@@ -84,12 +98,8 @@ def to_pt2(graph: WholeGraph, description: Description) -> bytes:
         UserError: PyTorch cannot export it.
     """
     stream = io.BytesIO()
-    with _quiet(), _explained(".pt2"):
-        program = torch.export.export(
-            graph.eval(),
-            (_example(description),),
-            dynamic_shapes=({0: torch.export.Dim("n")},),
-        )
+    program = program_of(graph, description.image)
+    with _quiet(), _explained():
         torch.export.save(program, stream, extra_files={FILE: to_text(description)})
     return stream.getvalue()
 
@@ -107,12 +117,6 @@ def to_text(description: Description) -> str:
     return json.dumps(description.model_dump(mode="json", exclude_none=True))
 
 
-def _example(description: Description) -> torch.Tensor:
-    draw = torch.Generator().manual_seed(0)
-    shape = (EXAMPLE, *description.image.shape)
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw)
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the exporters' own messages, which are for those who develop them."""
@@ -127,12 +131,12 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _explained(form: str) -> Iterator[None]:
+def _explained() -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the exporters raise anything
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"PyTorch {torch.__version__} cannot export this network as {form} ({reason}); use "
-            "--format safetensors"
+            f"PyTorch {torch.__version__} cannot export this network ({reason}); use --format "
+            "safetensors"
         ) from error

@@ -1,4 +1,4 @@
-"""One run, exported once in each format: PyTorch's exporters take seconds."""
+"""One run, traced once and exported once in each format: PyTorch's exporters take seconds."""
 
 import csv
 import io
@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ from torch import nn
 
 from pattlite_dist import Prediction, UserError, load
 from pattlite_dist.cli import main
+from pattlite_dist.evaluation import bootstrap
 from pattlite_dist.evaluation.evaluate import evaluate
 from pattlite_dist.export import export as module
 from pattlite_dist.export.check import Checked, batches, require_accurate, require_equal
 from pattlite_dist.export.export import export, format_of
+from pattlite_dist.export.graph import WholeGraph
 from pattlite_dist.model.attention import AttentionClassifier
 from pattlite_dist.predict.description import KEY, Description
+from pattlite_dist.shards.manifest import ImageInfo
 from tests.conftest import ROOT, environment
 from tests.ready import NAME, PHOTOGRAPH, unpack, write_run
 
@@ -44,9 +48,27 @@ HEAVY = ("torch", "torchvision", "pytorch_lightning", "lightning", "torchmetrics
          "wandb", "submitit", "webdataset", "onnx", "onnxscript", "safetensors")  # fmt: skip
 
 
+@pytest.fixture(scope="module", autouse=True)
+def patch() -> Iterator[pytest.MonkeyPatch]:
+    """What both graphs are made from is traced once."""
+    trace, programs = module.graphs.program_of, []
+
+    def once(graph: WholeGraph, image: ImageInfo) -> torch.export.ExportedProgram:
+        if not programs:
+            programs.append(trace(graph, image))
+        return programs[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.graphs, "program_of", once)
+        yield patch
+
+
 @pytest.fixture(scope="module")
-def run(face_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(
+    face_shards: Path, tmp_path_factory: pytest.TempPathFactory, patch: pytest.MonkeyPatch
+) -> Path:
     run = write_run(tmp_path_factory.mktemp("runs") / "ready", face_shards)
+    patch.setattr(bootstrap, "RESAMPLES", 100)
     evaluate(run, pictures=False)
     return run
 
