@@ -1,7 +1,7 @@
 """`pattlite predict`: sources in, rows out, in the memory of a few pictures."""
 
+import itertools
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -124,15 +124,17 @@ class _Album:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._names: Counter[str] = Counter()
+        self._names: set[str] = set()
 
     def add(self, prediction: Prediction) -> None:
         """Draw a picture and write it as JPEG, whole or not at all."""
         name = Path(prediction.source).stem
         if prediction.frame is not None:
             name += f"-{prediction.frame:06d}"
-        self._names[name] += 1
-        if self._names[name] > 1:
-            name += f"-{self._names[name]}"
+        again = itertools.count(2)
+        plain = name
+        while name in self._names:
+            name = f"{plain}-{next(again)}"
+        self._names.add(name)
         with atomic_write(self._folder / f"{name}.jpg") as stream:
             prediction.draw().save(stream, "JPEG", quality=92)

@@ -1,6 +1,8 @@
 """What the words of `pattlite predict` mean: files, folders, globs, videos, a camera, `-`."""
 
 import glob
+import io
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -46,13 +48,13 @@ def find_sources(words: Sequence[str], note: Note, stdin: TextIO | None = None) 
         path = Path(word)
         if word == "-":
             yield Source("pause", path)
-            for line in stdin or sys.stdin:
+            for line in stdin or _standard_input():
                 if line.strip():
                     yield _file(Path(line.rstrip("\r\n")))
                     yield Source("pause", path)
-        elif path.is_dir():
+        elif os.path.isdir(word):  # noqa: PTH112  a Path raises for a name that is too long
             yield from _folder(path, note)
-        elif path.exists():
+        elif os.path.exists(word):  # noqa: PTH110
             yield _file(path)
         elif word.isdecimal():
             yield Source("camera", int(word))
@@ -67,6 +69,12 @@ def find_sources(words: Sequence[str], note: Note, stdin: TextIO | None = None) 
                     yield _file(Path(name))
         else:
             yield _file(path)  # does not exist, and opening it says so
+
+
+def _standard_input() -> TextIO:
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # a path may be any bytes
+    return sys.stdin
 
 
 def _file(path: Path) -> Source:

@@ -211,7 +211,7 @@ def test_where_nothing_can_be_read_it_fails(
         (["nowhere.png"], "nothing could be read: cannot read nowhere.png"),
         ([f"{tmp_path}/*.png"], "matches no file"),
         ([str(tmp_path)], "contains no picture"),
-        (["a.png", "b.png"], "none of 2 sources"),
+        (["a.png", 300 * "b"], "none of 2 sources"),
     ]:
         assert main(["predict", str(exported), *words]) == 2
         error = capsys.readouterr().err.splitlines()[-1]
