@@ -70,7 +70,7 @@ def to_onnx(graph: WholeGraph, description: Description) -> bytes:
     program = program_of(graph, description.image)
     with _quiet(), _explained():
         exported: Any = torch.onnx.export(
-            program,  # type: ignore[arg-type]
+            program,
             dynamo=True,
             opset_version=OPSET,
             input_names=["images"],
