@@ -1,16 +1,20 @@
 # make demo                       install, then run everything end to end on generated faces
-# make demo SOURCE=fer2013.csv    the same on real data (hours on a CPU; minutes with a GPU)
+# make demo SOURCE=fer2013.csv    the same on real data (hours on a CPU; minutes with a GPU);
+#                                 SOURCE="my data/x.csv", if its path has blanks
 # make test                       install, then run lint, types and tests
+# make fuzz                       try 10,000 damaged files of each kind (an hour)
 # make test-pythons               run the quick tests on every Python found from 3.10 to 3.14
 # make test-oldest                on the oldest Python, with the lowest versions setup.cfg allows
 # make test-newest                on the newest Python found, ignoring setup.cfg's upper bounds
 #
-# PIP_ARGS is passed to pip; without a GPU the smaller CPU build of PyTorch is enough:
-#   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+# Without a GPU, the smaller CPU build of PyTorch is installed, if its index can be reached; GPUS=1
+# asks for the build with CUDA. PIP_ARGS is passed to pip, and an index named there is used instead.
 
 PYTHON ?= python3
 PIP_ARGS ?=
 SOURCE ?=
+GPUS ?= $(wildcard /dev/nvidia[0-9]* /dev/kfd /dev/dxg)
+CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 # Asked once: a process for each GPU, or two without any.
 NPROC ?= $(eval NPROC := $(shell $(BIN)/python -m pattlite_dist.runtime.devices 2))$(NPROC)
 # Two more than cores: the tests of the two clusters mostly wait.
@@ -19,7 +23,7 @@ BIN := .venv/bin
 DEMO := demo
 PYTEST_WORKERS := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
-.PHONY: demo test lint types tests test-pythons test-oldest test-newest clean help
+.PHONY: demo test lint types tests fuzz test-pythons test-oldest test-newest clean help
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -31,24 +35,43 @@ define check-python
 	  { echo "make: Python's venv is missing; install it (Debian: apt-get install python3-venv)" >&2; exit 2; }
 endef
 
+# A path for the shell: in quotes, which would hide that ~/ is the home folder.
+quoted = '$(subst ','\'',$(subst <>,,$(subst <>~/,$(HOME)/,<>$(1))))'
+
+define CPU_BUILD
+import sys, urllib.request
+index = sys.argv[1]
+try:
+    urllib.request.urlopen(f"{index}/torch/", timeout=5).close()
+except OSError:
+    told = f"{index} cannot be reached: PyTorch comes with CUDA, several gigabytes"
+else:
+    told = "PyTorch comes without CUDA"
+    print("--extra-index-url", index)
+print(f"make: no GPU found; {told} (see `make help`)", file=sys.stderr)
+endef
+export CPU_BUILD
+choose-build = $(if $(GPUS)$(findstring index,$(PIP_ARGS)),true,$(PYTHON) -c "$$CPU_BUILD" $(CPU_INDEX))
+
 .venv/installed: setup.cfg pyproject.toml
 	$(check-python)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable ".[dev]"
+	@build=$$($(choose-build)) && set -x && \
+	  $(BIN)/python -m pip install --quiet $(PIP_ARGS) $$build --editable ".[dev]"
 	@touch $@
 
 demo: export PATH := $(CURDIR)/$(BIN):$(PATH)
 demo: .venv/installed
 	@mkdir -p $(DEMO)
-ifeq ($(SOURCE),)
+ifeq ($(value SOURCE),)
 	@rm -rf $(DEMO)/runs/demo
 	pattlite shards faces $(DEMO)/faces.csv
 	pattlite shards create $(DEMO)/faces.csv $(DEMO)/shards
 	NPROC=$(NPROC) launch/torchrun.sh train -c configs/demo.yaml --runs $(DEMO)/runs
 	NPROC=$(NPROC) launch/torchrun.sh evaluate $(DEMO)/runs/demo
 else
-	pattlite shards create $(SOURCE) $(DEMO)/fer2013
+	pattlite shards create $(call quoted,$(value SOURCE)) $(DEMO)/fer2013
 	NPROC=$(NPROC) launch/torchrun.sh train -c configs/fer2013.yaml --runs $(DEMO)/runs \
 	  --data.shards $(DEMO)/fer2013 $(TRAIN_ARGS)
 	NPROC=$(NPROC) launch/torchrun.sh evaluate $(DEMO)/runs/fer2013
@@ -66,6 +89,10 @@ types: .venv/installed
 
 tests: .venv/installed
 	$(BIN)/pytest $(PYTEST_WORKERS) $(PYTEST_ARGS)
+
+fuzz: export PATTLITE_FUZZ := fuzz
+fuzz: .venv/installed
+	$(BIN)/pytest --timeout=0 tests/fuzz $(PYTEST_ARGS)
 
 .venvs/uv/bin/uv:
 	$(check-python)

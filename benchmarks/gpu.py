@@ -70,7 +70,7 @@ def ours(config: Config, steps: int) -> float:
 def bare(config: Config, steps: int) -> float:
     """Images per second of a loop as in PyTorch's tutorials, after its first steps."""
     device = worlds.device(World(), config.trainer.accelerator)
-    model = build_model(config.model, config.data.image_size, 7, False)
+    model = build_model(config.model, config.data.image_size, 7)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.trainer.compile:
         model.compile(mode=str(config.trainer.compile))

@@ -100,7 +100,7 @@ def measure(world: World, shards: str, steps: int, turns: int) -> dict[str, dict
     manifest = fetch_manifest(origin(config.data))
 
     def network() -> Any:
-        model = build_model(config.model, config.data.image_size, len(manifest.labels), False)
+        model = build_model(config.model, config.data.image_size, len(manifest.labels))
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     own, shared, plain = network(), network(), network()

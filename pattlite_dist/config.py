@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from pattlite_dist.data.settings import AugmentConfig, DataConfig
 from pattlite_dist.errors import UserError, first_problem
 from pattlite_dist.location import Location
+from pattlite_dist.logins import without_secrets
 from pattlite_dist.migrate import VERSION, migrate
 from pattlite_dist.model.settings import V1_BLOCKS, ModelConfig
 from pattlite_dist.settings import Strict, is_free, setting
@@ -28,7 +29,7 @@ class Config(Strict):
         "run",
         free=False,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="Name of the run's folder.",
+        description="Name of the run's folder: letters, digits, and within it also `.`, `_`, `-`.",
     )
     runs: Location = setting("runs", free=True, description="Folder that contains the run folders.")
     seed: int = setting(
@@ -65,8 +66,9 @@ def parse_config(content: Any, where: str) -> Config:
     except ValidationError as error:
         place, first = first_problem(error)
         key = place or "configuration"
+        given = without_secrets(repr(first["input"]))  # of a whole part, if two keys disagree
         raise UserError(
-            f"{where}: {key}: {first['msg']} (got {first['input']!r}); "
+            f"{where}: {key}: {first['msg']} (got {given}); "
             "see `pattlite train --help` for the keys and their ranges"
         ) from error
 

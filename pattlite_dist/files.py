@@ -1,30 +1,39 @@
 """Files that are written whole or not at all."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from pattlite_dist.errors import UserError, first_problem
+from pattlite_dist.errors import UserError, first_problem, is_passing, unreadable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pydantic import BaseModel
 
 M = TypeVar("M", bound="BaseModel")
+_FOLDERS_NOT_SYNCED = {
+    errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EISDIR,
+    errno.EACCES, 524,  # ENOTSUPP of Linux's kernel, which has no name for users
+}  # fmt: skip
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     """Open a temporary file next to `path`, which is renamed to `path` only after a clean exit.
 
     The data is flushed to disk before the rename and the folder after it, so that neither a crash
     nor a power cut leaves a file that looks complete and is not.
+
+    Args:
+        path: of the file.
+        mode: of a new file, from which the user's umask is taken.
 
     Raises:
         UserError: the folder is not writable or the disk is full.
@@ -32,12 +41,13 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        temporary = Path(name)
+        # Not by `tempfile`, whose files only their owner may read.
+        name = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        temporary = name
         with os.fdopen(descriptor, "wb") as stream:
             yield stream
             stream.flush()
-            os.fchmod(stream.fileno(), 0o644)  # mkstemp's 0600 would lock out colleagues
             os.fsync(stream.fileno())
         temporary.replace(path)
         temporary = None
@@ -53,12 +63,19 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make sure that new file names survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Make sure that new file names survive a power cut, where a folder can be synced.
+
+    SMB, 9p and some FUSE file systems cannot; what was written there is complete nevertheless.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _FOLDERS_NOT_SYNCED:
+            raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -118,6 +135,7 @@ def load_tensors(path: Path) -> Any:
 
     Raises:
         UserError: the file is missing, damaged, or holds anything else.
+        Unreachable: its file system does not answer.
     """
     import torch
 
@@ -126,6 +144,8 @@ def load_tensors(path: Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; check the path") from None
     except Exception as error:  # damaged files raise anything, from IndexError to struct.error
+        if isinstance(error, OSError) and is_passing(error):
+            raise unreadable(path, error, "use another one") from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{path} is cut off, or not a safe file of tensors ({reason}); use another one"

@@ -38,7 +38,7 @@ class Place:
 
 
 Location = Annotated[str, Place()]
-Weights = Annotated[str, Place(words=("imagenet",))]
+Weights = Annotated[str, Place(words=("imagenet", "none"))]
 
 
 def absolute(value: Any, kind: Any, marks: Iterable[Any] = ()) -> Any:

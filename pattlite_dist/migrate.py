@@ -26,8 +26,16 @@ def _network_has_a_name(tree: Tree) -> Tree:
     return replaced(tree, "model.name", {"seed": "mobilenetv2-vit"})
 
 
+def _positions_were_decayed(tree: Tree) -> Tree:
+    """1 to 2: weight decay included position embeddings, which one of the networks has."""
+    model, optim = tree.get("model"), tree.get("optim")
+    if not isinstance(optim, dict) or (isinstance(model, dict) and model.get("name") == "pattlite"):
+        return tree
+    return {**tree, "optim": {"decay_positions": True, **optim}}
+
+
 # STEPS[n] takes a tree from version n to n + 1. A step that was released never changes.
-STEPS: Sequence[Callable[[Tree], Tree]] = (_network_has_a_name,)
+STEPS: Sequence[Callable[[Tree], Tree]] = (_network_has_a_name, _positions_were_decayed)
 VERSION = len(STEPS)
 
 

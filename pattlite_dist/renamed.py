@@ -46,7 +46,9 @@ def rename_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def rename_file(path: str) -> tuple[str, list[str]]:
     """The same for a configuration of the package, if the file exists only under its new name."""
     old = Path(path)
-    new = old.with_name(_FILES[old.name]) if old.name in _FILES else old
+    if old.name not in _FILES:
+        return path, []
+    new = old.with_name(_FILES[old.name])
     if old.exists() or not new.exists():
         return path, []
     sentence = (

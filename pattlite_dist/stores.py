@@ -13,6 +13,8 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from pattlite_dist.logins import split_login
+
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _first_pause, _longest_pause = 0.5, 30.0  # seconds; doubled from try to try
@@ -51,19 +53,6 @@ class Transient(Exception):
 
 class Final(Exception):
     """A failure that a retry would meet again."""
-
-
-def split_login(address: str) -> tuple[str, str]:
-    """An address without `user:password@`, and that part."""
-    scheme, mark, rest = address.partition("://")
-    host, slash, path = rest.partition("/")
-    login, _, host = host.rpartition("@")
-    return f"{scheme}{mark}{host}{slash}{path}", login
-
-
-def without_secrets(address: str) -> str:
-    """An address for messages, without login and query, which may be a signature."""
-    return split_login(address)[0].partition("?")[0]
 
 
 def open_store(address: str) -> tuple[Any, str]:

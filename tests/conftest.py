@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tests.starts import Zygote
 
 ROOT = Path(__file__).resolve().parent.parent
+TINY = ROOT / "tests" / "tiny.yaml"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 # A busy machine must not fail a test.
@@ -125,6 +127,14 @@ def forked(zygote: "Zygote", tmp_path: Path) -> Run:
     return run
 
 
+def with_labels(shards: Path, copy: Path, old: str, new: str) -> Path:
+    """A copy of a shard set in which a class has another name: another set, for its fingerprint."""
+    shutil.copytree(shards, copy)
+    manifest = copy / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(f'"{old}"', f'"{new}"', 1))
+    return copy
+
+
 def tiny(shards: Path, runs: Path, name: str = "tiny", **overrides: object) -> list[str]:
     """Options of a training run that takes seconds: two epochs of 13 steps."""
     options: dict[str, object] = {
@@ -148,4 +158,4 @@ def tiny(shards: Path, runs: Path, name: str = "tiny", **overrides: object) -> l
         "wandb.mode": "disabled",
         **{key.replace("__", "."): value for key, value in overrides.items()},
     }
-    return ["train", *(f"--{key}={value}" for key, value in options.items())]
+    return ["train", f"--config={TINY}", *(f"--{key}={value}" for key, value in options.items())]

@@ -165,6 +165,7 @@ def test_any_configuration_comes_back_from_yaml(one: Config) -> None:
 IDENTITY = {
     "name": "other", "seed": 1, "data.image_size": 96, "data.window": 7, "data.tail": "wrap",
     "data.targets": "votes", "model.attention": "none",
+    "optim.decay_positions": True,
     "optim.decay_epochs": 40.0, "finetune.start_epoch": 3, "finetune.unfreeze": 2,
     "finetune.lr": 0.5, "finetune.schedule": "cosine", "finetune.decay_epochs": 40.0,
     "finetune.dropout": 0.3,
@@ -172,7 +173,8 @@ IDENTITY = {
     "augment.brightness": 0.1, "augment.contrast": 0.1, "augment.erasing": 0.1,
     "augment.erasing_area": [0.1, 0.3], "augment.mean": [0.1, 0.2, 0.3],
     "augment.std": [0.1, 0.2, 0.3], "model.name": "pattlite", "model.cut": 19, "model.width": 64,
-    "model.heads": 4, "model.dropout": 0.3, "optim.name": "adam", "optim.lr": 0.5,
+    "model.heads": 4, "model.dropout": 0.3, "model.sync_batchnorm": True,
+    "optim.name": "adam", "optim.lr": 0.5,
     "optim.backbone_lr_scale": 0.5, "optim.weight_decay": 0.5, "optim.schedule": "constant",
     "optim.warmup_epochs": 2.0, "optim.label_smoothing": 0.5, "optim.clip_norm": 1.0,
     "optim.ema": 0.5, "optim.lr_rule": "sqrt", "optim.reference_batch": 32,

@@ -2,7 +2,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,6 +43,30 @@ def test_an_exception_makes_no_file_where_there_was_none(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "number", [errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, 524]
+)
+@pytest.mark.parametrize("call", ["open", "fsync"])
+def test_where_folders_cannot_be_synced_a_file_is_written_all_the_same(
+    number: int, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    do = getattr(os, call)
+
+    def refuse(what: int | str | Path, *rest: int) -> int | None:
+        folder = os.path.isdir(what if call == "open" else f"/proc/self/fd/{what}")  # noqa: PTH112
+        if folder:
+            raise OSError(number, os.strerror(number))
+        done: int | None = do(what, *rest)
+        return done
+
+    monkeypatch.setattr(os, call, refuse)
+    write_text(tmp_path / "a.txt", "whole")
+    assert (tmp_path / "a.txt").read_text() == "whole"
+    number = errno.EIO  # but a disk that fails is told
+    with pytest.raises(UserError, match=r"cannot write .*b\.txt: Input/output error"):
+        write_text(tmp_path / "b.txt", "whole")
+
+
 def test_an_old_file_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "data.bin"
     path.write_bytes(b"a much longer old content")
@@ -51,11 +75,29 @@ def test_an_old_file_is_replaced(tmp_path: Path) -> None:
     assert path.read_bytes() == b"new"
 
 
-def test_the_team_may_read_what_is_written(tmp_path: Path) -> None:
+@pytest.fixture
+def masked() -> Iterator[Callable[[int], int]]:
+    """Sets the umask; it is as before at the end of the test."""
+    before = os.umask(0o022)
+    yield os.umask
+    os.umask(before)
+
+
+@pytest.mark.parametrize(
+    ("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o027, 0o640), (0o002, 0o664)]
+)
+def test_who_may_read_what_is_written_is_the_users_choice(
+    tmp_path: Path, masked: Callable[[int], int], mask: int, mode: int
+) -> None:
+    masked(mask)
     path = tmp_path / "data.bin"
-    with atomic_write(path) as stream:
+    for content in (b"new", b"newer"):
+        with atomic_write(path) as stream:
+            stream.write(content)
+        assert path.stat().st_mode & 0o777 == mode
+    with atomic_write(tmp_path / "mine", 0o600) as stream:
         stream.write(b"new")
-    assert path.stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "mine").stat().st_mode & 0o777 == 0o600
 
 
 def test_missing_folders_are_made(tmp_path: Path) -> None:
@@ -78,7 +120,7 @@ def test_a_name_that_is_a_folder_is_a_user_error_and_leaves_no_temporary(tmp_pat
     assert list(tmp_path.iterdir()) == [tmp_path / "data.bin"]
 
 
-@pytest.mark.parametrize("call", ["fsync", "fchmod"])
+@pytest.mark.parametrize("call", ["fsync", "open"])
 def test_a_full_disk_is_a_user_error_and_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:

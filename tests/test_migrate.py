@@ -27,10 +27,17 @@ def test_the_tree_that_is_given_stays_as_it_is() -> None:
     assert tree == before
 
 
+def test_before_version_2_positions_were_decayed() -> None:
+    tree = {"version": 1, "model": {"name": "mobilenetv2-vit"}, "optim": {"lr": 0.1}}
+    assert migrate(tree, "test")["optim"] == {"lr": 0.1, "decay_positions": True}
+    assert migrate({**tree, "version": 2}, "test")["optim"] == {"lr": 0.1}
+    assert migrate({**tree, "model": {"name": "pattlite"}}, "test")["optim"] == {"lr": 0.1}
+
+
 @pytest.mark.parametrize(
     "tree",
-    [{}, {"model": None}, {"model": "seed"}, {"model": {}}, {"model": {"name": ["seed"]}},
-     {"model": {"name": "pattlite"}}, {"seed": 1, "name": "seed"}],
+    [{}, {"optim": None}, {"model": None}, {"model": "seed"}, {"model": {}},
+     {"model": {"name": ["seed"]}}, {"model": {"name": "pattlite"}}, {"seed": 1, "name": "seed"}],
 )  # fmt: skip
 def test_other_values_are_left_to_those_who_check_them(tree: dict[str, Any]) -> None:
     assert migrate(tree, "test") == tree

@@ -12,7 +12,7 @@ from tests.conftest import ROOT, environment
 # What a command gets besides, so that it takes seconds: the README's own are for real data.
 SHORT = (
     "--trainer.epochs=1 --trainer.global_batch=52 --trainer.accelerator=cpu "
-    "--data.image_size=48 --model.width=32 --wandb.mode=offline"
+    "--data.image_size=48 --model.width=32 --wandb.mode=offline --optim.warmup_epochs=0"
 )
 
 
@@ -26,6 +26,11 @@ def commands() -> list[str]:
     text = (ROOT / "README.md").read_text()
     blocks = re.findall(r"^```console\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+
+
+def without_download(line: str) -> str:
+    """The command with random weights, for there may be no network."""
+    return line.replace(" --model.weights imagenet", "")
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +60,18 @@ def shell(line: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
+def test_every_command_that_trains_names_its_weights() -> None:
+    text = (ROOT / "README.md").read_text()
+    inline = re.findall(r"`([^`\n]*torchrun\.sh train[^`]*)`", text)
+    trains = [
+        line
+        for line in [*commands(), *inline]
+        if " -c configs/" in line or ("SOURCE=" in line and "make demo" in line)
+    ]
+    assert len(trains) >= 10
+    assert [line for line in trains if "--model.weights imagenet" not in line] == []
+
+
 @pytest.mark.slow
 def test_make_demo_trains_far_above_chance(clone: Path) -> None:
     done = shell("make demo", clone)
@@ -75,7 +92,7 @@ def test_the_other_commands_run_in_their_order(clone: Path) -> None:
     rest = [line for line in rest if not ON_SLURM.match(line)]
     assert len(rest) >= 5
     for line in rest:
-        command = line.replace(" --model.weights imagenet", "")  # there may be no network
+        command = without_download(line)
         if " train " in line:
             command += f" {SHORT}"
         elif "SOURCE=" in line:

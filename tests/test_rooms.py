@@ -14,9 +14,10 @@ PACKAGE = Path(pattlite_dist.__file__).parent
 # From the ground up: a room uses itself and what lies below it. A part's `settings` lie below the
 # configuration that they are put together to, and so do not count to their part here.
 ROOMS = [
-    "errors", "console", "files", "location", "stores", "settings", "compat", "runtime", "config",
-    "shards", "data", "model", "tracking", "train", "evaluation", "predict", "export", "slurm",
-    "commands", "cli",
+    "errors", "console", "files", "location", "logins", "stores", "settings", "shipped", "compat",
+    "runtime",
+    "config", "shards", "data", "model", "tracking", "train", "evaluation", "predict", "export",
+    "slurm", "commands", "cli",
 ]  # fmt: skip
 CONFIG = {"config", "migrate", "renamed"}
 FOLDERS = {
@@ -24,8 +25,8 @@ FOLDERS = {
     "shards/sources", "slurm", "tracking", "train",
 }  # fmt: skip
 MODULES = {
-    "__init__", "__main__", "cli", "config", "console", "errors", "files", "location", "migrate",
-    "renamed", "settings", "stores",
+    "__init__", "__main__", "cli", "config", "console", "errors", "files", "location", "logins",
+    "migrate", "renamed", "settings", "shipped", "stores",
 }  # fmt: skip
 # A job is a command, a sweep reads its configuration as `train` would, and what a job runs follows
 # from a verb's options: all ask the command line, from inside a function.

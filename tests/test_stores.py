@@ -9,9 +9,7 @@ from pattlite_dist.stores import (
     Transient,
     is_lasting,
     patiently,
-    split_login,
     store_errors,
-    without_secrets,
 )
 
 
@@ -20,20 +18,6 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     slept: list[float] = []
     monkeypatch.setattr(stores.time, "sleep", slept.append)
     return slept
-
-
-@pytest.mark.parametrize(
-    ("address", "login", "shown"),
-    [
-        ("s3://bucket/a", "", "s3://bucket/a"),
-        ("sftp://ada:se%40cret@host:22/a@b", "ada:se%40cret", "sftp://host:22/a@b"),
-        ("https://host/a?sig=abc", "", "https://host/a"),
-        ("ftp://ada@host", "ada", "ftp://host"),
-    ],
-)
-def test_an_address_is_shown_without_its_secrets(address: str, login: str, shown: str) -> None:
-    assert split_login(address)[1] == login
-    assert without_secrets(address) == shown
 
 
 def boto(name: str, *bases: str) -> Exception:

@@ -20,7 +20,10 @@ def add_options(parser: "ArgumentParser") -> None:
 
     parser.add_argument("target", type=Path, help="run folder, or one of its checkpoints")
     parser.add_argument(
-        "--shards", type=Location, default=None, help="use instead of the run's own"
+        "--shards",
+        type=Location,
+        default=None,
+        help="use instead of the run's own; the audit of others is in RUN/evaluation/NAME",
     )
     parser.add_argument(
         "--split", choices=("val", "test"), default=None, help="to audit; default: test, if any"

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 def add_options(parser: "ArgumentParser") -> None:
     """Options of `compare`."""
     parser.add_argument(
-        "runs", type=Path, nargs="+", help="evaluated runs of one configuration with several seeds"
+        "runs",
+        type=Path,
+        nargs="+",
+        help="evaluated runs of one configuration with several seeds, or RUN/evaluation/NAME",
     )
     parser.add_argument(
         "--against", type=Path, nargs="+", default=[], help="equally many runs of a second one"
@@ -23,7 +26,7 @@ def add_options(parser: "ArgumentParser") -> None:
 
 def work(options: Any) -> int:
     """Print the comparison as a table."""
-    from pattlite_dist.evaluation.compare import read_scored, table
+    from pattlite_dist.evaluation.compare import read_scored, stale, table
 
     first, second = (
         [read_scored(run, options.split, options.view) for run in runs]
@@ -32,4 +35,6 @@ def work(options: Any) -> int:
     rows = table(first, second)
     print(f"{options.split}, view {options.view}, {len(first[0].predictions):,} samples")
     print_rows(rows)
+    for line in stale([*first, *second]):
+        print(f"note: {line}")
     return 0

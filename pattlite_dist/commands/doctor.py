@@ -1,10 +1,11 @@
-"""`pattlite doctor`: find problems with a training job before it is submitted."""
+"""`pattlite doctor`: find what would stop a run on this machine, or a job once submitted."""
 
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pattlite_dist.commands.options import (
+    chosen_config,
     config_options,
     given_config,
     given_profile,
@@ -20,16 +21,19 @@ if TYPE_CHECKING:
     from pattlite_dist.slurm.submit import Plan
 
 PROBLEMS = 3  # exit status of a check that found any
+_STOPPED = 2  # and of one that found what would stop a run here
 
 
 def add_options(parser: "ArgumentParser") -> None:
     """Options of `doctor`."""
     config_options(parser)
-    profile_option(parser)
+    profile_option(parser, required=False)
 
 
 def work(options: Any) -> int:
-    """Check a training job without submitting it."""
+    """Check a training job without submitting it; without a profile, this machine."""
+    if options.profile is None:
+        return _examine(options)
     from pattlite_dist.slurm.checks import Report
     from pattlite_dist.slurm.doctor import check
     from pattlite_dist.slurm.queue import live_jobs
@@ -37,7 +41,7 @@ def work(options: Any) -> int:
     from pattlite_dist.tracking.folder import run_folder
 
     profile = given_profile(options)
-    config = given_config(options)
+    config = chosen_config(options)
     run = run_folder(config)
     report, live = Report(), []
     try:
@@ -52,6 +56,21 @@ def work(options: Any) -> int:
 
     Console().print(Text(f"{run}: ready to be submitted", "green"), soft_wrap=True)
     return 0
+
+
+def _examine(options: Any) -> int:
+    """Check this machine, in a line for each thing; returns 2 if a run would be stopped."""
+    from pattlite_dist.commands.workstation import examine
+
+    if options.profile_overrides:
+        raise UserError(f"profile.{options.profile_overrides[0]} requires --profile; add it")
+    config = given_config(options)
+    named = bool(options.config) or config.data.shards != type(config.data)().shards
+    failed = 0
+    for state, what, text in examine(config, named):
+        print(f"{state:9}{what:11}{' '.join(text.split())}", flush=True)
+        failed += state == "failed"
+    return _STOPPED if failed else 0
 
 
 def passes(

@@ -9,6 +9,8 @@ from pattlite_dist.runtime.imports import quick_imports
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+    from pattlite_dist.evaluation.schema import Evaluation
+
 
 def add_options(parser: "ArgumentParser") -> None:
     """Options of `evaluate`."""
@@ -16,7 +18,10 @@ def add_options(parser: "ArgumentParser") -> None:
 
     parser.add_argument("target", type=Path, help="run folder, or one of its checkpoints")
     parser.add_argument(
-        "--shards", type=Location, default=None, help="use instead of the run's own"
+        "--shards",
+        type=Location,
+        default=None,
+        help="use instead of the run's own; scores on others are in RUN/evaluation/NAME",
     )
     parser.add_argument("--accelerator", choices=("auto", "cpu", "gpu"), default="auto")
     parser.add_argument("--pictures", type=bool, default=True, help="whether to draw them")
@@ -54,8 +59,23 @@ def work(options: Any) -> int:
                     ]
                 )
         print_rows(rows)
+        for line in remarks(found):
+            print(line)
         pictures = ("confusion", "reliability", "precision_recall", "mistakes")
         drawn = [f"{name}.png" for name in pictures if options.pictures]
         names = ["evaluation.json", "predictions.npz", *drawn]
         print(", ".join(str(run / name) for name in names))
     return 0
+
+
+def remarks(found: "Evaluation") -> list[str]:
+    """A line for what was left out because only the network or only the shards have its class."""
+    lines = []
+    if found.only_network or found.only_shards:
+        lines.append(f"scored over the classes that both have: {', '.join(found.labels)}")
+    if found.only_shards:
+        lines.append(f"left out: samples of {', '.join(found.only_shards)}, unknown to the network")
+    if found.only_network:
+        names = ", ".join(found.only_network)
+        lines.append(f"left out: the network's outputs for {names}, which the shards do not have")
+    return lines

@@ -5,14 +5,36 @@ import re
 from collections.abc import Iterable, Mapping
 
 LONGEST = 500  # characters of a message
+_UNION = re.compile(
+    r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors:.*"
+    r"Given value type: \w+ Given value: (.*)"
+)
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "NoneType": "null",
+    "str": "text",
+}
+# What other programs call a key, by the end of its name there.
+_SYNONYMS = {"batch_size": "global_batch", "learning_rate": "lr"}
 _UNKNOWN = re.compile(r"(?:arguments: |option '|key ')(?:--)?([A-Za-z][\w.-]*)")
 
 
 def plain_types(text: str) -> str:
-    """Strip Python's own notation from the types that jsonargparse names."""
-    text = re.sub(r"(?:typing\.)?Annotated\[(\w+), [^]]*\]", r"\1", text)
-    text = re.sub(r"(?:typing\.)?Optional\[(\w+)\]", r"\1 | null", text)
-    return re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.(?=Literal)", r"\1", text)
+    """Put the types that jsonargparse names into words."""
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", r"\1", text)
+    text = _UNION.sub(lambda found: f"Expected {_or(found[1])}. Got value: {found[2]}", text)
+    text = re.sub(r"Annotated\[(\w+), [^]]*\]", r"\1", text)
+    text = re.sub(r"Literal\[([^]]*)\]", lambda found: _or(found[1].replace("'", "")), text)
+    text = re.sub(r"tuple\[([^]]*)\]", r"[\1]", text)
+    for python, word in _WORDS.items():
+        text = re.sub(rf"\b{python}\b(?! or instance)", word, text)
+    return re.sub(r"Expected an? (?=a |null|true|number|\[|[\w-]+ or)", "Expected ", text)
+
+
+def _or(alternatives: str) -> str:
+    return re.sub(r", (?![^[]*\])", " or ", alternatives)
 
 
 def essence(text: str, flags: Mapping[str, str]) -> str:
@@ -27,6 +49,8 @@ def essence(text: str, flags: Mapping[str, str]) -> str:
     text = " ".join(kept).split(" For further")[0]
     text = re.sub(r" \[type=\w+, input_value=.*, input_type=\w+\]", "", text)
     text = re.sub(r'Parser key "([^"]+)":', lambda m: f"{flags.get(m[1], m[1])}:", text)
+    head, required, names = text.partition("are required: ")
+    text = head + required + ", ".join(flags.get(name, name) for name in names.split(", "))
     return shortened(plain_types(text) + suggestion(text, flags))
 
 
@@ -53,7 +77,7 @@ def nearest(key: str, known: Iterable[str]) -> list[str]:
     """
     key, names = key.replace("-", "_").lower(), list(known)
     last = {name: name.rpartition(".")[2] for name in names}
-    end = key.rpartition(".")[2]
+    end = _SYNONYMS.get(key.rpartition(".")[2], key.rpartition(".")[2])
     found = [name for name in names if last[name] == end]
     if not found:
         found = difflib.get_close_matches(key, names, 3, 0.8)

@@ -1,6 +1,9 @@
 """Options that several verbs share: a configuration, a profile, a job's."""
 
+import os
 from typing import TYPE_CHECKING, Any
+
+from pattlite_dist.errors import UserError
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -9,12 +12,15 @@ if TYPE_CHECKING:
     from pattlite_dist.slurm.profile import Profile
 
 
+CONFIG_HELP = "YAML file, or the name of one that is installed; see `pattlite configs`"
+
+
 def config_options(parser: "ArgumentParser") -> None:
     """A configuration: a file, and every key as an option."""
     from pattlite_dist.commands.configfile import ConfigFile
     from pattlite_dist.config import Config
 
-    parser.add_argument("-c", "--config", action=ConfigFile, help="YAML file, from configs/")
+    parser.add_argument("-c", "--config", action=ConfigFile, help=CONFIG_HELP)
     parser.add_class_arguments(Config)
 
 
@@ -30,12 +36,30 @@ def given_config(options: Any) -> "Config":
     return parse_config({key: tree[key] for key in Config.model_fields}, "configuration")
 
 
-def profile_option(parser: "ArgumentParser") -> None:
+def chosen_config(options: Any) -> "Config":
+    """The configuration among parsed options, from at least one file.
+
+    Raises:
+        UserError: it is not a valid configuration, or no file was given.
+    """
+    from pattlite_dist.shipped import CONFIGS, shipped
+
+    config = given_config(options)
+    if not options.config:
+        raise UserError(
+            "no configuration is given; choose one with -c: an installed one "
+            f"({', '.join(shipped(CONFIGS))}; see `pattlite configs`), or your own YAML file"
+        )
+    return config
+
+
+def profile_option(parser: "ArgumentParser", required: bool = True) -> None:
     """The profile; `profile.KEY=VALUE` words change it."""
     parser.add_argument(
         "--profile",
-        required=True,
-        help="YAML file, or the name of one in launch/profiles; profile.KEY=VALUE changes it",
+        required=required,
+        help="YAML file, or the name of one that is installed; see `pattlite profiles`. "
+        "profile.KEY=VALUE changes it",
     )
 
 
@@ -49,7 +73,9 @@ def given_profile(options: Any) -> "Profile":
     from pattlite_dist.slurm.profile import load_profile
 
     check()  # here, because every profile is loaded to make a job
-    return load_profile(options.profile, options.profile_overrides)
+    profile = load_profile(options.profile, options.profile_overrides)
+    os.environ.update(profile.secrets)  # sbatch and srun pass on the environment
+    return profile
 
 
 def job_options(parser: "ArgumentParser") -> None:

@@ -19,12 +19,13 @@ _DIR = "folder of shards, or an address such as https:// or s3://"
 
 def verify_options(parser: "ArgumentParser") -> None:
     """Options of `shards verify`."""
+    from pattlite_dist.location import Location
     from pattlite_dist.shards.pool import default_jobs
 
     parser.add_argument("dir", help=_DIR)
     parser.add_argument("--jobs", type=int, default=default_jobs(), help="processes")
     parser.add_argument(
-        "--repair", type=Path, metavar="SOURCE", help="rewrite bad shards from their source"
+        "--repair", type=Location, metavar="SOURCE", help="rewrite bad shards from their source"
     )
     parser.add_argument("--votes", type=Path, help="fer2013new.csv, if the set has votes")
 
@@ -61,14 +62,20 @@ def verify(options: Any) -> int:
 
 
 def _repair(folder: Path, manifest: "Manifest", names: list[str], options: Any) -> None:
-    from pattlite_dist.shards.create import rewrite
-    from pattlite_dist.shards.sources.registry import open_source
+    from dataclasses import replace
 
-    if manifest.votes and options.votes is None:
+    from pattlite_dist.data.foreign import fetch_file
+    from pattlite_dist.shards.create import rewrite
+    from pattlite_dist.shards.sources.ferplus_folders import KIND as OWN_VOTES
+    from pattlite_dist.shards.sources.registry import kind_of, open_source
+
+    if manifest.votes and manifest.source.kind != OWN_VOTES and options.votes is None:
         raise UserError(
             f"{folder} contains votes from a second file; give that file with --votes FILE"
         )
-    source = open_source(options.repair, reading_of(manifest.options.reading, options.votes))
+    reading = reading_of(manifest.options.reading, options.votes)
+    reading = replace(reading, kind=kind_of(manifest.source.kind, options.repair))
+    source = open_source(options.repair, reading, fetch_file)
     with show_progress() as progress:
         rewrite(source, folder, names, options.jobs, progress)
 
@@ -84,7 +91,8 @@ def reading_of(words: dict[str, str], votes: Path | None) -> "Reading":
     from pattlite_dist.shards.sources.base import Reading
 
     said: dict[str, Any] = {
-        name: int(word) if word.isdecimal() else word for name, word in words.items()
+        name: int(word) if word.isdecimal() and not name.endswith("_column") else word
+        for name, word in words.items()
     }
     unknown = sorted(set(said) - set(Reading.__dataclass_fields__))
     try:

@@ -1,8 +1,6 @@
 """`pattlite status`: the state of runs."""
 
 import json
-import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +30,6 @@ def work(options: Any) -> int:
     if options.json:
         print(json.dumps([row._asdict() for row in rows], indent=1))
         return 0
-    from rich.markup import escape
-
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 160
-    print_rows([[escape(cell) for cell in cells] for cells in table(rows, width)])
+    cells = table(rows)
+    print_rows(cells, [cells[0].index(name) for name in ("run", "state")])
     return 0

@@ -9,8 +9,8 @@ from pattlite_dist.commands.doctor import PROBLEMS, passes
 from pattlite_dist.commands.evaluate import add_options as scoring_options
 from pattlite_dist.commands.forward import job_arguments
 from pattlite_dist.commands.options import (
+    chosen_config,
     config_options,
-    given_config,
     given_profile,
     job_options,
     train_job_options,
@@ -43,7 +43,7 @@ def train(options: Any) -> int:
     from pattlite_dist.tracking.folder import run_folder
 
     profile = given_profile(options)
-    config = with_absolute_paths(given_config(options))
+    config = with_absolute_paths(chosen_config(options))
     plan = jobs.train_plan(config, profile, options.after)
     if options.dry_run:
         copy = code_folder(run_folder(config)) if options.snapshot else None
@@ -94,8 +94,9 @@ def _evaluate(
 ) -> None:
     from pattlite_dist.slurm import submit as jobs
     from pattlite_dist.slurm.job import CommandJob
+    from pattlite_dist.train.names import run_of
 
-    run = target.parent.parent if target.suffix == ".ckpt" else target
+    run = run_of(target)
     plan = jobs.Plan(f"pattlite-evaluate-{run.name}", run / "slurm", profile, after)
     if options.dry_run:
         print(plan.text(), end="")
@@ -103,7 +104,8 @@ def _evaluate(
     code = Path(facts["code"]) if facts.get("code") else None
     [job] = jobs.submit(plan, [CommandJob(list(arguments))], code)
     jobs.note(run, job, "evaluate", facts)
-    tell(options, plan, job, run / "evaluation.json")
+    # Scores on other shards than the run's own get a folder in it, which the job will name.
+    tell(options, plan, job, run if options.get("shards") else run / "evaluation.json")
 
 
 def shards_options(parser: "ArgumentParser") -> None:
@@ -122,7 +124,8 @@ def shards(options: Any) -> int:
     from pattlite_dist.slurm.job import CommandJob
 
     profile = given_profile(options)
-    if not options.source.exists():
+    is_path = is_local(options.source) and "{" not in options.source  # else shards by pattern
+    if is_path and not Path(options.source).exists():
         raise UserError(f"{options.source} does not exist; check the path")
     out = open_target(absolute(options.out, Location)).shown
     # Logs lie next to a folder; for an address, here.

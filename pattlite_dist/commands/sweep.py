@@ -4,7 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pattlite_dist.commands.doctor import PROBLEMS, passes
-from pattlite_dist.commands.options import given_config, given_profile, train_job_options
+from pattlite_dist.commands.options import (
+    CONFIG_HELP,
+    given_config,
+    given_profile,
+    train_job_options,
+)
 from pattlite_dist.commands.submit import shown, tell
 from pattlite_dist.errors import UserError
 
@@ -19,7 +24,7 @@ if TYPE_CHECKING:
 
 def add_options(parser: "ArgumentParser") -> None:
     """Options of `sweep`."""
-    parser.add_argument("-c", "--config", required=True, help="YAML file, from configs/")
+    parser.add_argument("-c", "--config", required=True, help=CONFIG_HELP)
     parser.add_argument(
         "words", nargs="*", type=str, help="KEY=VALUE, or KEY=VALUE,VALUE,… for one run each"
     )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pattlite_dist.commands.options import config_options, given_config
+from pattlite_dist.commands.options import chosen_config, config_options
 from pattlite_dist.runtime.imports import quick_imports
 
 add_options = config_options
@@ -10,15 +10,20 @@ add_options = config_options
 
 def work(options: Any) -> int:
     """Train, or continue, a run."""
-    config = given_config(options)
+    config = chosen_config(options)
     from pattlite_dist.runtime.world import detect
 
     with quick_imports():
-        from pattlite_dist.tracking.curves import draw_curves
+        from pattlite_dist.tracking.curves import CURVES_NAME, draw_what_is_new
+        from pattlite_dist.tracking.folder import run_folder
         from pattlite_dist.train.run import train as fit
 
-    run = fit(config)
-    if detect().main:
-        picture = draw_curves(run)
-        print(f"{run}: trained; curves in {picture}; now `pattlite evaluate {run}`")
+    run, main = run_folder(config), detect().main
+    try:
+        fit(config)
+    finally:  # also of a run that was stopped
+        if main:
+            draw_what_is_new(run)
+    if main:
+        print(f"{run}: trained; curves in {run / CURVES_NAME}; now `pattlite evaluate {run}`")
     return 0

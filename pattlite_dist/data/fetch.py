@@ -1,26 +1,24 @@
 """Reads shard files from a folder, a web server, an object store, or a command.
 
 Transient failures (a refused connection, a 5xx response, a timeout, bytes that do not match the
-manifest) are retried after a pause; permanent ones (404, no such file) are reported at once.
+manifest, a file system that does not answer) are retried after a pause; permanent ones (404, no
+such file) are reported at once.
 """
 
-import base64
 import contextlib
-import http.client
 import os
 import selectors
 import signal
 import subprocess
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pattlite_dist.errors import UserError
+from pattlite_dist.data.web import read_web
+from pattlite_dist.errors import Unreachable, UserError
 from pattlite_dist.location import is_local
+from pattlite_dist.logins import complete, is_web, without_secrets
 from pattlite_dist.shards.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -33,7 +31,6 @@ from pattlite_dist.stores import (
     Final,
     Transient,
     open_store,
-    split_login,
     store_errors,
     tried_again,
 )
@@ -48,7 +45,8 @@ class Origin:
 
     Attributes:
         root: a folder, an `http(s)://` address, an object-store address (`s3://`, `gs://`, or any
-            that fsspec supports), or a `pipe:` command in which `{name}` stands for the file.
+            that fsspec supports), or a `pipe:` command in which `{name}` stands for the file. What
+            `logins` knows for it is added whenever a file is read.
         allow_pipe: whether `root` may be a command.
         retries: number of retries after a transient failure.
         timeout: seconds without data after which a connection or a command is aborted.
@@ -70,14 +68,18 @@ class Origin:
         return is_local(self.root)
 
     def address(self, name: str) -> str:
-        """The address of one file."""
-        if self.pipe:  # replaced, not formatted: shell commands may contain other braces
-            return self.root.replace("{name}", name)
-        return f"{self.root.rstrip('/')}/{name}"
+        """The address of one file, with login and query."""
+        return self._of(complete(self.root), name)
 
     def shown(self, name: str) -> str:
-        """The address of one file for messages, without a password."""
-        return self.address(name) if self.pipe else split_login(self.address(name))[0]
+        """The address of one file for messages, without login and query."""
+        return self._of(without_secrets(self.root), name)
+
+    def _of(self, root: str, name: str) -> str:
+        if self.pipe:  # replaced, not formatted: shell commands may contain other braces
+            return root.replace("{name}", name)
+        front, mark, query = root.partition("?") if is_web(root) else (root, "", "")
+        return f"{front.rstrip('/')}/{name}{mark}{query}"
 
     def read(self, name: str, parse: Callable[[bytes], T], most: int = -1) -> T:
         """The result of `parse` on a file's bytes, which are fetched again if it rejects them.
@@ -89,12 +91,13 @@ class Origin:
 
         Raises:
             UserError: the file cannot be fetched or stays invalid, or a command is not allowed.
+            Unreachable: it is on a file system that does not answer.
         """
-        if self.local:  # retrying does not fix a file on disk
-            return parse(read_shard_file(Path(self.root) / name))
+        if self.local:  # retrying does not fix what is on the disk
+            return self.here(lambda: parse(read_shard_file(Path(self.root) / name)))
         if self.pipe and not self.allow_pipe:
             raise UserError(
-                f"data.shards is {self.root!r}, which would run a shell command; "
+                f"data.shards is {without_secrets(self.root)!r}, which would run a shell command; "
                 "set data.allow_pipe=true to allow this"
             )
 
@@ -111,39 +114,24 @@ class Origin:
         except passing as error:
             raise UserError(f"{told(error)} (tried {self.retries + 1} times)") from error
 
+    def here(self, work: Callable[[], T]) -> T:
+        """The result of reading a local file, tried again while its file system does not answer.
+
+        Raises:
+            Unreachable: it never did.
+        """
+        try:
+            return tried_again(work, self.retries, (Unreachable,), str)
+        except Unreachable as error:
+            raise Unreachable(f"{error} (tried {self.retries + 1} times)") from error
+
     def _once(self, name: str, most: int) -> bytes:
         address = self.address(name)
         if self.pipe:
             return _read_command(address.removeprefix("pipe:"), most, self.timeout)
-        if address.startswith(("http://", "https://")):
-            return _read_http(address, most, self.timeout)
+        if is_web(address):
+            return read_web(address, most, self.timeout)
         return _read_store(address)
-
-
-def _read_http(address: str, most: int, timeout: float) -> bytes:
-    address, login = split_login(address)
-    request = urllib.request.Request(address)
-    if login:
-        code = base64.b64encode(urllib.parse.unquote(login).encode()).decode()
-        request.add_header("Authorization", f"Basic {code}")
-    try:
-        with urllib.request.urlopen(request, timeout=timeout) as answer:
-            data: bytes = answer.read(most if most >= 0 else None)
-            length = int(answer.headers.get("Content-Length") or 0)
-    except urllib.error.HTTPError as error:
-        error.close()
-        again = error.code >= 500 or error.code in (408, 425, 429)  # these are worth retrying
-        kind = Transient if again else Final
-        raise kind(f"the server responded {error.code} {error.reason}") from error
-    except TimeoutError as error:
-        raise Transient(f"no data for {timeout:g} s") from error
-    except http.client.InvalidURL as error:
-        raise Final(f"{error}; check the address") from error
-    except (OSError, http.client.HTTPException) as error:
-        raise Transient(str(getattr(error, "reason", error))) from error
-    if len(data) < (length if most < 0 else min(length, most)):
-        raise Transient(f"cut off after {len(data)} of {length} bytes")
-    return data
 
 
 def _read_store(address: str) -> bytes:
@@ -187,7 +175,7 @@ def fetch_manifest(origin: Origin) -> Manifest:
         UserError: the manifest cannot be read or is invalid.
     """
     if origin.local:
-        return load_manifest(Path(origin.root))
+        return origin.here(lambda: load_manifest(Path(origin.root)))
     return origin.read(
         MANIFEST_NAME, lambda data: parse_manifest(data, origin.shown(MANIFEST_NAME))
     )

@@ -20,20 +20,20 @@ from pattlite_dist.data.batch import Batch, frame
 from pattlite_dist.data.plan import EvalPlan, TrainPlan
 from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.data.sampler import EvalSampler, Place, TrainSampler
-from pattlite_dist.errors import UserError
+from pattlite_dist.errors import Unreachable, UserError
 from pattlite_dist.runtime.signals import held_back, ignore_in_loader
 
 
-class BatchDataset(Dataset["Batch | UserError"]):
+class BatchDataset(Dataset["Batch | UserError | Unreachable"]):
     """Map-style dataset: maps a place in the plan to the gathered batch."""
 
     def __init__(self, reader: ShardReader) -> None:
         self.reader = reader
 
-    def __getitem__(self, place: Place) -> "Batch | UserError":
+    def __getitem__(self, place: Place) -> "Batch | UserError | Unreachable":
         try:
             block, good = self.reader.gather(place.ids)
-        except UserError as error:
+        except (UserError, Unreachable) as error:
             return error  # raised in a loader process, it would arrive with a traceback
         batch = frame(place, good)
         batch["image"] = torch.from_numpy(block.images)
@@ -92,7 +92,7 @@ class BatchLoader(DataLoader[Batch]):
             # ignore, and then wait. Registered last, this runs first.
             atexit.register(_close, weakref.ref(self), loader_processes(batches))
         for batch in batches:
-            if isinstance(batch, UserError):
+            if isinstance(batch, UserError | Unreachable):
                 raise batch
             yield batch
 

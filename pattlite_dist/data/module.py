@@ -9,13 +9,14 @@ import torch
 from pattlite_dist.config import Config
 from pattlite_dist.data.augment import Preprocess, draw
 from pattlite_dist.data.batch import Batch
-from pattlite_dist.data.cache import Cache, default_cache
+from pattlite_dist.data.cache import Cache
 from pattlite_dist.data.fetch import Origin
 from pattlite_dist.data.loader import BatchLoader, TrainLoader, eval_loader
 from pattlite_dist.data.plan import TrainPlan, rank_slice
 from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.data.resident import Resident, fits
 from pattlite_dist.data.settings import DataConfig
+from pattlite_dist.data.trust import default_cache
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.runtime.devices import use_gpu
 from pattlite_dist.runtime.world import World
@@ -49,7 +50,7 @@ class FERData(pl.LightningDataModule):
     def plan(self) -> TrainPlan:
         """The global batches of the run."""
         return TrainPlan(
-            sizes=[shard.samples for shard in self.manifest.shards["train"]],
+            sizes=[shard.samples for shard in self.manifest.shards.get("train", [])],
             seed=self.config.seed,
             window=self.config.data.window,
             global_batch=self.config.trainer.global_batch,

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from pattlite_dist.data.cache import Cache
 from pattlite_dist.data.fetch import Origin
 from pattlite_dist.data.settings import DataConfig
-from pattlite_dist.errors import UserError
+from pattlite_dist.errors import Unreachable, UserError
+from pattlite_dist.logins import without_secrets
 from pattlite_dist.shards.manifest import ImageInfo, Manifest, ShardInfo, SplitName
 from pattlite_dist.shards.tario import Block, decode_shard, has_targets
 
@@ -125,7 +126,9 @@ class ShardReader:
             rows = self._rows(self._open, shard_of, places)
         except KeyError:
             maps: dict[int, memoryview] = {}
-            for number in sorted(set(shard_of.tolist())):
+            numbers = sorted(set(shard_of.tolist()))
+            self._share(numbers)
+            for number in numbers:
                 used, maps[number] = self._usable(number)
                 if used != number:
                     bad = shard_of == number
@@ -160,21 +163,44 @@ class ShardReader:
             if candidate in self._bad:
                 continue
             try:
-                return candidate, self._records(candidate)
+                records = self._records(candidate)
             except _BadShard as error:
-                if self.bad_shards == "stop":
-                    raise
-                self._bad.add(candidate)
-                _log.warning("shard skipped for this run: %s", error)
-        raise UserError(f"no shard of {self.origin.root} is good; create the shards again")
+                self._skip(candidate, error)
+            else:
+                assert records is not None
+                return candidate, records
+        raise UserError(
+            f"no shard of {without_secrets(self.origin.root)} is good; create the shards again"
+        )
 
-    def _records(self, number: int) -> memoryview:
-        """A shard's records, contiguous, in a map that stays open."""
+    def _share(self, numbers: list[int]) -> None:
+        """Open what is made, and make what no other process is making, which makes the rest."""
+        for number in numbers[:_MOST_OPEN]:
+            if number not in self._bad:
+                try:
+                    self._records(number, wait=False)
+                except _BadShard as error:
+                    self._skip(number, error)
+
+    def _skip(self, number: int, error: _BadShard) -> None:
+        """Go on without a bad shard, if that is allowed."""
+        if self.bad_shards == "stop":
+            raise error
+        self._bad.add(number)
+        _log.warning("shard skipped for this run: %s", error)
+
+    def _records(self, number: int, wait: bool = True) -> memoryview | None:
+        """A shard's records, contiguous, in a map that stays open.
+
+        None only if another process is making them, and this one does not wait.
+        """
         if number in self._open:
             return self._open[number]
         shard = self.shards[number]
         size = shard.samples * self._size
-        pages = self.cache.open(self.key(shard), size, lambda: self._decode(shard))
+        pages = self.cache.open(self.key(shard), size, lambda: self._decode(shard), wait)
+        if pages is None:
+            return None
         if len(self._open) == _MOST_OPEN:  # close the oldest: the epoch has moved on from it
             first = next(iter(self._open))
             self._mapped -= len(self._open.pop(first))
@@ -201,6 +227,10 @@ class ShardReader:
                 most=shard.bytes + 1,
             )
         except UserError as error:
+            raise _BadShard(str(error)) from error
+        except Unreachable as error:
+            if self.bad_shards == "stop":
+                raise
             raise _BadShard(str(error)) from error
         records = np.empty((shard.samples, self._size), np.uint8)
         records[:, : self._pixels] = block.images.reshape(shard.samples, -1)

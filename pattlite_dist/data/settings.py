@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from pattlite_dist.location import Location
+from pattlite_dist.logins import put_away
 from pattlite_dist.settings import Strict, setting
 
 Tail = Literal["pad", "wrap", "drop"]
@@ -16,7 +17,8 @@ class DataConfig(Strict):
     shards: Location = setting(
         "shards/fer2013",
         free=True,
-        description="Where manifest.json is: a folder, or an http(s)://, s3:// or gs:// address.",
+        description="Where manifest.json is: a folder, or an http(s)://, s3:// or gs:// address. A "
+        "login or signature in it is used and not stored.",
     )
     image_size: int = setting(
         64, free=False, ge=48, le=224, description="Side of the model's input in pixels."
@@ -80,6 +82,12 @@ class DataConfig(Strict):
         free=True,
         description="If a training shard stays bad: stop, or skip it, counted and logged.",
     )
+
+    @field_validator("shards")
+    @classmethod
+    def _without_secrets(cls, address: str) -> str:
+        # Here, because a configuration is stored in many places.
+        return put_away(address)
 
 
 class AugmentConfig(Strict):

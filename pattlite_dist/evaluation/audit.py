@@ -48,7 +48,8 @@ def audit(
     """Audit a run folder (its best checkpoint on val) or one of its checkpoint files.
 
     Networks whose predictions depend on their batch are audited too, although nothing else scores
-    them. Writes `audit.json` into the run folder.
+    them. Writes `audit.json` into the run folder or, of other shards than those that it was trained
+    on, into a folder in it.
 
     Args:
         target: run folder or checkpoint.
@@ -72,6 +73,13 @@ def audit(
         )
     subject = read_subject(target, shards)
     manifest = subject.find_manifest()
+    folder = subject.folder(manifest)
+    if subject.labels != manifest.labels:
+        raise UserError(
+            f"{subject.path} has the classes {', '.join(subject.labels)}, but the shards have "
+            f"{', '.join(manifest.labels)}; audit on shards with the same, or score those of both "
+            "with `pattlite evaluate --shards`"
+        )
     split = split or ("test" if manifest.samples("test") else "val")
     if not manifest.samples(split):
         raise UserError(f"{subject.config.data.shards} has no {split} to audit; use another split")
@@ -112,7 +120,7 @@ def audit(
         blank=_marked(alone, flags, BLANK, manifest.options.blanks),
         selection=selection,
     )
-    return found.save(subject.run), found
+    return found.save(folder), found
 
 
 def _marked(

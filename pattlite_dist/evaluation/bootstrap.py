@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES, SEED, LEVEL = 10_000, 0, 0.95
+_CELLS = 1 << 20  # of the matrices that are drawn at a time
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -45,17 +46,23 @@ def intervals(confusion: Counts) -> dict[str, tuple[float, float]]:
     """Bootstrap percentile intervals (Efron 1979) of the rates of a confusion matrix.
 
     Drawing n of n samples with replacement and counting them is one draw from a multinomial over
-    the matrix's cells, so all resamples are drawn at once.
+    the matrix's cells, so many resamples are drawn at once.
 
     Args:
         confusion: counts [true class, predicted class], at least one sample.
     """
     samples = int(confusion.sum())
+    shares_of_cells = confusion.reshape(-1) / samples
     draw = np.random.default_rng(SEED)
-    drawn = draw.multinomial(samples, confusion.reshape(-1) / samples, RESAMPLES)
-    resampled = rates(drawn.reshape(RESAMPLES, *confusion.shape))
+    at_once = max(1, _CELLS // confusion.size)
+    parts = []
+    for start in range(0, RESAMPLES, at_once):
+        count = min(at_once, RESAMPLES - start)
+        drawn = draw.multinomial(samples, shares_of_cells, count)
+        parts.append(rates(drawn.reshape(count, *confusion.shape)))
     tail = (1 - LEVEL) / 2
-    return {
-        name: (float(np.quantile(values, tail)), float(np.quantile(values, 1 - tail)))
-        for name, values in resampled._asdict().items()
-    }
+    bounds = {}
+    for name, pieces in zip(Rates._fields, zip(*parts, strict=True), strict=True):
+        values = np.concatenate(pieces)
+        bounds[name] = float(np.quantile(values, tail)), float(np.quantile(values, 1 - tail))
+    return bounds

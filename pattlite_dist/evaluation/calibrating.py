@@ -6,10 +6,30 @@ from pattlite_dist.compat.torch import check
 from pattlite_dist.errors import UserError
 from pattlite_dist.evaluation.calibration import Calibration, calibrate, save_calibration
 from pattlite_dist.evaluation.collect import collect
-from pattlite_dist.evaluation.subject import read_subject
+from pattlite_dist.evaluation.subject import Subject, read_subject
+from pattlite_dist.logins import without_secrets
 from pattlite_dist.model.build import refuse_batch_dependent
 from pattlite_dist.runtime import world as worlds
+from pattlite_dist.shards.manifest import Manifest
 from pattlite_dist.train.trainer import quiet_libraries
+
+
+def manifest_with_val(subject: Subject) -> Manifest:
+    """The manifest of shards that a network can be calibrated and compared on.
+
+    Raises:
+        UserError: they cannot be read, have other classes, or no val split.
+    """
+    manifest = subject.find_manifest()
+    where = without_secrets(subject.config.data.shards)
+    if manifest.labels != subject.labels:
+        raise UserError(
+            f"{subject.path} has the classes {', '.join(subject.labels)}, but {where} has "
+            f"{', '.join(manifest.labels)}; give shards with the same classes"
+        )
+    if not manifest.samples("val"):
+        raise UserError(f"{where} has no val split to calibrate on; give shards that have one")
+    return manifest
 
 
 def calibrate_run(
@@ -31,9 +51,7 @@ def calibrate_run(
     world = worlds.detect()
     with worlds.group(world, accelerator, subject.config.trainer.timeout_minutes):
         device = worlds.device(world, accelerator)
-        manifest = subject.find_manifest()
-        if not manifest.samples("val"):
-            raise UserError(f"{subject.config.data.shards} has no val split to calibrate on")
+        manifest = manifest_with_val(subject)
         model = subject.build()
         refuse_batch_dependent(model, "calibrate")
         data = subject.stream(model, manifest, world)

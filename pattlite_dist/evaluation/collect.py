@@ -22,6 +22,7 @@ def collect(
     split: SplitName,
     device: torch.device,
     views: Sequence[View] = ("one",),
+    outputs: int | None = None,
 ) -> Predictions:
     """Predict every sample of a split. Collective.
 
@@ -35,12 +36,13 @@ def collect(
         split: which of them.
         device: to compute on.
         views: to score; the first is `one`.
+        outputs: of the network; by default, as many as the shards have classes.
 
     Raises:
         UserError: a sample's outputs are NaN or infinite; raised on all ranks.
         RuntimeError: a sample was lost or counted twice.
     """
-    samples, classes = data.manifest.samples(split), len(data.manifest.labels)
+    samples, classes = data.manifest.samples(split), outputs or len(data.manifest.labels)
     census = Census(samples).to(device)
     tables: dict[str, torch.Tensor] = {
         view: torch.zeros(samples, classes, dtype=torch.float64, device=device) for view in views

@@ -12,8 +12,9 @@ from pattlite_dist.config import Config
 from pattlite_dist.errors import UserError
 from pattlite_dist.evaluation.paired import Spread, in_words, mcnemar, spread
 from pattlite_dist.evaluation.predictions import Predictions, load_predictions
-from pattlite_dist.evaluation.schema import Evaluation, Part, View, read_evaluation
-from pattlite_dist.tracking.folder import load_config
+from pattlite_dist.evaluation.schema import OTHERS, Evaluation, Part, View, read_evaluation
+from pattlite_dist.tracking.folder import CONFIG_NAME, load_config
+from pattlite_dist.train.names import chosen, listed
 
 METRICS = ("top1", "macro_f1", "balanced_accuracy", "nll", "ece")
 # The settings of these two sections that make it a different configuration.
@@ -44,12 +45,12 @@ class Scored:
 
 
 def read_scored(run: Path, part: Part, view: View) -> Scored:
-    """Read what `pattlite evaluate` wrote into a run's folder.
+    """Read what `pattlite evaluate` wrote into a run's folder, or into one for other shards in it.
 
     Raises:
         UserError: it is missing or damaged, or lacks this part or view.
     """
-    config, evaluation = load_config(run), read_evaluation(run)
+    config, evaluation = load_config(owner(run)), read_evaluation(run)
     if view not in evaluation.views:
         raise UserError(
             f"{run} was not scored with the view {view}; run "
@@ -62,6 +63,27 @@ def read_scored(run: Path, part: Part, view: View) -> Scored:
     splits = load_predictions(run / file.name, file.sha256, evaluation.views)
     predictions = splits["test"].clean() if part == "test_clean" else splits[part]
     return Scored(run, config, evaluation, predictions, part, view)
+
+
+def owner(folder: Path) -> Path:
+    """The run whose results a folder holds: itself, or that of `RUN/evaluation/NAME`."""
+    above = folder.resolve().parent
+    inside = above.name == OTHERS and not (folder / CONFIG_NAME).exists()
+    return above.parent if inside else folder
+
+
+def stale(scored: Sequence[Scored]) -> list[str]:
+    """A line for each run whose scores are not those of its best checkpoint on val."""
+    lines = []
+    for one in scored:
+        run = owner(one.run)
+        best = chosen(listed(run / "checkpoints"))
+        if best is not None and best.name != one.evaluation.checkpoint:
+            lines.append(
+                f"{one.run}: these are scores of {one.evaluation.checkpoint}, the best on val is "
+                f"now {best.name}; `pattlite evaluate {run}` scores it"
+            )
+    return lines
 
 
 def recipe(config: Config) -> dict[str, Any]:
@@ -79,10 +101,10 @@ def recipe(config: Config) -> dict[str, Any]:
 
 
 def check_group(group: Sequence[Scored]) -> None:
-    """Check that runs have the same configuration, apart from their seeds.
+    """Check that runs have the same configuration and different seeds.
 
     Raises:
-        UserError: they do not; names the first difference.
+        UserError: they do not; names the first difference, or two of one seed.
     """
     first = recipe(group[0].config)
     for other in group[1:]:
@@ -94,6 +116,15 @@ def check_group(group: Sequence[Scored]) -> None:
                     f"({key}: {value} and {second[key]}); put the runs to compare with after "
                     "--against"
                 )
+    seeds: dict[int, Path] = {}
+    for scored in group:
+        seed = scored.config.seed
+        if seed in seeds:
+            raise UserError(
+                f"{seeds[seed]} and {scored.run} both have seed {seed}, so that they say nothing "
+                "about other seeds; name one of them, or put one after --against"
+            )
+        seeds[seed] = scored.run
 
 
 def check_different(runs: Sequence[Scored]) -> None:
@@ -122,9 +153,11 @@ def check_same_samples(runs: Sequence[Scored]) -> None:
             for name in ("ids", "labels")
         )
         if not same:
+            run = owner(other.run)
             raise UserError(
                 f"{first.run} and {other.run} were scored on different shards; run "
-                f"`pattlite evaluate {other.run} --shards` with those of the first"
+                f"`pattlite evaluate {run} --shards` with those of the first, and compare "
+                f"the folder that it writes, {run}/{OTHERS}/NAME"
             )
 
 
@@ -154,10 +187,10 @@ def table(first: Sequence[Scored], second: Sequence[Scored] = ()) -> list[list[s
     Raises:
         UserError: the runs cannot be compared.
     """
+    check_different([*first, *second])
     check_group(first)
     if second:
         check_group(second)
-    check_different([*first, *second])
     check_same_samples([*first, *second])
     paired = pairs(first, second) if second else []
     names = _names([scored.run for scored in (*first, *second)])

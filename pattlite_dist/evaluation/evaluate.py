@@ -4,16 +4,19 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from pattlite_dist import __version__
 from pattlite_dist.compat.torch import check
-from pattlite_dist.data.module import FERData
+from pattlite_dist.data.module import FERData, origin
 from pattlite_dist.errors import UserError
 from pattlite_dist.evaluation.bootstrap import LEVEL, RESAMPLES, SEED
 from pattlite_dist.evaluation.calibration import calibrate, calibrated_scores, save_calibration
+from pattlite_dist.evaluation.classes import Classes
 from pattlite_dist.evaluation.collect import collect
 from pattlite_dist.evaluation.independence import measure_split
+from pattlite_dist.evaluation.origins import Origins, read_origins
 from pattlite_dist.evaluation.predictions import Predictions, pack_predictions
 from pattlite_dist.evaluation.schema import (
     PREDICTIONS_NAME,
@@ -29,6 +32,7 @@ from pattlite_dist.evaluation.scores import score, worst_mistakes
 from pattlite_dist.evaluation.subject import Subject, read_subject
 from pattlite_dist.evaluation.views import predictor
 from pattlite_dist.files import atomic_write
+from pattlite_dist.logins import without_secrets
 from pattlite_dist.model.build import refuse_batch_dependent
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.shards.manifest import Manifest, SplitName
@@ -44,12 +48,12 @@ def evaluate(
 ) -> tuple[Path, Evaluation]:
     """Evaluate a run folder (its best checkpoint on val) or one of its checkpoint files.
 
-    Writes `evaluation.json`, `predictions.npz` and pictures into the run folder, after everything
-    has been computed.
+    Writes `evaluation.json`, `predictions.npz` and pictures, after everything has been computed:
+    into the run folder or, of other shards than those that it was trained on, into a folder in it.
 
     Args:
         target: run folder or checkpoint.
-        shards: to use instead of the run's own.
+        shards: to use instead of the run's own; scored are the classes that they share.
         accelerator: auto, cpu or gpu.
         views: to score, each separately; the first is `one`.
         pictures: whether to draw them.
@@ -60,11 +64,13 @@ def evaluate(
     quiet_libraries()
     check()
     subject = read_subject(target, shards)
-    config, run = subject.config, subject.run
+    config = subject.config
     world = worlds.detect()
     with worlds.group(world, accelerator, config.trainer.timeout_minutes):
         device = worlds.device(world, accelerator)
         manifest = subject.find_manifest()
+        classes, run = Classes(subject.labels, manifest.labels), subject.folder(manifest)
+        classes.check(without_secrets(config.data.shards))
         model = subject.build()
         refuse_batch_dependent(model, "evaluate")
         data = subject.stream(model, manifest, world)
@@ -73,24 +79,30 @@ def evaluate(
         try:
             for split in ("val", "test"):
                 if manifest.samples(split):
-                    splits[split] = collect(model, data, split, device, views)
+                    splits[split] = collect(model, data, split, device, views, len(subject.labels))
+            found = {part: classes.scored(one) for part, one in parts(splits, manifest).items()}
+            found = {part: one for part, one in found.items() if len(one)}
+            splits = {split: found[split] for split in splits if split in found}
             if not splits:
                 raise UserError(f"{config.data.shards} has neither val nor test to score; add one")
-            found = parts(splits, manifest)
-            packed = pack_predictions(manifest.labels, splits)
+            origins = {
+                split: read_origins(origin(config.data), manifest, split).where(one.ids)
+                for split, one in splits.items()
+            }
+            packed = pack_predictions(classes.both, splits, origins)
             independence = _independence(subject.path, model, data, list(splits)[-1], device)
-            evaluation = _evaluation(subject, manifest, found, views, packed, independence)
-            if "val" in splits:
+            evaluation = _evaluation(subject, manifest, classes, found, views, packed, independence)
+            if "val" in splits and run == subject.run and subject.labels == manifest.labels:
                 fitted = calibrate(subject, splits["val"], evaluation.manifest)
                 calibrated = calibrated_scores(fitted.temperature, found)
                 evaluation = evaluation.model_copy(update={"calibration": calibrated})
-                if world.main and shards is None:
+                if world.main:
                     save_calibration(run, fitted)
             if world.main:
                 with atomic_write(run / PREDICTIONS_NAME) as stream:
                     stream.write(packed)
                 if pictures:
-                    _draw(run, evaluation, splits, found, data)
+                    _draw(run, evaluation, splits, found, data, origins)
                 evaluation.save(run)  # last, once the files it names exist
         finally:
             data.close()
@@ -136,13 +148,14 @@ def _independence(
 def _evaluation(
     subject: Subject,
     manifest: Manifest,
+    classes: Classes,
     found: Mapping[Part, Predictions],
     views: Sequence[View],
     packed: bytes,
     independence: Independence,
 ) -> Evaluation:
     scores: dict[View, dict[Part, PartScores]] = {
-        view: {part: score(one, manifest.labels, view) for part, one in found.items()}
+        view: {part: score(one, classes.both, view) for part, one in found.items()}
         for view in views
     }
     return Evaluation(
@@ -151,7 +164,9 @@ def _evaluation(
         epoch=subject.content["epoch"],
         step=subject.content["global_step"],
         manifest=manifest.fingerprint(),
-        labels=manifest.labels,
+        labels=classes.both,
+        only_network=classes.only_network,
+        only_shards=classes.only_shards,
         views=list(views),
         splits=scores["one"],
         more_views={view: scores[view] for view in views[1:]},
@@ -169,6 +184,7 @@ def _draw(
     splits: Mapping[SplitName, Predictions],
     found: Mapping[Part, Predictions],
     data: FERData,
+    origins: Mapping[SplitName, Origins],
 ) -> None:
     from pattlite_dist.evaluation import pictures
 
@@ -178,4 +194,5 @@ def _draw(
     images = data.reader(split).gather(worst.ids).block.images
     wrong = int((splits[split].guesses() != splits[split].labels).sum())
     title = f"{split}: the {len(worst)} most confident of {wrong:,} mistakes (true → predicted)"
-    pictures.draw_mistakes(run, images, worst, evaluation.labels, title)
+    names = origins[split].where(np.searchsorted(splits[split].ids, worst.ids)).names()
+    pictures.draw_mistakes(run, images, worst, evaluation.labels, title, names)

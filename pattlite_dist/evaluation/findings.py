@@ -11,12 +11,11 @@ from pydantic import Field
 
 from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.evaluation.independence import Predict
-from pattlite_dist.evaluation.schema import Independence
+from pattlite_dist.evaluation.schema import AUDIT_NAME, Independence
 from pattlite_dist.files import write_text
 from pattlite_dist.settings import Strict
 from pattlite_dist.shards.manifest import Manifest, SplitName
 
-AUDIT_NAME = "audit.json"
 Order = Literal["one_by_one", "shuffled", "class_order"]
 Ids = NDArray[np.int64]
 

@@ -13,6 +13,7 @@ from pattlite_dist.evaluation.predictions import Predictions
 from pattlite_dist.evaluation.schema import Part, PartScores
 from pattlite_dist.evaluation.scores import BINS, calibration, precision_recall
 from pattlite_dist.files import write_figure
+from pattlite_dist.shards.glyphs import unformatted
 
 # Okabe and Ito's colours are distinct with any colour vision, and the dashes in greyscale.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -20,6 +21,7 @@ _DASHES = ("-", "--", "-.", ":", (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 2
 _SIDE = 4.6  # of a panel, inches
 _FEW = 10  # samples; a share of fewer says little
 COLUMNS, MISTAKES = 8, 32  # of the sheet
+_LONGEST = 24  # characters below an image
 
 Found = Mapping[Part, Predictions]
 Scores = Mapping[Part, PartScores]
@@ -46,6 +48,7 @@ def confusion(scores: Scores, classes: Sequence[str]) -> Figure:
     """One panel per part: the rate as colour and percentage, the count below it."""
     figure, axes = _panels(scores, 5.2)
     image: Any = None
+    names = unformatted(classes)
     for axis, (part, found) in zip(axes, scores.items(), strict=True):
         counts = np.array(found.confusion)
         rates = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -56,8 +59,8 @@ def confusion(scores: Scores, classes: Sequence[str]) -> Figure:
                 j, i, f"{100 * rates[i, j]:.0f}%\n{count:,}" if count else "0",
                 ha="center", va="center", fontsize=7.5, color=shade,
             )  # fmt: skip
-        axis.set_xticks(range(len(classes)), classes, rotation=40, ha="right")
-        axis.set_yticks(range(len(classes)), classes)
+        axis.set_xticks(range(len(names)), names, rotation=40, ha="right")
+        axis.set_yticks(range(len(names)), names)
         axis.set_xlabel("predicted")
         low, high = found.top1_interval
         axis.set_title(
@@ -123,7 +126,7 @@ def recall_by_class(found: Found, scores: Scores, classes: Sequence[str]) -> Fig
     """One panel per part: a precision-recall curve per class, with its average in the legend."""
     figure, axes = _panels(scores, 5.6)
     for axis, (part, one) in zip(axes, found.items(), strict=True):
-        for number, name in enumerate(classes):
+        for number, (name, shown) in enumerate(zip(classes, unformatted(classes), strict=True)):
             average = scores[part].average_precision[name]
             if average is None:  # no sample of the class, so there is no recall
                 continue
@@ -131,7 +134,7 @@ def recall_by_class(found: Found, scores: Scores, classes: Sequence[str]) -> Fig
             axis.step(
                 recall, precision, where="post", linewidth=1.5,
                 color=COLOURS[number % len(COLOURS)], linestyle=_DASHES[number % len(_DASHES)],
-                label=f"{name} {average:.2f}",
+                label=f"{shown} {average:.2f}",
             )  # fmt: skip
         axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall")
         axis.set_title(f"{_name(part)} (n = {len(one):,})", fontsize=10)
@@ -145,9 +148,16 @@ def recall_by_class(found: Found, scores: Scores, classes: Sequence[str]) -> Fig
 
 
 def draw_mistakes(
-    run: Path, images: NDArray[np.uint8], worst: Predictions, classes: Sequence[str], title: str
+    run: Path,
+    images: NDArray[np.uint8],
+    worst: Predictions,
+    classes: Sequence[str],
+    title: str,
+    origins: Sequence[str],
 ) -> None:
     """Draw a sheet of images, each with its true class, its predicted class and the confidence.
+
+    Below each is where it comes from.
 
     Args:
         run: folder.
@@ -155,13 +165,14 @@ def draw_mistakes(
         worst: predictions for these images.
         classes: names.
         title: of the sheet.
+        origins: of the images; long ones are shown by their ends.
     """
-    rows, wide, tall = max(-(-len(images) // COLUMNS), 1), 1.08, 1.36  # in sides of an image
+    rows, wide, tall = max(-(-len(images) // COLUMNS), 1), 1.08, 1.46  # in sides of an image
     figure = Figure(figsize=(1.15 * COLUMNS * wide, 1.15 * rows * tall + 0.5), layout="constrained")
     axis = figure.subplots()  # one for all, because each takes as long as thirty images
     axis.set_title(title, fontsize=10, pad=10)
     axis.axis("off")
-    table, guesses = worst.probabilities["one"], worst.guesses()
+    table, guesses, names = worst.probabilities["one"], worst.guesses(), unformatted(classes)
     for number, image in enumerate(images):
         x, y = number % COLUMNS * wide, number // COLUMNS * tall + 0.3
         pixels = image.transpose(1, 2, 0)
@@ -169,10 +180,21 @@ def draw_mistakes(
             pixels[..., 0] if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=255,
             extent=(x, x + 1, y + 1, y),
         )  # fmt: skip
-        true, guess = classes[worst.labels[number]], classes[guesses[number]]
+        true, guess = names[worst.labels[number]], names[guesses[number]]
         axis.text(
             x + 0.5, y - 0.04, f"{true}\n→ {guess} {100 * table[number].max():.0f}%",
             fontsize=7.5, ha="center", va="bottom",
         )  # fmt: skip
+        origin = origins[number]
+        origin = origin if len(origin) <= _LONGEST else f"…{origin[-_LONGEST:]}"
+        axis.text(
+            x + 0.5,
+            y + 1.02,
+            unformatted([origin])[0],
+            fontsize=5,
+            ha="center",
+            va="top",
+            color="#555555",
+        )
     axis.set(xlim=(0, COLUMNS * wide), ylim=(rows * tall, 0), aspect="equal")
     write_figure(figure, run / "mistakes.png")

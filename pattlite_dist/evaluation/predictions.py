@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pattlite_dist.errors import UserError
+from pattlite_dist.evaluation.origins import Origins
 from pattlite_dist.evaluation.schema import View
 from pattlite_dist.shards.manifest import SPLIT_NAMES, SplitName
 from pattlite_dist.shards.tario import BLANK, LEAK
@@ -59,11 +60,16 @@ class Predictions:
         return guesses
 
 
-def pack_predictions(classes: Sequence[str], splits: Mapping[SplitName, Predictions]) -> bytes:
+def pack_predictions(
+    classes: Sequence[str],
+    splits: Mapping[SplitName, Predictions],
+    origins: Mapping[SplitName, Origins] | None = None,
+) -> bytes:
     """The bytes of an .npz file.
 
     It holds `classes`, and for each split `SPLIT.id`, `.label`, `.blank`, `.leak`, a table for
-    each view (`.one`, `.flip`, `.ten-crop`), and `.target` if there are votes.
+    each view (`.one`, `.flip`, `.ten-crop`), and `.target` if there are votes; of the same samples,
+    where they come from: `.row`, and `.file` if any has one.
     """
     arrays: dict[str, NDArray[np.generic]] = {"classes": np.array(classes)}
     for split, found in splits.items():
@@ -74,6 +80,10 @@ def pack_predictions(classes: Sequence[str], splits: Mapping[SplitName, Predicti
         arrays.update({f"{split}.{view}": p for view, p in found.probabilities.items()})
         if found.target is not None:
             arrays[f"{split}.target"] = found.target
+    for split, origin in (origins or {}).items():
+        arrays[f"{split}.row"] = origin.rows
+        if (origin.files != "").any():
+            arrays[f"{split}.file"] = origin.files
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as file:
         for name, array in arrays.items():

@@ -10,6 +10,8 @@ from pattlite_dist.files import parse_json, write_text
 from pattlite_dist.settings import Strict
 
 EVALUATION_NAME = "evaluation.json"
+AUDIT_NAME = "audit.json"
+OTHERS = "evaluation"  # of a run folder: the results on other shards than the run's own
 PREDICTIONS_NAME = "predictions.npz"
 View = Literal["one", "flip", "ten-crop"]
 Part = Literal["val", "test", "test_clean"]
@@ -134,6 +136,8 @@ class Evaluation(Strict):
         checkpoint, epoch, step: what was scored.
         manifest: fingerprint of the shards.
         labels: class names, in the order of all matrices.
+        only_network: classes of the network that the shards lack: their outputs are left out.
+        only_shards: classes of the shards that the network lacks: their samples are left out.
         views: that were scored, always including `one`.
         splits: scores from one view of each image.
         more_views: the same from the further views, separately.
@@ -149,6 +153,8 @@ class Evaluation(Strict):
     step: int = Field(ge=0)
     manifest: str
     labels: list[str] = Field(min_length=2)
+    only_network: list[str] = Field(default_factory=list)
+    only_shards: list[str] = Field(default_factory=list)
     views: list[View]
     splits: dict[Part, PartScores]
     more_views: dict[View, dict[Part, PartScores]] = Field(default_factory=dict)

@@ -1,5 +1,8 @@
 """What is examined: a checkpoint, the configuration its network was trained with, and shards."""
 
+import contextlib
+import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +13,15 @@ from pattlite_dist.config import Config, parse_written
 from pattlite_dist.data.fetch import fetch_manifest
 from pattlite_dist.data.module import FERData, origin
 from pattlite_dist.errors import UserError
+from pattlite_dist.evaluation.schema import AUDIT_NAME, EVALUATION_NAME, OTHERS
+from pattlite_dist.location import is_local
+from pattlite_dist.logins import without_secrets
 from pattlite_dist.model.build import MobileNetV2ViT, PattLite, build_model
 from pattlite_dist.runtime.world import World
 from pattlite_dist.shards.manifest import Manifest
 from pattlite_dist.tracking.folder import load_config
 from pattlite_dist.train import checkpoint as checkpoints
+from pattlite_dist.train.names import run_of
 from pattlite_dist.train.trainer import build_preprocess
 
 
@@ -23,16 +30,18 @@ class Subject:
     """A checkpoint that has been read.
 
     Attributes:
-        run: folder that results are written into: the run's, or the checkpoint's.
+        run: the run's folder, or the checkpoint's.
         path: of the checkpoint.
         content: of the checkpoint.
         config: that the network was trained with; `data.shards` are those to use now.
+        given: whether these were given, and need not be those that it was trained on.
     """
 
     run: Path
     path: Path
     content: dict[str, Any]
     config: Config
+    given: bool = False
 
     @property
     def labels(self) -> list[str]:
@@ -43,20 +52,44 @@ class Subject:
         """The manifest of the shards.
 
         Raises:
-            UserError: they cannot be read, or have other classes.
+            UserError: they cannot be read, or are not those that the checkpoint was trained on,
+                and were not given.
         """
-        manifest = fetch_manifest(origin(self.config.data))
-        if self.labels != manifest.labels:
-            raise UserError(
-                f"{self.path} has the classes {self.labels}, but the shards have "
-                f"{manifest.labels}; give shards with the same labels"
+        shards = self.config.data.shards
+        try:
+            manifest = fetch_manifest(origin(self.config.data))
+        except UserError as error:
+            if is_local(shards) and not Path(shards).is_absolute() and not Path(shards).exists():
+                raise UserError(
+                    f"{self.run} names its shards {shards}, which is not in this folder; start in "
+                    "the folder where it was trained, or give their place with --shards"
+                ) from error
+            raise
+        if not self.given:
+            fix = (
+                "give the place of those with --shards, or score on these nonetheless, in a folder "
+                f"of their own, with `--shards {without_secrets(shards)}`"
             )
+            where = without_secrets(shards)
+            checkpoints.check_shards(self.content, self.path, manifest.fingerprint(), where, fix)
         return manifest
+
+    def folder(self, manifest: Manifest) -> Path:
+        """Where results on shards are written: the run's folder if it was trained on them.
+
+        Those on other shards are in `evaluation/NAME` in it, with the name of their folder. A
+        further set of that name has the beginning of its fingerprint added.
+        """
+        now = manifest.fingerprint()
+        if not self.given or checkpoints.shards_of(self.content) in (None, now):
+            return self.run
+        folder = self.run / OTHERS / set_name(self.config.data.shards)
+        return folder if known_shards(folder) in (None, now) else Path(f"{folder}-{now[:8]}")
 
     def build(self) -> PattLite | MobileNetV2ViT:
         """The network of the configuration, its weights not yet loaded."""
         config = self.config
-        return build_model(config.model, config.data.image_size, len(self.labels), pretrained=False)
+        return build_model(config.model, config.data.image_size, len(self.labels))
 
     def load(
         self, model: PattLite | MobileNetV2ViT, device: torch.device
@@ -93,12 +126,36 @@ def read_subject(target: Path, shards: str | None = None) -> Subject:
     # The size is part of what the network is.
     changes = {"image_size": config.data.image_size, **({"shards": shards} if shards else {})}
     data = here.model_copy(update=changes)
-    return Subject(run, path, content, config.model_copy(update={"data": data}))
+    return Subject(run, path, content, config.model_copy(update={"data": data}), bool(shards))
 
 
 def _run_of(target: Path) -> Path:
     if target.is_dir():
-        return target
+        folder = run_of(target)
+        if (folder / "checkpoints").is_dir():
+            return folder
+        runs = sorted(path.parent.name for path in target.glob("*/checkpoints"))
+        others = f"; {target} contains {', '.join(runs[:5])}" if runs else ""
+        raise UserError(
+            f"{target} is not a run folder: it has no folder `checkpoints`; give a run folder or "
+            f"one of its checkpoints{others}"
+        )
     if not target.is_file():
         raise UserError(f"{target} does not exist; give a run folder or one of its checkpoints")
-    return target.parent.parent if target.parent.name == "checkpoints" else target.parent
+    return run_of(target.parent)
+
+
+def set_name(shards: str) -> str:
+    """The name of a set in a run's folder: the last part of its place."""
+    last = without_secrets(shards).rstrip("/").rpartition("/")[2]
+    if is_local(shards):
+        last = Path(shards).absolute().name
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-") or "shards"
+
+
+def known_shards(folder: Path) -> str | None:
+    """The fingerprint of the shards that the results in a folder are of; None without results."""
+    for name in (EVALUATION_NAME, AUDIT_NAME):
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            return str(json.loads((folder / name).read_text(encoding="utf-8"))["manifest"])
+    return None

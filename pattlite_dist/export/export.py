@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pattlite_dist.compat.torch import check as check_torch
 from pattlite_dist.data.module import FERData
 from pattlite_dist.errors import UserError
+from pattlite_dist.evaluation.calibrating import manifest_with_val
 from pattlite_dist.evaluation.calibration import calibrate, known_temperature, tempered
 from pattlite_dist.evaluation.collect import collect
 from pattlite_dist.evaluation.schema import EVALUATION_NAME, Evaluation, read_evaluation
@@ -33,7 +34,7 @@ from pattlite_dist.files import atomic_write, write_text
 from pattlite_dist.model.build import refuse_batch_dependent
 from pattlite_dist.predict.description import Description
 from pattlite_dist.predict.onnxfile import OnnxNetwork
-from pattlite_dist.predict.torchmodel import network_of, read_safetensors
+from pattlite_dist.predict.torchmodel import image_form, network_of, read_safetensors
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.shards.manifest import SplitName
 from pattlite_dist.shards.sources.base import Pixels
@@ -85,16 +86,19 @@ def export(
     subject = read_subject(target, shards)
     model = subject.build()
     refuse_batch_dependent(model, "export")
-    manifest = subject.find_manifest()
-    if not manifest.samples("val"):
-        raise UserError(f"{subject.config.data.shards} has no val split to compare the file on")
+    manifest, image = manifest_with_val(subject), image_form(subject)
+    if manifest.image != image:
+        raise UserError(
+            f"{subject.path} was trained on images of {image.width}x{image.height} pixels and "
+            f"{image.channels} channel(s), but the shards have others; give shards like its own"
+        )
     cpu = torch.device("cpu")
     data = subject.stream(model, manifest, worlds.detect())
     try:
         val = collect(subject.load(model, cpu), data, "val", cpu)
         found = known_temperature(subject) or calibrate(subject, val, manifest.fingerprint())
         table = tempered(val.probabilities["one"], found.temperature)
-        network = network_of(subject, manifest.image, cpu)
+        network = network_of(subject, image, cpu)
         description = network.description.model_copy(
             update={"temperature": found.temperature, "manifest": found.manifest}
         )

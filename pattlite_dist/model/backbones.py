@@ -1,15 +1,14 @@
-"""Truncated MobileNets, and the only place that loads their pretrained weights."""
+"""Truncated MobileNets, and the only place that fills them with pretrained weights."""
 
 from collections import OrderedDict
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.files import load_tensors
 
 
 def same_padding(x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
@@ -109,19 +108,20 @@ def probe(backbone: nn.Module, image_size: int) -> tuple[int, int]:
     return features.shape[1], features.shape[2]
 
 
-def load_weights(backbone: nn.Module, weights: str) -> None:
+def fill(backbone: nn.Module, state: dict[str, torch.Tensor], weights: str) -> None:
     """Load pretrained weights: every parameter of the backbone, or raise.
 
     Args:
         backbone: a `MobileNetV1` or `MobileNetV2`.
-        weights: a file that `torch.load` reads (a state dict; keys beyond the cut are ignored),
-            or `imagenet` for torchvision's own download.
+        state: its weights by their names; those beyond the cut are ignored. BatchNorm's counters,
+            which other libraries do not have, may be missing.
+        weights: where they are from, for messages.
 
     Raises:
-        UserError: the file is missing, is not a state dict, or a weight is missing or has another
-            shape.
+        UserError: a weight is missing, has another shape, or is not finite.
     """
-    state = _download(backbone) if weights == "imagenet" else _read(Path(weights))
+    counters = {k: v for k, v in backbone.state_dict().items() if k.endswith("num_batches_tracked")}
+    state = {**counters, **state}
     for key, wanted in backbone.state_dict().items():
         if key not in state:
             raise UserError(
@@ -138,22 +138,32 @@ def load_weights(backbone: nn.Module, weights: str) -> None:
     backbone.load_state_dict({key: state[key] for key in backbone.state_dict()})
 
 
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
+def state_of(content: Any, path: Path) -> dict[str, torch.Tensor]:
+    """The weights by their names in what a file contains.
+
+    Raises:
+        UserError: it is not a state dict.
+    """
+    tensors = isinstance(content, dict) and content.values()
+    if not tensors or not all(isinstance(value, torch.Tensor) for value in tensors):
         raise UserError(
-            f"model.weights: {path} does not exist; give a local file, `imagenet` to download "
-            "torchvision's, or leave it out"
+            f"{path} holds no state dict and is not a checkpoint of this package; give a state "
+            "dict saved with torch.save, or a checkpoint"
         )
-    state = load_tensors(path)
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise UserError(f"{path} holds no state dict; give one saved with torch.save")
-    return state
+    found: dict[str, torch.Tensor] = content
+    return found
 
 
-def _download(backbone: nn.Module) -> dict[str, torch.Tensor]:
+def pretrained(backbone: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights that torchvision has for a backbone, downloaded.
+
+    Raises:
+        UserError: it has none, or they cannot be downloaded.
+    """
     if not isinstance(backbone, MobileNetV2):
         raise UserError(
-            "torchvision has no weights for MobileNetV1; give model.weights a local file"
+            "torchvision has no weights for MobileNetV1; give model.weights a local file "
+            "(docs/weights.md says how to make it)"
         )
     from torchvision.models import MobileNet_V2_Weights
 

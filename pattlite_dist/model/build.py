@@ -8,7 +8,7 @@ from torch import nn
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.model.attention import Attention, AttentionClassifier, ViTBlock
-from pattlite_dist.model.backbones import MobileNetV1, MobileNetV2, load_weights, probe
+from pattlite_dist.model.backbones import MobileNetV1, MobileNetV2, probe
 from pattlite_dist.model.patches import PatchEmbedding, PatchExtraction
 from pattlite_dist.model.settings import ModelConfig
 from pattlite_dist.runtime.world import detect
@@ -64,15 +64,10 @@ def network(config: ModelConfig, image_size: int, classes: int) -> PattLite | Mo
     return MobileNetV2ViT(config, image_size, classes)
 
 
-def build_model(
-    config: ModelConfig, image_size: int, classes: int, pretrained: bool = True
-) -> PattLite | MobileNetV2ViT:
-    """Build the network and, unless a checkpoint will follow, load the backbone's weights.
+def build_model(config: ModelConfig, image_size: int, classes: int) -> PattLite | MobileNetV2ViT:
+    """Build the network, with random weights.
 
     Warns, once per job, if predictions will depend on the batch.
-
-    Raises:
-        UserError: the weights do not fit.
     """
     model = network(config, image_size, classes)
     if model.batch_dependent and detect().main:
@@ -80,9 +75,30 @@ def build_model(
             "model.attention=batch is the published error, for study only: every prediction "
             "depends on the other images of its batch; it cannot be exported or used to predict"
         )
-    if pretrained and config.weights is not None:
-        load_weights(model.backbone, config.weights)
     return model
+
+
+def synchronise(model: nn.Module, ranks: int, gpu: bool) -> None:
+    """Make BatchNorm compute its statistics over all ranks; names in a checkpoint stay the same.
+
+    In pattlite's classifier the running variance is then the unbiased one.
+
+    Args:
+        model: any network that is not itself a BatchNorm layer; changed in place.
+        ranks: how many train it; there is nothing to do for one.
+        gpu: whether they train on GPUs.
+
+    Raises:
+        UserError: there are several ranks without GPUs, for which torch has no such layer.
+    """
+    if ranks == 1:
+        return
+    if not gpu:
+        raise UserError(
+            "model.sync_batchnorm=true requires GPUs, and this run has none; leave it out, or "
+            "train in one process"
+        )
+    nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
 
 
 def refuse_batch_dependent(model: nn.Module, purpose: str) -> None:

@@ -36,12 +36,19 @@ class ModelConfig(Strict):
     weights: Weights | None = setting(
         None,
         free=True,
-        description="Backbone: a local file, `imagenet` (downloaded from torchvision), or none.",
+        description="What a new run begins with: `imagenet` (the backbone's, downloaded from "
+        "torchvision), a local file of a backbone's weights, a checkpoint or a run folder of yours "
+        "(the whole network, but not the head of other classes), or `none`.",
     )
     width: int = setting(128, free=False, ge=8, description="mobilenetv2-vit: token width.")
     heads: int = setting(8, free=False, ge=1, description="mobilenetv2-vit: attention heads.")
     dropout: float = setting(
         0.1, free=False, ge=0, lt=1, description="Dropout before the classifier."
+    )
+    sync_batchnorm: bool = setting(
+        False,
+        free=False,
+        description="On several GPUs, compute BatchNorm's statistics over all of them.",
     )
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pattlite_dist.errors import UserError
+from pattlite_dist.errors import Unreachable, UserError
 from pattlite_dist.runtime import network
 from pattlite_dist.runtime.elastic import first_to_end, note_failure
 
@@ -80,7 +80,7 @@ def is_lost(error: BaseException) -> bool:
 def reason(error: BaseException) -> str:
     """An error in one line, as at the end of its traceback."""
     text = str(error).strip().splitlines()
-    if isinstance(error, UserError) and text:
+    if isinstance(error, UserError | Unreachable) and text:
         return text[-1]
     return ": ".join([type(error).__name__, *text[:1]])
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from pattlite_dist.errors import UserError
 from pattlite_dist.runtime import failure, network
 from pattlite_dist.runtime.devices import own, use_gpu
 from pattlite_dist.runtime.signals import Stopped
+from pattlite_dist.runtime.steps import is_task
 
 Launcher = Literal["slurm", "torchrun", "none"]
 
@@ -55,9 +56,7 @@ def detect(env: Mapping[str, str] = os.environ) -> World:
     if "TORCHELASTIC_RUN_ID" in env:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         return World("torchrun", *(_number(env, name) for name in names))
-    # SLURM_PROCID is also set in batch scripts and interactive shells, where only one process
-    # runs; in a task that srun started, the step id is a number.
-    if env.get("SLURM_STEP_ID", "").isdigit() and env.get("SLURM_JOB_NAME") not in _INTERACTIVE:
+    if is_task(env):
         nodes = _number(
             env, "SLURM_STEP_NUM_NODES" if "SLURM_STEP_NUM_NODES" in env else "SLURM_NNODES"
         )
@@ -72,9 +71,6 @@ def detect(env: Mapping[str, str] = os.environ) -> World:
             )
         return World("slurm", rank, size, local_rank, size // nodes)
     return World()
-
-
-_INTERACTIVE = ("bash", "interactive")
 
 
 def _number(env: Mapping[str, str], name: str) -> int:
@@ -231,7 +227,8 @@ def from_main(world: World, value: Any) -> Any:
 class Agreement:
     """Lets the ranks of a run agree on small numbers, always on the CPU.
 
-    Created on all ranks at once, after `world.connect`.
+    Created on all ranks at once, after `world.connect`. `largest` waits for all ranks; `ask` does
+    not, and `answer` waits only for ranks that have not asked yet.
 
     Args:
         world: which rank this is.
@@ -240,6 +237,7 @@ class Agreement:
 
     def __init__(self, world: World, timeout_minutes: float) -> None:
         self._group: Any = None
+        self._asked: Callable[[], list[int]] | None = None
         if world.size > 1:
             import datetime
 
@@ -255,11 +253,30 @@ class Agreement:
 
     def largest(self, values: Sequence[int]) -> list[int]:
         """The largest of each value over all ranks. Collective."""
+        self.ask(values)
+        answer = self.answer()
+        assert answer is not None
+        return answer
+
+    def ask(self, values: Sequence[int]) -> None:
+        """Begin to find the largest of each value; an earlier question is dropped. Collective."""
         if self._group is None:
-            return list(values)
+            self._asked = lambda: list(values)
+            return
         import torch
         import torch.distributed as dist
 
+        self.answer()
         box = torch.tensor(values, dtype=torch.int64)
-        dist.all_reduce(box, dist.ReduceOp.MAX, self._group)
-        return [int(value) for value in box]
+        work = dist.all_reduce(box, dist.ReduceOp.MAX, self._group, async_op=True)
+
+        def largest() -> list[int]:
+            work.wait()
+            return [int(value) for value in box]
+
+        self._asked = largest
+
+    def answer(self) -> list[int] | None:
+        """What the last question led to; None if it was answered or there was none. Collective."""
+        asked, self._asked = self._asked, None
+        return None if asked is None else asked()

@@ -5,7 +5,7 @@ moved into place; the manifest is written last. Intermediate results are kept in
 so that the same command resumes where a killed one stopped.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,13 @@ from pattlite_dist.console import Progress
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import write_text
 from pattlite_dist.shards import layout, reading
+from pattlite_dist.shards.companions import COMPANION_NAMES, save_companions
 from pattlite_dist.shards.manifest import MANIFEST_NAME, SPLIT_NAMES, Manifest, Options, ShardInfo
 from pattlite_dist.shards.pool import parallel
 from pattlite_dist.shards.reading import Read
-from pattlite_dist.shards.sources.base import Source
-from pattlite_dist.shards.spool import Spool
+from pattlite_dist.shards.sources.base import Source, notes_of
+from pattlite_dist.shards.sources.spellings import shown
+from pattlite_dist.shards.spool import Spool, first_lines
 from pattlite_dist.shards.target import Folder, Target, open_target
 from pattlite_dist.shards.working import PLAN_NAME, working, working_folder
 from pattlite_dist.shards.writer import Sample, write_shard
@@ -49,6 +51,7 @@ def create_shards(
     force: bool = False,
     work: Path | None = None,
     progress: Progress = lambda what, done, total: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Manifest:
     """Convert a source into shards and return their manifest.
 
@@ -65,6 +68,7 @@ def create_shards(
         work: folder for unfinished files; default: `.creating` in `out`, or a folder in the
             user's cache for a URL.
         progress: called as samples are read and shards are written.
+        say: called with each line about what was concluded, passed over, converted or cut.
 
     Raises:
         UserError: the source is bad, `out` cannot be written, or it holds another set.
@@ -76,6 +80,9 @@ def create_shards(
     target.check()
     folder = working_folder(target, work)
     with working(target, folder):
+        strange = _strange(target)
+        if strange and not force:
+            raise UserError(f"{strange}; choose another folder, or move it elsewhere")
         there = None if force else target.manifest()
         key = reading.key(source, options, samples_per_shard)
         found = reading.resume(source, options, samples_per_shard, folder, key)
@@ -91,13 +98,31 @@ def create_shards(
         if force:
             target.remove([MANIFEST_NAME])  # from here on the set is unfinished
         finished = _write(source, found, there, folder, target, jobs, progress)
+        save_companions(target, finished)
         if finished != there:
             target.save_manifest(finished)
         named = {shard.name for shard in finished.all_shards()}
         target.remove(name for name in target.shard_names() if name not in named)
         target.remove(_litter(target))
         (folder / PLAN_NAME).unlink()  # so that the folder is removed
-        return finished
+    for line in [*_remarks(source, found), *([f"{strange}: `verify` will say so"] * bool(strange))]:
+        say(line)
+    return finished
+
+
+def _remarks(source: Source, found: Read) -> Iterator[str]:
+    yield from notes_of(source)
+    yield from (f"left out, damaged: {line}" for line in first_lines(found.damaged))
+    options, manifest = found.manifest.options, found.manifest
+    for split in found.cut:
+        share = options.val_fraction if split == "val" else options.test_fraction
+        yield (
+            f"{split}: the source has none, so {share:.4g} of the samples was cut from train "
+            f"(seed {options.seed})"
+        )
+    for split, findings in manifest.findings.items():
+        if findings.converted:
+            yield f"{split}: {findings.converted:,} images were converted to the set's size or mode"
 
 
 def rewrite(
@@ -127,6 +152,13 @@ def rewrite(
         _write(source, found, there, work, target, jobs, progress, set(names))
 
 
+def _strange(target: Target) -> str:
+    """Whether there are tars of other programs, which readers would take for shards of the set."""
+    names = target.strange_tars()
+    more = f" and {len(names) - 1:,} more tars" if len(names) > 1 else ""
+    return f"{target.shown} contains {shown(names[0])}{more} of another program" if names else ""
+
+
 def _refuse_foreign(target: Target, folder: Path, there: Manifest | None) -> None:
     names = target.shard_names()
     if there is not None or not names:
@@ -144,8 +176,8 @@ def _litter(target: Target) -> list[str]:
     """Temporary files that a killed process left next to the set's own."""
     if not isinstance(target, Folder):
         return []
-    patterns = (f".{MANIFEST_NAME}.*.tmp", *(f".{name}-*.tar.*.tmp" for name in SPLIT_NAMES))
-    return [path.name for pattern in patterns for path in target.path.glob(pattern)]
+    names = (MANIFEST_NAME, *COMPANION_NAMES, *(f"{name}-*.tar" for name in SPLIT_NAMES))
+    return [path.name for name in names for path in target.path.glob(f".{name}.*.tmp")]
 
 
 def _compare(there: Manifest, manifest: Manifest, target: Target) -> None:

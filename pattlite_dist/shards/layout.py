@@ -3,7 +3,7 @@
 Pure functions of the survey of a source and the user's options.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,20 @@ class ShardPlan:
     split: SplitName
     name: str
     samples: NDArray[np.int64]
+
+
+def loosened(survey: Survey, parts: tuple[SplitName, ...]) -> tuple[Survey, tuple[SplitName, ...]]:
+    """The survey, and the parts to cut, of a source that names splits but lacks one.
+
+    If every sample has a split, and none is in one of `parts`, the samples of train are to be cut.
+    """
+    if (survey.splits == UNSPLIT).any():
+        return survey, parts
+    lacking = tuple(part for part in parts if not (survey.splits == SPLIT_NAMES.index(part)).any())
+    if not lacking:
+        return survey, ()
+    loose = np.where(survey.splits == TRAIN, np.int8(UNSPLIT), survey.splits)
+    return replace(survey, splits=loose), lacking
 
 
 def decide(survey: Survey, options: Options, parts: tuple[SplitName, ...]) -> Layout:

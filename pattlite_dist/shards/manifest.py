@@ -2,17 +2,24 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from pattlite_dist.errors import UserError
+from pattlite_dist.errors import UserError, unreadable
 from pattlite_dist.files import parse_json, write_text
 
 MANIFEST_NAME = "manifest.json"
 SplitName = Literal["train", "val", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
+LARGEST_SIDE = 1 << 20  # pixels; how many an image may have follows from the bytes of its shard
+# A sample is three members of a tar, each of a header and at least one block of 512 bytes.
+_SMALLEST_SAMPLE = 3 * 2 * 512
+_DENSEST = 1032  # bytes that a byte of a PNG's Deflate stream can stand for, at most
+
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 class _Model(BaseModel):
@@ -23,8 +30,8 @@ class ShardInfo(_Model):
     """One tar file, with enough information to check it before any of it is used."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.tar$")
-    samples: int = Field(gt=0)
-    bytes: int = Field(gt=0)
+    samples: int = Field(gt=0, lt=1 << 63)
+    bytes: int = Field(gt=0, le=1 << 50)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     class_counts: list[int]
 
@@ -33,8 +40,8 @@ class ImageInfo(_Model):
     """The shape of every image, as uint8 [channels, height, width]."""
 
     channels: Literal[1, 3]
-    height: int = Field(gt=0)
-    width: int = Field(gt=0)
+    height: int = Field(gt=0, le=LARGEST_SIDE)
+    width: int = Field(gt=0, le=LARGEST_SIDE)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -51,8 +58,8 @@ class SourceInfo(_Model):
     kind: str
     name: str
     sha256: str
-    rows: int
-    left_out: dict[str, int] = Field(default_factory=dict)
+    rows: Count
+    left_out: dict[str, Count] = Field(default_factory=dict)
 
 
 class Options(_Model):
@@ -89,13 +96,13 @@ class Findings(_Model):
         converted: images whose size or mode had to be changed.
     """
 
-    blank_rows: list[int] = Field(default_factory=list)
-    near_blank_rows: list[int] = Field(default_factory=list)
-    dropped_rows: list[int] = Field(default_factory=list)
-    leaks: int = 0
-    copies: int = 0
-    conflicts: int = 0
-    converted: int = 0
+    blank_rows: list[Count] = Field(default_factory=list)
+    near_blank_rows: list[Count] = Field(default_factory=list)
+    dropped_rows: list[Count] = Field(default_factory=list)
+    leaks: Count = 0
+    copies: Count = 0
+    conflicts: Count = 0
+    converted: Count = 0
 
     def in_the_set(self, rows: list[int]) -> int:
         """How many of these rows have not been left out."""
@@ -112,11 +119,11 @@ class Identical(_Model):
         conflicting_groups, conflicting_samples: groups with more than one label, and their samples.
     """
 
-    distinct: int
-    groups: int
-    copies: int
-    conflicting_groups: int
-    conflicting_samples: int
+    distinct: Count
+    groups: Count
+    copies: Count
+    conflicting_groups: Count
+    conflicting_samples: Count
 
 
 class Manifest(_Model):
@@ -129,11 +136,16 @@ class Manifest(_Model):
     options: Options = Options()
     labels: list[str] = Field(min_length=2)
     image: ImageInfo
-    samples_per_shard: int = Field(gt=0)
+    samples_per_shard: int = Field(gt=0, lt=1 << 63)
     shards: dict[SplitName, list[ShardInfo]]
     findings: dict[SplitName, Findings]
     identical: Identical | None = None
     votes: list[str] = Field(default_factory=list)  # columns of the votes in samples' JSON
+
+    @field_validator("findings")
+    @classmethod
+    def _of_every_split(cls, found: dict[SplitName, Findings]) -> dict[SplitName, Findings]:
+        return {**{name: Findings() for name in SPLIT_NAMES}, **found}
 
     def all_shards(self) -> list[ShardInfo]:
         """The shards of every split."""
@@ -170,6 +182,7 @@ def load_manifest(folder: Path) -> Manifest:
 
     Raises:
         UserError: it is missing, not JSON, of another version, or inconsistent.
+        Unreachable: its file system does not answer.
     """
     path = folder / MANIFEST_NAME
     try:
@@ -180,7 +193,7 @@ def load_manifest(folder: Path) -> Manifest:
             f"`pattlite shards create SOURCE {folder}`"
         ) from None
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error}; check its permissions") from error
+        raise unreadable(path, error, "check its permissions") from error
     return parse_manifest(text, str(path))
 
 
@@ -207,6 +220,13 @@ def _check_counts(manifest: Manifest, path: str) -> None:
             ):
                 raise UserError(
                     f"{path}: {shard.name} has {shard.samples} samples but class counts {counts}; "
+                    "create the shards again"
+                )
+            pixels = shard.samples * math.prod(manifest.image.shape)
+            if shard.samples * _SMALLEST_SAMPLE > shard.bytes or pixels > shard.bytes * _DENSEST:
+                raise UserError(
+                    f"{path}: {shard.name} has {shard.bytes:,} bytes, too few for "
+                    f"{shard.samples:,} images of {manifest.image.width}x{manifest.image.height}; "
                     "create the shards again"
                 )
             if shard.name in seen:

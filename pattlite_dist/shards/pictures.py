@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import atomic_write
+from pattlite_dist.shards.glyphs import drawable
 from pattlite_dist.shards.manifest import SPLIT_NAMES, Manifest
 from pattlite_dist.shards.samples import FLAGS, Row, Sheet
 
@@ -74,7 +75,8 @@ def draw_classes(manifest: Manifest, path: Path) -> None:
         axis.spines["bottom"].set_color(_GREY)
         axis.tick_params(axis="y", length=0, labelsize=8, labelcolor=_INK)
         axis.tick_params(axis="x", labelsize=7, color=_GREY, labelcolor=_INK)
-    names = [_short(manifest.labels[label]) for label in order]
+    labels = _names(manifest)
+    names = [labels[label] for label in order]
     axes[0].set_yticks(range(classes), names, parse_math=False)
     axes[0].set_ylim(classes - 0.4, -0.6)
     axes[0].set_xlim(0, 1.22 * most)
@@ -97,7 +99,8 @@ def draw_samples(manifest: Manifest, sheet: Sheet, path: Path) -> None:
     pitch_x, pitch_y = (side + 2 * (_FRAME + _AIR) for side in (width, max(height, 52)))
     columns = max(1, *(len(row.samples) for row in sheet.rows))
     figure = Figure(dpi=_DPI)
-    names = [_short(manifest.labels[row.label]) for row in sheet.rows]
+    labels = _names(manifest)
+    names = [labels[row.label] for row in sheet.rows]
     counts = [_count(row) for row in sheet.rows]
     wide = [_text_width(name, 8.5) for name in names]
     wide += [_text_width(count, 7) for count in counts]
@@ -123,6 +126,10 @@ def draw_samples(manifest: Manifest, sheet: Sheet, path: Path) -> None:
     for flag, x, line in legend:
         _key(figure, flag, left + _AIR + x, bottom - 26 - 34 * line)
     _save(figure, path)
+
+
+def _names(manifest: Manifest) -> list[str]:
+    return drawable([_short(label) for label in manifest.labels])
 
 
 def _count(row: Row) -> str:

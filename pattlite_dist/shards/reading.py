@@ -1,7 +1,7 @@
 """What is known about a source once it has been read, and how it is kept for the next run."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pattlite_dist import __version__
@@ -9,7 +9,13 @@ from pattlite_dist.console import Progress
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import write_text
 from pattlite_dist.shards import layout
-from pattlite_dist.shards.manifest import SPLIT_NAMES, Manifest, Options, SourceInfo
+from pattlite_dist.shards.manifest import (
+    SPLIT_NAMES,
+    Manifest,
+    Options,
+    SourceInfo,
+    SplitName,
+)
 from pattlite_dist.shards.sources.base import Source
 from pattlite_dist.shards.spool import Spool, fill, load_survey, new_spool, save_survey
 from pattlite_dist.shards.survey import Survey
@@ -24,12 +30,16 @@ class Read:
 
     Attributes:
         manifest: the future manifest, still without shards.
+        damaged: messages about the images that were left out, if it was read only now.
+        cut: the splits that were cut from train.
     """
 
     spool: Spool
     survey: Survey
     layout: layout.Layout
     manifest: Manifest
+    cut: tuple[SplitName, ...]
+    damaged: tuple[str, ...] = ()
 
 
 def read(
@@ -53,15 +63,17 @@ def read(
             "remove that folder"
         ) from error
     spool = new_spool(folder, source.image)
-    survey = fill(source, spool, jobs, progress)
+    skip = options.reading.get("damaged") == "skip"
+    spool, survey, damaged = fill(source, spool, jobs, progress, skip_damaged=skip)
     info = SourceInfo(
         kind=source.kind,
         name=source.name,
         sha256=source.sha256,
         rows=len(survey),
-        left_out=source.left_out,
+        left_out={**source.left_out, **({"damaged": len(damaged)} if damaged else {})},
     )
-    return _decided(source, options, samples_per_shard, info, spool, survey)
+    found = _decided(source, options, samples_per_shard, info, spool, survey)
+    return replace(found, damaged=tuple(damaged))
 
 
 def key(source: Source, options: Options, samples_per_shard: int) -> str:
@@ -79,6 +91,7 @@ def keep(found: Read, folder: Path, of: str) -> None:
         "key": of,
         "source": found.manifest.source.model_dump(),
         "spool": found.spool.path.name,
+        "holes": found.spool.holes,
     }
     write_text(folder / PLAN_NAME, json.dumps(kept))
 
@@ -92,12 +105,13 @@ def resume(
         if kept["key"] != of:
             return None
         info = SourceInfo.model_validate(kept["source"])
-        spool = Spool(folder / kept["spool"], source.image)
+        spool = Spool(folder / kept["spool"], source.image, tuple(kept["holes"]))
         survey = load_survey(folder)
         size = spool.path.stat().st_size
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if survey is None or len(survey) != info.rows or size != spool.size(info.rows):
+    images = info.rows + len(spool.holes)
+    if survey is None or len(survey) != info.rows or size != spool.size(images):
         return None
     return _decided(source, options, samples_per_shard, info, spool, survey)
 
@@ -110,7 +124,8 @@ def _decided(
     spool: Spool,
     survey: Survey,
 ) -> Read:
-    decided = layout.decide(survey, options, source.cut)
+    survey, cut = layout.loosened(survey, source.cut)
+    decided = layout.decide(survey, options, cut)
     manifest = Manifest(
         created_by=CREATED_BY,
         source=info,
@@ -123,4 +138,4 @@ def _decided(
         identical=layout.identical(decided.copies),
         votes=list(source.votes),
     )
-    return Read(spool, survey, decided, manifest)
+    return Read(spool, survey, decided, manifest, cut)

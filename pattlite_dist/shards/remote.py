@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pattlite_dist.errors import UserError
+from pattlite_dist.logins import complete, without_secrets
 from pattlite_dist.shards.manifest import (
     MANIFEST_NAME,
     SPLIT_NAMES,
@@ -24,7 +25,6 @@ from pattlite_dist.stores import (
     open_store,
     patiently,
     store_errors,
-    without_secrets,
 )
 
 T = TypeVar("T")
@@ -37,6 +37,11 @@ _RETRIES = 3  # in addition to the built-in retries of s3fs and gcsfs
 def shards_among(names: Iterable[str]) -> list[str]:
     """The names that are shard names, sorted."""
     return sorted(name for name in names if _SHARD.fullmatch(name))
+
+
+def strangers_among(names: Iterable[str]) -> list[str]:
+    """The names of tar files that are not shard names, sorted."""
+    return sorted(name for name in names if name.endswith(".tar") and not _SHARD.fullmatch(name))
 
 
 @dataclass(frozen=True)
@@ -71,26 +76,25 @@ class Remote:
 
     def manifest(self) -> Manifest | None:
         """See `Target.manifest`."""
-
-        def read(store: Any, root: str) -> bytes | None:
-            try:
-                return bytes(store.cat_file(f"{root}/{MANIFEST_NAME}"))
-            except FileNotFoundError:
-                return None
-
-        data = self._ask("read", MANIFEST_NAME, read)
+        data = self.content(MANIFEST_NAME)
         return None if data is None else parse_manifest(data, f"{self.shown}/{MANIFEST_NAME}")
 
     def shard_names(self) -> list[str]:
         """See `Target.shard_names`."""
+        return shards_among(self._names())
 
+    def strange_tars(self) -> list[str]:
+        """See `Target.strange_tars`."""
+        return strangers_among(self._names())
+
+    def _names(self) -> list[str]:
         def names(store: Any, root: str) -> list[str]:
             try:
                 return [path.rpartition("/")[2] for path in store.ls(root, detail=False)]
             except FileNotFoundError:
                 return []
 
-        return shards_among(self._ask("list", "", names))
+        return list(self._ask("list", "", names))
 
     def place(self, temporary: Path, shard: ShardInfo) -> None:
         """See `Target.place`; the size that the store reports is compared with the file's."""
@@ -108,6 +112,24 @@ class Remote:
         with tempfile.TemporaryDirectory() as folder:
             manifest.save(Path(folder))
             self._upload(Path(folder) / MANIFEST_NAME, MANIFEST_NAME)
+
+    def content(self, name: str) -> bytes | None:
+        """See `Target.content`."""
+
+        def read(store: Any, root: str) -> bytes | None:
+            try:
+                return bytes(store.cat_file(f"{root}/{name}"))
+            except FileNotFoundError:
+                return None
+
+        return self._ask("read", name, read)
+
+    def save(self, name: str, content: bytes) -> None:
+        """See `Target.save`."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            path.write_bytes(content)
+            self._upload(path, name)
 
     def remove(self, names: Iterable[str]) -> None:
         """See `Target.remove`."""
@@ -146,8 +168,9 @@ class Remote:
         """The result of `action` on the store and a path in it; retries transient failures."""
 
         def attempt() -> T:
-            with store_errors(self.address):
-                store, root = open_store(self.address)
+            address = complete(self.address)
+            with store_errors(address):
+                store, root = open_store(address)
                 store.invalidate_cache(root)  # to see what others have changed since
                 return action(store, root)
 

@@ -10,7 +10,7 @@ _UNBALANCED = 1.5  # ratio of the largest to the smallest class from which it is
 
 
 def set_table(manifest: Manifest) -> list[list[str]]:
-    """Rows of a table: header, classes, then findings, by split.
+    """Rows of a table: header, classes, findings by split, then what the source had besides.
 
     An empty row stands for a horizontal line. Classes are rows, so that any number of them fits.
     """
@@ -25,12 +25,17 @@ def set_table(manifest: Manifest) -> list[list[str]]:
         rows[-1] += [f"{total:,}", ""]
     shards = [len(manifest.shards.get(split, [])) for split in SPLIT_NAMES]
     rows += [_counts("shards", shards), []]
-    return rows + [
+    rows += [
         _counts(name, [count(_found(manifest, split)) for split in SPLIT_NAMES])
         if manifest.version > 1 or name in _ALWAYS
         else [name, *[_UNKNOWN, ""] * (len(SPLIT_NAMES) + 1)]
         for name, count in _FOUND.items()
     ]
+    skipped = [
+        [reason, *[""] * 2 * len(SPLIT_NAMES), f"{count:,}", ""]
+        for reason, count in manifest.source.left_out.items()
+    ]
+    return [*rows, [], *skipped] if skipped else rows
 
 
 _FOUND: dict[str, Callable[[Findings], int]] = {
@@ -101,17 +106,27 @@ def _about_split(manifest: Manifest, split: SplitName) -> list[str]:
             f"{split}: {findings.converted:,} images were converted from another size or mode"
         )
     counts = dict(zip(manifest.labels, manifest.class_counts(split), strict=True))
-    if not any(counts.values()):
-        return [*lines, f"{split} has no samples"]
-    missing = [label for label, count in counts.items() if not count]
-    if missing:
-        lines.append(f"{split} has no samples of {', '.join(missing)}")
-    elif split == "train":
+    missing = _lacking(manifest, split)
+    lines += missing
+    if split == "train" and not missing:
         most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
         ratio = counts[most] / counts[least]
         if ratio >= _UNBALANCED:
             lines.append(f"train has {ratio:.1f} times as many samples of {most} as of {least}")
     return lines
+
+
+def lacking(manifest: Manifest) -> list[str]:
+    """One line for each split without samples, or without those of some classes."""
+    return [line for split in SPLIT_NAMES for line in _lacking(manifest, split)]
+
+
+def _lacking(manifest: Manifest, split: SplitName) -> list[str]:
+    counts = dict(zip(manifest.labels, manifest.class_counts(split), strict=True))
+    missing = [label for label, count in counts.items() if not count]
+    if len(missing) == len(counts):
+        return [f"{split} has no samples"]
+    return [f"{split} has no samples of {', '.join(missing)}"] if missing else []
 
 
 def other_options(options: Options) -> list[str]:
@@ -127,6 +142,4 @@ _DEFAULTS = Options().model_dump()
 
 def print_manifest(manifest: Manifest) -> None:
     """Print the contents of a shard set, by class and split."""
-    from rich.markup import escape
-
-    print_rows([[escape(cell) for cell in row] for row in set_table(manifest)])
+    print_rows(set_table(manifest))

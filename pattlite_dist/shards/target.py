@@ -15,9 +15,9 @@ from typing import Protocol
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import atomic_write, fsync_folder, sha256_file
+from pattlite_dist.logins import without_secrets
 from pattlite_dist.shards.manifest import MANIFEST_NAME, Manifest, ShardInfo, load_manifest
-from pattlite_dist.shards.remote import Remote, shards_among
-from pattlite_dist.stores import without_secrets
+from pattlite_dist.shards.remote import Remote, shards_among, strangers_among
 
 
 class Target(Protocol):
@@ -52,6 +52,10 @@ class Target(Protocol):
         """Names of the files there that are named like shards, sorted."""
         ...
 
+    def strange_tars(self) -> list[str]:
+        """Names of the other tar files there, sorted."""
+        ...
+
     def place(self, temporary: Path, shard: ShardInfo) -> None:
         """Move a finished local file to its name, whole or not at all.
 
@@ -66,6 +70,14 @@ class Target(Protocol):
 
     def save_manifest(self, manifest: Manifest) -> None:
         """Write the manifest, whole or not at all, replacing any other."""
+        ...
+
+    def content(self, name: str) -> bytes | None:
+        """The content of a small file; None if there is none."""
+        ...
+
+    def save(self, name: str, content: bytes) -> None:
+        """Write a small file, whole or not at all, replacing any other."""
         ...
 
     def remove(self, names: Iterable[str]) -> None:
@@ -132,8 +144,15 @@ class Folder:
 
     def shard_names(self) -> list[str]:
         """See `Target.shard_names`."""
+        return shards_among(self._names())
+
+    def strange_tars(self) -> list[str]:
+        """See `Target.strange_tars`."""
+        return strangers_among(self._names())
+
+    def _names(self) -> list[str]:
         try:
-            return shards_among(path.name for path in self.path.iterdir())
+            return [path.name for path in self.path.iterdir()]
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -168,6 +187,21 @@ class Folder:
     def save_manifest(self, manifest: Manifest) -> None:
         """See `Target.save_manifest`."""
         manifest.save(self.path)
+
+    def content(self, name: str) -> bytes | None:
+        """See `Target.content`."""
+        path = self.path / name
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._refused("read", path, error) from error
+
+    def save(self, name: str, content: bytes) -> None:
+        """See `Target.save`."""
+        with atomic_write(self.path / name) as stream:
+            stream.write(content)
 
     def remove(self, names: Iterable[str]) -> None:
         """See `Target.remove`; durable when it returns."""

@@ -20,6 +20,9 @@ _ROUNDED = 1e-3  # how far a target's sum may be from 1
 _BLOCK = 512
 _END = bytes(_BLOCK)
 _NAME = re.compile(r"([^./]+)\.(png|cls|json)")
+_PAX = (b"x", b"g")  # types of members that say more about the next one, or about all
+# What they may say without a change of what is read; tarfile and webdataset write exact times.
+_IGNORED = (b"mtime", b"atime", b"ctime", b"uid", b"gid", b"uname", b"gname", b"comment")
 _OCTAL = re.compile(rb" *([0-7]+)[ \0]*")
 
 
@@ -113,7 +116,8 @@ def read_members(data: bytes) -> dict[str, dict[str, memoryview]]:
 
     tarfile is not used: it would take half the time of a cold epoch, and it accepts a dozen kinds
     of member that a shard must not have. What remains of the format is regular files with short
-    names (POSIX.1-1988, ustar): for each, a header block of 512 bytes, then the content.
+    names (POSIX.1-1988, ustar): for each, a header block of 512 bytes, then the content. Members
+    that say only times and owners (PAX, POSIX.1-2001) are passed over.
 
     Raises:
         ValueError: it is not such a tar.
@@ -128,10 +132,17 @@ def read_members(data: bytes) -> dict[str, dict[str, memoryview]]:
             break
         if len(header) < _BLOCK:
             raise ValueError("it is not a tar file, or is truncated")
-        name, key, kind, size = _header(header, sums[place // _BLOCK])
+        _check_sum(header, sums[place // _BLOCK])
+        pax = header[156:157] in _PAX
+        name, key, kind = ("of PAX", "", "") if pax else _name(header)
+        size = _size(header, name)
         place += _BLOCK
         if place + size > len(data):
             raise ValueError(f"member {name!r} is truncated")
+        if pax:
+            _check_pax(data[place : place + size])
+            place += -(-size // _BLOCK) * _BLOCK
+            continue
         parts = samples.setdefault(key, {})
         if kind in parts:
             raise ValueError(f"member {name!r} appears twice")
@@ -140,12 +151,16 @@ def read_members(data: bytes) -> dict[str, dict[str, memoryview]]:
     return samples
 
 
-def _header(header: bytes, total: int) -> tuple[str, str, str, int]:
-    """A member's name, key, kind and size; `total` is the sum of the header's bytes."""
+def _check_sum(header: bytes, total: int) -> None:
+    """Compare the sum of a header's bytes with the one in it."""
     checksum = _OCTAL.fullmatch(header, 148, 156)
     # The checksum is computed with its own field as eight spaces.
     if not checksum or total - sum(header[148:156]) + 8 * 32 != int(checksum[1], 8):
         raise ValueError("it is not a tar file, or is truncated")
+
+
+def _name(header: bytes) -> tuple[str, str, str]:
+    """A member's name, key and kind."""
     name = header[:100].rstrip(b"\0").decode("utf-8", "backslashreplace")
     match = _NAME.fullmatch(name)
     # The byte after the checksum is the type; a folder to prepend to the name starts at 345.
@@ -153,13 +168,33 @@ def _header(header: bytes, total: int) -> tuple[str, str, str, int]:
         folder = header[345:500].split(b"\0")[0].decode("utf-8", "backslashreplace")
         shown = f"{folder}/{name}" if folder else name.rstrip("/") or name
         raise ValueError(f"member {shown!r} is not a <key>.png, .cls or .json file")
+    return name, match[1], match[2]
+
+
+def _size(header: bytes, name: str) -> int:
     octal = _OCTAL.fullmatch(header, 124, 136)
     if not octal:
         raise ValueError(f"member {name!r} has no readable size")
     size = int(octal[1], 8)
     if size > _LARGEST_MEMBER:
         raise ValueError(f"member {name!r} claims {size} bytes")
-    return name, match[1], match[2], size
+    return size
+
+
+def _check_pax(data: bytes) -> None:
+    """Check that a PAX member, lines such as `30 mtime=1700000000.25`, changes nothing here."""
+    while data:
+        length = data.partition(b" ")[0]
+        if not length.isdigit() or len(length) > 8 or not 0 < int(length) <= len(data):
+            raise ValueError("a PAX header is damaged")
+        key = data[len(length) + 1 : int(length)].partition(b"=")[0]
+        if key not in _IGNORED:
+            shown = key[:40].decode("utf-8", "backslashreplace")
+            raise ValueError(
+                f"a PAX header sets {shown!r}; write plain headers, such as with "
+                "tar --format=ustar or tarfile.USTAR_FORMAT"
+            )
+        data = data[int(length) :]
 
 
 def _label(text: memoryview, classes: int) -> int:

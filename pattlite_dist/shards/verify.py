@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pattlite_dist.console import Progress
-from pattlite_dist.errors import UserError
+from pattlite_dist.errors import UserError, unreadable
+from pattlite_dist.shards.companions import outdated
 from pattlite_dist.shards.manifest import (
     SPLIT_NAMES,
     Findings,
@@ -207,15 +208,22 @@ def _split_problems(seen: list[_Seen], findings: Findings, version: int) -> Iter
 
 
 def stray_shards(folder: Path, manifest: Manifest) -> list[Problem]:
-    """One line for each tar file that the manifest does not name.
+    """One line for each file that would mislead another reader.
 
-    A reader that is given `train-*.tar` would treat it as part of the set.
+    That is a tar file that the manifest does not name, which a reader that is given `train-*.tar`
+    would treat as part of the set, and a companion that contradicts the manifest.
     """
     named = {shard.name for shard in manifest.all_shards()}
-    return [
+    strays = [
         Problem("", f"{path} is not a shard of this set; move it elsewhere or remove it")
         for path in sorted(folder.glob("*.tar"))
         if path.name not in named
+    ]
+    return strays + [
+        Problem(
+            "", f"{folder / name} does not match the manifest; remove it, or create the set again"
+        )
+        for name in outdated(folder, manifest)
     ]
 
 
@@ -234,7 +242,12 @@ def wrong_sizes(folder: Path, shards: list[ShardInfo]) -> list[str]:
 
 
 def read_shard_file(path: Path) -> bytes:
-    """The bytes of a local shard; a `UserError` names it."""
+    """The bytes of a local shard.
+
+    Raises:
+        UserError: it is missing or cannot be read; names it.
+        Unreachable: its file system does not answer.
+    """
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -242,4 +255,4 @@ def read_shard_file(path: Path) -> bytes:
             f"{path} is missing although its manifest names it; create the shards again"
         ) from None
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; check its permissions") from error
+        raise unreadable(path, error, "check its permissions") from error

@@ -6,13 +6,15 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from pattlite_dist.errors import UserError
+from pattlite_dist.runtime.locks import file_lock
 from pattlite_dist.shards.target import Target
 
 PLAN_NAME = "plan.json"  # while it exists, a conversion can resume
 _LOCK_NAME = "lock"
+_UNNOTICED = "a second process that writes these shards would not be noticed, so start none"
 
 
 def working_folder(target: Target, named: Path | None) -> Path:
@@ -36,31 +38,30 @@ def working(target: Target, folder: Path) -> Iterator[None]:
     own = target.work()  # always holds the lock, where every process looks for it
     folders = dict.fromkeys([own, folder])
     missing = [path for each in folders for path in (each, *each.parents) if not path.exists()]
-    try:
-        for each in folders:
-            each.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(own / _LOCK_NAME, timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise UserError(
-            f"another process is writing shards into {target.shown}; wait for it, or choose "
-            "another folder"
-        ) from None
-    except OSError as error:
-        _remove_empty(missing)
-        where = error.filename or folder
-        raise UserError(
-            f"cannot write {where}: {error.strerror or error}; free some space or choose a "
-            "writable folder"
-        ) from error
-    try:
-        yield
-    finally:
-        if not (folder / PLAN_NAME).exists():
+    with contextlib.ExitStack() as held:
+        try:
             for each in folders:
-                shutil.rmtree(each, ignore_errors=True)
+                each.mkdir(parents=True, exist_ok=True)
+            held.enter_context(file_lock(own / _LOCK_NAME, _UNNOTICED, timeout=0))
+        except Timeout:
+            raise UserError(
+                f"another process is writing shards into {target.shown}; wait for it, or choose "
+                "another folder"
+            ) from None
+        except OSError as error:
             _remove_empty(missing)
-        lock.release()
+            where = error.filename or folder
+            raise UserError(
+                f"cannot write {where}: {error.strerror or error}; free some space or choose a "
+                "writable folder"
+            ) from error
+        try:
+            yield
+        finally:
+            if not (folder / PLAN_NAME).exists():
+                for each in folders:
+                    shutil.rmtree(each, ignore_errors=True)
+                _remove_empty(missing)
 
 
 def clear(folder: Path) -> None:

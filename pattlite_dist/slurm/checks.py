@@ -156,10 +156,10 @@ def wandb(mode: str, login: bool) -> list[str]:
 
 
 def weights(wanted: str | None, exists: bool) -> list[str]:
-    """Whether the backbone's weights exist, if they are a file."""
+    """Whether the weights to begin with exist, if they are a file or a folder."""
     if wanted in (None, "imagenet") or exists:
         return []
-    return [f"model.weights: {wanted} does not exist; give a local file, or `imagenet`"]
+    return [f"model.weights: {wanted} does not exist; give a local file, a run, or `imagenet`"]
 
 
 def disk(folder: Path, free: int, keep_best: int, checkpoint: int | None = None) -> list[str]:

@@ -14,6 +14,7 @@ from pattlite_dist.data.fetch import Origin, fetch_manifest
 from pattlite_dist.data.reader import check_targets, needed_shards
 from pattlite_dist.data.settings import DataConfig
 from pattlite_dist.errors import UserError
+from pattlite_dist.logins import complete, without_secrets
 from pattlite_dist.shards.manifest import Manifest
 from pattlite_dist.shards.verify import wrong_sizes
 from pattlite_dist.slurm import admission, checks, extras, node, reach
@@ -22,8 +23,10 @@ from pattlite_dist.slurm.profile import Profile
 from pattlite_dist.slurm.submit import Plan
 from pattlite_dist.tracking import history
 from pattlite_dist.tracking.folder import same_run
-from pattlite_dist.tracking.wandb_run import has_login, wandb_mode
+from pattlite_dist.tracking.wandb_run import wandb_mode
+from pattlite_dist.tracking.wandb_server import has_login
 from pattlite_dist.train import names
+from pattlite_dist.train.checks import check_recipe
 from pattlite_dist.train.settings import few_images
 
 Fetch = Callable[[Origin], Manifest | UserError]
@@ -53,14 +56,17 @@ def check(
         snapshot: the jobs will use a copy of this package instead of what is installed.
     """
     # A hundred runs may read the same shards: each set is checked once.
-    shards = functools.cache(functools.partial(_shards, functools.cache(_fetched)))
+    fetch = functools.cache(fetched)
+    shards = functools.cache(functools.partial(shard_problems, fetch))
     reports = {
         run: _check_run(config, plan.profile, run, live, None if shards_pending else shards)
         for run, config in runs.items()
     }
-    folders = {run: _nearest(run) for run in runs}
+    for run, config in runs.items() if not shards_pending else ():
+        reports[run].problems += _changed(fetch, config, run)
+    folders = {run: nearest(run) for run in runs}
     with contextlib.ExitStack() as stack:
-        marks = {name: stack.enter_context(_mark(name)) for name in dict.fromkeys(folders.values())}
+        marks = {name: stack.enter_context(mark(name)) for name in dict.fromkeys(folders.values())}
         for run, folder in folders.items():
             reports[run].problems += marks[folder][0]
         report = checks.merged({run.name: found for run, found in reports.items()})
@@ -90,11 +96,13 @@ def _check_run(
     report.problems += checks.jobs(run, live)
     report.problems += _same_run(config, run)
     report.problems += checks.batch(settings.global_batch, profile.nodes, profile.local_size)
-    few = few_images(settings, profile.nodes * profile.local_size)
+    ranks = profile.nodes * profile.local_size
+    few = few_images(settings, ranks, config.model.sync_batchnorm)
     report.notes += [few] if few else []
     report.problems += checks.devices(settings.accelerator, profile.gpus_per_node)
     report.problems += extras.options(profile.sbatch, profile.srun, profile.memory_gb)
     report.problems += extras.environment(profile.environment)
+    report.add(Report(*extras.secrets(profile, complete(config.data.shards) != config.data.shards)))
     every = settings.checkpoint_every_minutes
     report.add(checks.times(profile.minutes, profile.signal_seconds, every, _save_seconds(run)))
     report.problems += _wandb(config, profile)
@@ -104,8 +112,9 @@ def _check_run(
         )
     else:
         report.problems += shards(config.data, settings.global_batch)
-    report.problems += _weights(config, run)
-    report.problems += _disk(config, run, _nearest(run))
+    report.problems += weight_problems(config, run)
+    report.problems += _recipe(config, run)
+    report.problems += disk_problems(config, run, nearest(run))
     return report
 
 
@@ -131,12 +140,13 @@ def _wandb(config: Config, profile: Profile) -> list[str]:
     return checks.wandb(wandb_mode(mode), has_login() or "WANDB_API_KEY" in profile.environment)
 
 
-def _origin(data: DataConfig) -> Origin:
+def quick_origin(data: DataConfig) -> Origin:
+    """The shards of a run, asked for with little patience."""
     timeout = min(data.timeout_seconds, _PATIENCE)
     return Origin(data.shards, data.allow_pipe, min(data.retries, 1), timeout)
 
 
-def _fetched(origin: Origin) -> Manifest | UserError:
+def fetched(origin: Origin) -> Manifest | UserError:
     """The manifest there, or why there is none."""
     try:
         return fetch_manifest(origin)
@@ -144,8 +154,9 @@ def _fetched(origin: Origin) -> Manifest | UserError:
         return error
 
 
-def _shards(fetch: Fetch, data: DataConfig, global_batch: int) -> list[str]:
-    origin = _origin(data)
+def shard_problems(fetch: Fetch, data: DataConfig, global_batch: int) -> list[str]:
+    """What is wrong with the shards of a run."""
+    origin = quick_origin(data)
     manifest = fetch(origin)
     if isinstance(manifest, UserError):
         return [str(manifest)]
@@ -161,33 +172,52 @@ def _shards(fetch: Fetch, data: DataConfig, global_batch: int) -> list[str]:
     return lines
 
 
+def _changed(fetch: Fetch, config: Config, run: Path) -> list[str]:
+    """Whether a run would continue on other shards than before, which it refuses."""
+    before = history.last_start(history.read(run)).get("shards")
+    manifest = fetch(quick_origin(config.data))
+    if before is None or isinstance(manifest, UserError) or manifest.fingerprint() == before:
+        return []
+    if not names.listed(run / "checkpoints"):
+        return []
+    return [
+        f"{run} was trained on other shards than those in {without_secrets(config.data.shards)}; "
+        "give data.shards the place of those, or set name to start a new run"
+    ]
+
+
 def _weights_file(config: Config) -> Path | None:
     wanted = config.model.weights
-    return None if wanted in (None, "imagenet") else Path(str(wanted))
+    return None if wanted in (None, "none", "imagenet") else Path(str(wanted))
 
 
-def _weights(config: Config, run: Path) -> list[str]:
+def weight_problems(config: Config, run: Path) -> list[str]:
+    """What is wrong with the weights that a run begins with."""
     if names.listed(run / "checkpoints"):
         return []  # they are no longer read
     path = _weights_file(config)
-    return checks.weights(config.model.weights, path is None or path.is_file())
+    return checks.weights(config.model.weights, path is None or path.exists())
+
+
+def _recipe(config: Config, run: Path) -> list[str]:
+    return [] if names.listed(run / "checkpoints") else check_recipe(config)
 
 
 def _inputs(config: Config, shards_pending: bool) -> list[Path]:
     """Files and folders here that the job reads; what is missing is reported elsewhere."""
-    origin, weights = _origin(config.data), _weights_file(config)
+    origin, weights = quick_origin(config.data), _weights_file(config)
     paths = [Path(origin.root)] if origin.local and not shards_pending else []
     return [path.absolute() for path in [*paths, *([weights] if weights else [])] if path.exists()]
 
 
-def _nearest(path: Path) -> Path:
+def nearest(path: Path) -> Path:
     """The folder itself, or the nearest one above it that exists."""
     path = path.absolute()
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 @contextlib.contextmanager
-def _mark(folder: Path) -> Iterator[tuple[list[str], Path]]:
+def mark(folder: Path) -> Iterator[tuple[list[str], Path]]:
     """Write a temporary file; yields the problems, and the path that a node has to see."""
     path, problems = folder, []
     try:
@@ -207,7 +237,8 @@ def _mark(folder: Path) -> Iterator[tuple[list[str], Path]]:
             path.unlink(missing_ok=True)
 
 
-def _disk(config: Config, run: Path, folder: Path) -> list[str]:
+def disk_problems(config: Config, run: Path, folder: Path) -> list[str]:
+    """Whether the checkpoints of a run fit on the disk of a folder."""
     sizes = []
     for found in sorted(names.listed(run / "checkpoints")):
         with contextlib.suppress(OSError):  # training may remove it just now

@@ -5,6 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
+from pattlite_dist.logins import VARIABLE
+from pattlite_dist.slurm.profile import Profile, is_secret
+
 # Set by the profile itself: option of sbatch and srun -> why it is not allowed as an extra.
 _DRIVEN = {
     "nodes": "profile.nodes sets it",
@@ -98,3 +101,37 @@ def environment(variables: Mapping[str, str]) -> list[str]:
         elif _LAUNCHER.fullmatch(name):
             lines.append(f"profile.environment sets {name}, which SLURM sets itself; remove it")
     return lines
+
+
+_ASSIGNED = re.compile(r"\b([A-Za-z_][A-Za-z0-9_]*)=(?!['\"]?[$`])['\"]?[^\s'\"]")
+
+
+def secrets(profile: Profile, known: bool) -> tuple[list[str], list[str]]:
+    """Problems with, and notes on, keys and passwords that a profile holds.
+
+    Args:
+        profile: of the cluster.
+        known: whether the job needs a login of the shards from the environment.
+    """
+    written = [
+        name for line in profile.setup for name in _ASSIGNED.findall(line) if is_secret(name)
+    ]
+    problems = [
+        f"profile.setup sets {name}, and all that can read the run folder can read it there; "
+        "export it before submitting"
+        for name in written
+    ]
+    needed = [*profile.secrets, *([VARIABLE] if known else [])]
+    export = str(profile.sbatch.get("export", "ALL"))
+    kept = [name for name in needed if name not in export.split(",")]
+    if kept and export.partition(",")[0].upper() != "ALL":
+        problems.append(
+            f"profile.sbatch.export is {export!r}, which keeps {', '.join(kept)} from the job; add "
+            "it there"
+        )
+    notes = [
+        f"profile.environment holds {name}: anyone who can read the profile can use it; export it "
+        "before submitting" + (", or run `wandb login` once" if name == "WANDB_API_KEY" else "")
+        for name in profile.secrets
+    ]
+    return problems, notes

@@ -11,6 +11,7 @@ from pattlite_dist.errors import UserError
 from pattlite_dist.tracking.folder import CONFIG_NAME, load_config
 from pattlite_dist.tracking.history import HISTORY_NAME, Standing, read, standing
 from pattlite_dist.tracking.record import RECORD_NAME, read_metrics
+from pattlite_dist.train import names
 
 
 class Facts(NamedTuple):
@@ -24,6 +25,7 @@ class Facts(NamedTuple):
         epochs: of the whole run.
         val_top1: the best so far, 0-1.
         test_top1: of `evaluation.json`, 0-1.
+        test_of: the checkpoint that it is of, if that is no longer the best on val.
         step_seconds: mean of the last start's last epoch, validation included where it holds one.
         seen: when record or history were last written to, seconds since 1970.
     """
@@ -35,6 +37,7 @@ class Facts(NamedTuple):
     epochs: int | None = None
     val_top1: float | None = None
     test_top1: float | None = None
+    test_of: str | None = None
     step_seconds: float | None = None
     seen: float | None = None
 
@@ -79,7 +82,29 @@ def read_facts(run: Path) -> Facts:
     except (OSError, ValueError):
         lines = []
     facts = sum_up(str(run), standing(read(run)), lines)
-    return facts._replace(epochs=facts.epochs or _epochs(run), test_top1=_test_top1(run))
+    top1, checkpoint = _test_top1(run)
+    return facts._replace(
+        epochs=facts.epochs or _epochs(run),
+        test_top1=top1,
+        test_of=checkpoint if is_stale(checkpoint, run, facts.val_top1) else None,
+    )
+
+
+def is_stale(checkpoint: str | None, run: Path, val_top1: float | None) -> bool:
+    """Whether a run has become another since a checkpoint of it was scored.
+
+    Args:
+        checkpoint: name of the one that was scored; None if there are no scores.
+        run: folder.
+        val_top1: the best so far, by which checkpoints are told apart where none is left.
+    """
+    if not isinstance(checkpoint, str):
+        return False
+    best = names.chosen(names.listed(run / "checkpoints"))
+    if best is not None:
+        return best.name != checkpoint
+    was = names.parse_name(checkpoint)
+    return was is not None and val_top1 is not None and abs(was.top1 - val_top1) > 1e-4
 
 
 def sum_up(run: str, now: Standing, lines: Sequence[Any]) -> Facts:
@@ -135,9 +160,10 @@ def _epochs(run: Path) -> int | None:
         return None
 
 
-def _test_top1(run: Path) -> float | None:
+def _test_top1(run: Path) -> tuple[float | None, str | None]:
+    """Of `evaluation.json`: the score and the checkpoint that it is of."""
     try:
         content = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
-        return _number(content["splits"]["test"]["top1"])
+        return _number(content["splits"]["test"]["top1"]), content.get("checkpoint")
     except (OSError, ValueError, LookupError, TypeError):
-        return None
+        return None, None

@@ -12,7 +12,7 @@ from pathlib import Path
 from submitit.helpers import Checkpointable
 
 from pattlite_dist.compat.submitit import check_handler
-from pattlite_dist.errors import UserError
+from pattlite_dist.errors import Unreachable, UserError
 from pattlite_dist.runtime import failure
 from pattlite_dist.runtime.imports import quick_imports
 from pattlite_dist.runtime.signals import Signals, Stopped
@@ -60,15 +60,18 @@ class TrainJob(Checkpointable):
                     self._note(error)
                 print(f"pattlite: error: {error}", file=sys.stderr, flush=True)
                 raise SystemExit(2) from None
-            except (failure.PeerFailed, failure.NoGroup) as error:
-                if isinstance(error, failure.NoGroup):
+            except (failure.PeerFailed, failure.NoGroup, Unreachable) as error:
+                if not isinstance(error, failure.PeerFailed):
                     self._note(error)
                 failure.tell(str(error))
                 raise SystemExit(1) from None
             finally:
-                from pattlite_dist.tracking import wandb_run
+                from pattlite_dist.tracking import curves, wandb_run
 
-                wandb_run.end()  # after the requeue, as an upload can outlast the grace time
+                # After the requeue, as both can outlast the grace time.
+                if os.environ.get("SLURM_PROCID", "0") == "0":
+                    curves.draw_what_is_new(self.run)
+                wandb_run.end()
 
     def _note(self, error: Exception) -> None:
         # For `status`: SLURM keeps only a number. Training itself notes what fails in the run.

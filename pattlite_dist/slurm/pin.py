@@ -94,7 +94,9 @@ def pin(run: Path, profile: Profile, snapshot: bool) -> dict[str, Any]:
         "python": sys.version.split()[0],
         "code": str(copy_code(run)) if snapshot else None,
     }
-    write_text(folder / "profile.yaml", yaml.safe_dump(profile.model_dump(mode="json")))
+    hidden = dict.fromkeys(profile.secrets, "***")
+    shown = profile.model_copy(update={"environment": {**profile.environment, **hidden}})
+    write_text(folder / "profile.yaml", yaml.safe_dump(shown.model_dump(mode="json")))
     write_text(folder / "requirements.txt", "\n".join(versions()) + "\n")
     write_text(folder / "diff.patch", state["diff"] or "")
     write_text(folder / "facts.json", json.dumps(facts, indent=1) + "\n")

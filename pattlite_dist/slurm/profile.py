@@ -2,18 +2,22 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pattlite_dist.errors import UserError, first_problem
+from pattlite_dist.errors import UserError, first_problem, on_one_line
+from pattlite_dist.shipped import PROFILES, find
 
-PROFILES = Path("launch", "profiles")
 _TIME = re.compile(r"^(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?$", re.ASCII)
 _KEPT = (":bool", ":null", ":merge")
 _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*\Z")
+_OPTION = re.compile(r"^-{0,2}[A-Za-z][A-Za-z0-9_-]*\Z")
+_SECRET = re.compile(
+    r"(?:^|_)(?:API_?KEY|KEY|TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIALS?|LOGIN)S?(?:_|$)",
+    re.IGNORECASE,
+)
 
 
 class Profile(BaseModel):
@@ -74,6 +78,14 @@ class Profile(BaseModel):
                 raise ValueError(f"{name!r} is not a variable name: letters, digits, underscores")
         return variables
 
+    @field_validator("sbatch")
+    @classmethod
+    def _options(cls, options: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
+        for name in options:
+            if not _OPTION.match(name):
+                raise ValueError(f"{name!r} is not an option: letters, digits, dashes")
+        return options
+
     @model_validator(mode="after")
     def _one_number(self) -> "Profile":
         if self.gpus_per_node and self.tasks_per_node not in (None, self.gpus_per_node):
@@ -82,6 +94,14 @@ class Profile(BaseModel):
                 "leave it out, each task uses one GPU"
             )
         return self
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """Variables of the environment that look like keys or passwords.
+
+        Nothing writes them: they reach a job through the environment of the command that submits.
+        """
+        return {name: value for name, value in self.environment.items() if is_secret(name)}
 
     @property
     def local_size(self) -> int:
@@ -99,6 +119,11 @@ class Profile(BaseModel):
         minutes = parse_minutes(self.time)
         assert minutes is not None  # validated
         return minutes
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable's name says that it holds a key or a password."""
+    return _SECRET.search(name) is not None
 
 
 def parse_minutes(text: str) -> int | None:
@@ -138,7 +163,7 @@ def read_yaml(text: str) -> Any:
 
 
 def load_profile(name: str, overrides: Sequence[str] = ()) -> Profile:
-    """Read a profile: a YAML file, or the name of one in `launch/profiles`.
+    """Read a profile: a YAML file, or the name of one in `launch/profiles` or of the package.
 
     Args:
         name: file, or name without its ending.
@@ -147,16 +172,9 @@ def load_profile(name: str, overrides: Sequence[str] = ()) -> Profile:
     Raises:
         UserError: it does not exist, or is not a valid profile.
     """
-    path = Path(name)
-    if path.suffix not in (".yaml", ".yml"):
-        path = PROFILES / f"{name}.yaml"
+    path = find(PROFILES, name)
     try:
         content = read_yaml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml"))) or "none"
-        raise UserError(
-            f"{path} does not exist; give a profile's YAML file, or one of {PROFILES} ({known})"
-        ) from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"cannot read the profile {path}: {reason}; fix it") from error
@@ -169,7 +187,7 @@ def load_profile(name: str, overrides: Sequence[str] = ()) -> Profile:
         try:
             content[key] = read_yaml(value)
         except yaml.YAMLError:
-            raise UserError(f"profile.{text}: not a value; put it in quotes") from None
+            raise UserError(f"profile.{on_one_line(text)}: not a value; put it in quotes") from None
     return parse_profile(content, str(path))
 
 

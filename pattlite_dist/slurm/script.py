@@ -91,10 +91,27 @@ def check_line(what: str, value: Any) -> None:
         raise UserError(f"{what} {value!r} has a line break, which sbatch cannot read; remove it")
 
 
+def check_folder(folder: Path) -> None:
+    """Reject a folder of logs whose name sbatch would change.
+
+    Raises:
+        UserError: it has a line break, or what sbatch takes for a pattern, such as `%j`.
+    """
+    what = "folder of logs"
+    check_line(what, str(folder))
+    if re.search(r"[%\\]", str(folder)):
+        raise UserError(
+            f"{what} {str(folder)!r} has a % or a backslash, of which sbatch would make another "
+            "name; choose one without"
+        )
+
+
 def setup_lines(profile: Profile, code: Path | None = None) -> list[str]:
     """Shell lines before srun: modules, variables, the copied code, the profile's own."""
     lines = [f"module load {shlex.quote(module)}" for module in profile.modules]
     variables = {"OMP_NUM_THREADS": str(profile.cpus_per_task), **profile.environment}
+    for name in profile.secrets:  # others can read the script
+        del variables[name]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     if code is not None:
         lines.append(f'export PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"')

@@ -8,19 +8,20 @@ from typing import NamedTuple
 from pattlite_dist.slurm import queue
 from pattlite_dist.slurm.facts import Facts, read_facts
 from pattlite_dist.slurm.jobinfo import JobInfo
+from pattlite_dist.train.names import parse_name
 
 # States of a run that does not have to be started again.
 GOING_WELL = frozenset(
     {"finished", "completed", "pending", "running", "configuring", "completing", "requeued",
      "requeue_hold", "resizing", "suspended", "signaling", "stage_out"}
 )  # fmt: skip
-_MOST_STATE, _LEAST_STATE, _LEAST_RUN = 48, 20, 12  # characters that the table shows of them
-# Columns that are dropped first if the terminal is too narrow.
-_LEAST = ("test %", "limit left", "restarts", "step", "job", "time left", "epoch")
+_MOST_STATE = 48  # characters of it that the table shows
 
 
 class Row(NamedTuple):
     """A run as `status` shows it: counts, fractions, seconds; None if unknown.
+
+    `test_of` is the checkpoint that `test_top1` is of, if that is no longer the best on val.
 
     `state` is SLURM's word, in lower case, where SLURM knows the job: `pending`, `running`,
     `timeout`, … But a run that took its last step is `finished`, and where SLURM does not know the
@@ -38,6 +39,7 @@ class Row(NamedTuple):
     steps: int | None
     val_top1: float | None
     test_top1: float | None
+    test_of: str | None
     restarts: int
     time_left: float | None
     limit_left: int | None
@@ -70,6 +72,7 @@ def make_row(facts: Facts, info: JobInfo | None, answered: bool, now: float) -> 
         steps=steps,
         val_top1=facts.val_top1,
         test_top1=facts.test_top1,
+        test_of=facts.test_of,
         # Only SLURM counts starts that ended before training began, but just one job's.
         restarts=max(standing.starts - 1, info.restarts if info else 0, 0),
         time_left=left,
@@ -112,13 +115,8 @@ def duration(seconds: float) -> str:
     return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute}:{second:02d}"
 
 
-def table(rows: Sequence[Row], width: int) -> list[list[str]]:
-    """The cells of the table, header first, without columns that are empty or do not fit.
-
-    Args:
-        rows: of the runs.
-        width: characters of a line.
-    """
+def table(rows: Sequence[Row]) -> list[list[str]]:
+    """The cells of the table, header first, without columns that are empty."""
     columns: dict[str, list[str]] = {
         "run": [row.run for row in rows],
         "job": [row.job or "" for row in rows],
@@ -126,40 +124,27 @@ def table(rows: Sequence[Row], width: int) -> list[list[str]]:
         "epoch": [_of(row.epoch, row.epochs) for row in rows],
         "step": [f"{row.step:,}" for row in rows],
         "val %": [_percent(row.val_top1) for row in rows],
-        "test %": [_percent(row.test_top1) for row in rows],
+        "test %": [_test_cell(row) for row in rows],
         "restarts": [str(row.restarts or "") for row in rows],
         "time left": ["" if row.time_left is None else duration(row.time_left) for row in rows],
         "limit left": ["" if row.limit_left is None else duration(row.limit_left) for row in rows],
     }
     columns = {name: cells for name, cells in columns.items() if any(cells)}
-
-    def excess() -> int:
-        return 1 - width + sum(_width(name, cells) + 3 for name, cells in columns.items())
-
-    if excess() > 0:
-        most = max(_width("", columns["state"]) - excess(), _LEAST_STATE)
-        columns["state"] = [_cut(cell, most) for cell in columns["state"]]
-    for name in _LEAST:
-        if excess() > 0:
-            columns.pop(name, None)
-    if excess() > 0:
-        most = max(_width("", columns["run"]) - excess(), _LEAST_RUN)
-        # Names differ at their ends.
-        columns["run"] = [_cut(cell[::-1], most)[::-1] for cell in columns["run"]]
     return [list(columns), *(list(cells) for cells in zip(*columns.values(), strict=True))]
-
-
-def _width(name: str, cells: Sequence[str]) -> int:
-    return max(map(len, (name, *cells)))
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _state_cell(row: Row) -> str:
     text = f"{row.state}: {row.reason}" if row.reason else row.state
-    return _cut(" ".join(text.split()), _MOST_STATE)
+    text = " ".join(text.split())
+    return text if len(text) <= _MOST_STATE else f"{text[: _MOST_STATE - 1]}…"
+
+
+def _test_cell(row: Row) -> str:
+    """The score; with its epoch, if that is not the one which `val %` is of."""
+    if row.test_of is None or row.test_top1 is None:
+        return _percent(row.test_top1)
+    found = parse_name(row.test_of)
+    return f"{_percent(row.test_top1)} ({f'epoch {found.epoch + 1}' if found else 'other'})"
 
 
 def _of(part: int | None, whole: int | None) -> str:

@@ -40,7 +40,7 @@ class Plan:
         """The parameters for submitit; `code` is the folder of a copy of the package."""
         # Python puts the folder that it starts in before PYTHONPATH: a copy must be that folder.
         folder = code or Path.cwd()
-        script.check_line("folder of logs", str(self.folder))
+        script.check_folder(self.folder)
         return script.parameters(self.profile, self.name, folder, code, self.after, self.tasks)
 
     def text(self, code: Path | None = None, array: int | None = None) -> str:

@@ -1,13 +1,30 @@
-"""A run's curves, drawn from its record."""
+"""A run's curves, drawn from its record whenever a start of it ends."""
 
+import sys
 from pathlib import Path
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from pattlite_dist.files import write_figure
 from pattlite_dist.tracking.record import RECORD_NAME, read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CURVES_NAME = "curves.png"
+
+
+def draw_what_is_new(run: Path) -> None:
+    """Draw a run's curves if an epoch has ended since they were drawn.
+
+    What goes wrong in that is only said: it must not hide how the run itself has ended.
+    """
+    try:
+        lines, picture = read_metrics(run / RECORD_NAME), run / CURVES_NAME
+        ended = max((line["time"] for line in lines if "val/top1" in line), default=None)
+        if ended is not None and not (picture.exists() and picture.stat().st_mtime > ended):
+            draw_curves(run)
+    except Exception as error:
+        print(f"cannot draw {run / CURVES_NAME}: {error}", file=sys.stderr, flush=True)
 
 
 def draw_curves(run: Path) -> Path | None:
@@ -19,6 +36,8 @@ def draw_curves(run: Path) -> Path | None:
     lines = read_metrics(run / RECORD_NAME)
     if not any("val/top1" in line for line in lines):
         return None
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     loss, accuracy, rate = figure.subplots(1, 3)
     _plot(loss, lines, "train/loss", "train (smoothed labels)", alpha=0.6, linewidth=0.8)
@@ -33,12 +52,12 @@ def draw_curves(run: Path) -> Path | None:
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend(fontsize=8)
-    path = run / "curves.png"
+    path = run / CURVES_NAME
     write_figure(figure, path)
     return path
 
 
-def _plot(axis: Axes, lines: list[dict[str, Any]], key: str, label: str, **style: Any) -> None:
+def _plot(axis: "Axes", lines: list[dict[str, Any]], key: str, label: str, **style: Any) -> None:
     points = [(line["step"], line[key]) for line in lines if key in line]
     if points:
         steps, values = zip(*points, strict=True)

@@ -7,6 +7,7 @@ import yaml
 from pattlite_dist.config import Config, conflicts, parse_written, to_yaml
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import write_text
+from pattlite_dist.location import with_absolute_paths
 from pattlite_dist.tracking.record import RECORD_NAME, rewind_metrics
 
 CONFIG_NAME = "config.yaml"
@@ -38,8 +39,8 @@ def same_run(config: Config, run: Path) -> Config:
     """Check that a folder, if it holds a run, holds this one.
 
     Returns:
-        The configuration to continue with: that given, but a run that has left out the incomplete
-        last batch of its epochs, as was the default once, still does.
+        The configuration to continue with: that given, but what earlier versions did otherwise, a
+        run that they began still does; see `as_before`.
 
     Raises:
         UserError: the folder holds a run with a different configuration.
@@ -50,6 +51,9 @@ def same_run(config: Config, run: Path) -> Config:
     if (before.data.tail, config.data.tail) == ("drop", "pad"):
         data = config.data.model_copy(update={"tail": "drop"})
         config = config.model_copy(update={"data": data})
+    if before.optim.decay_positions:
+        optim = config.optim.model_copy(update={"decay_positions": True})
+        config = config.model_copy(update={"optim": optim})
     changed = conflicts(before, config)
     if changed:
         raise UserError(
@@ -59,8 +63,26 @@ def same_run(config: Config, run: Path) -> Config:
     return config
 
 
+def as_before(given: Config, config: Config) -> list[str]:
+    """What a run does as earlier versions did, a line for each.
+
+    Args:
+        given: by the user.
+        config: what `same_run` made of it.
+    """
+    lines = []
+    if given.data.tail != config.data.tail:
+        lines.append("leaves out each epoch's incomplete last batch, as before: data.tail=drop")
+    if given.optim.decay_positions != config.optim.decay_positions:
+        lines.append("decays position embeddings, as before: optim.decay_positions=true")
+    return lines
+
+
 def prepare_folder(config: Config, run: Path, step: int | None) -> None:
-    """Write `config.yaml`, and remove metrics from `step` on: those steps are repeated."""
-    write_text(run / CONFIG_NAME, to_yaml(config))
+    """Write `config.yaml`, and remove metrics from `step` on: those steps are repeated.
+
+    Paths are written as absolute ones, so that a run can be used from any folder.
+    """
+    write_text(run / CONFIG_NAME, to_yaml(with_absolute_paths(config)))
     if step is not None:
         rewind_metrics(run / RECORD_NAME, step)

@@ -36,10 +36,10 @@ def append(run: Path, event: Event, **facts: Any) -> None:
 
     Args:
         run: folder.
-        event: `submitted` (by the command, with `job`), `started` (with `step`, and what
-            it computes on and with), `first_step`, `stopped` (with `signal`, `step`, whether it was
-            `saved`, and `noted`, the time of the signal), `requeued`, `finished`, `failed` (with
-            `error`), `cancelled` (by the command, with `job`).
+        event: `submitted` (by the command, with `job`), `started` (with `step`, what it computes on
+            and with, and the fingerprint of its `shards`), `first_step`, `stopped` (with `signal`,
+            `step`, whether it was `saved`, and `noted`, the time of the signal), `requeued`,
+            `finished`, `failed` (with `error`), `cancelled` (by the command, with `job`).
         facts: further keys.
     """
     line = {

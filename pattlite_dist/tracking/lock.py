@@ -1,7 +1,6 @@
 """One process at a time trains in a run folder; a second is refused with the name of the first."""
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -11,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from pattlite_dist.errors import UserError
+from pattlite_dist.runtime.locks import go_without, is_held, is_unsupported
 from pattlite_dist.tracking.history import job_id
 
 LOCK_NAME = "run.lock"
 _OWN_JOB_SECONDS = 60.0  # the job's previous start may still be ending on another node
 _ANY_SECONDS = 3.0  # a process that was just killed may still be ending
+_UNNOTICED = "a second process that trains this run would not be noticed, so start none"
 
 
 class Busy(UserError):
@@ -27,7 +28,7 @@ class RunLock:
 
     A POSIX record lock: unlike with flock, forked loader processes do not inherit it, so it ends
     with its process; and it works across the nodes of NFS and Lustre. On a file system without
-    locks, the file merely names the last holder, and nobody is refused.
+    locks, the file merely names the last holder, and nobody is refused, which is said.
 
     Args:
         run: folder.
@@ -42,7 +43,7 @@ class RunLock:
 
         Raises:
             Busy: another process holds it; the message names its job, host and process.
-            UserError: the folder is not writable.
+            UserError: the folder is not writable, or locking fails.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +82,8 @@ class RunLock:
     def release(self) -> None:
         """Release the folder."""
         if self._descriptor is not None:
-            os.ftruncate(self._descriptor, 0)
+            with contextlib.suppress(OSError):  # the holder stays named, as after a kill
+                os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
             self._descriptor = None
 
@@ -98,7 +100,20 @@ class RunLock:
 
     def _try(self) -> bool:
         assert self._descriptor is not None
-        return _lock(self._descriptor) is not False
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if is_held(error):
+                return False
+            if not is_unsupported(error):
+                os.close(self._descriptor)
+                self._descriptor = None
+                raise UserError(
+                    f"cannot lock {self.path}: {error.strerror}; try again, or set runs to a "
+                    "folder on another disk"
+                ) from error
+            go_without(self.path.parent, error, _UNNOTICED)
+        return True
 
 
 def taken(run: Path) -> bool | None:
@@ -108,25 +123,12 @@ def taken(run: Path) -> bool | None:
     """
     try:
         with (run / LOCK_NAME).open("r+b") as stream:
-            free = _lock(stream.fileno())
-    except PermissionError:
+            fcntl.lockf(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except PermissionError:  # also if it is locked: EACCES on some systems
         return True
-    except OSError:
-        return None
-    return None if free is None else not free
-
-
-def _lock(descriptor: int) -> bool | None:
-    """Take a lock if it is free; None if the file system has no locks."""
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            return False
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
-        return None
-    return True
+        return True if is_held(error) else None
+    return False
 
 
 def describe(holder: dict[str, Any]) -> str:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, RichProgressBar
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from pattlite_dist.console import Progress, show_progress
 from pattlite_dist.errors import UserError
 
 
@@ -168,6 +169,61 @@ class PlainProgress(Callback):
             )
 
 
-def progress_callback() -> Callback:
-    """A bar on a terminal, plain lines elsewhere."""
-    return RichProgressBar() if sys.stdout.isatty() else PlainProgress()
+class BarProgress(PlainProgress):
+    """The line of each epoch, and below it a bar, which begins where a resumed run does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar = contextlib.ExitStack()
+        self._report: Progress = lambda what, done, total: None
+
+    def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Show the bar, on one rank."""
+        super().on_train_start(trainer, pl_module)
+        if trainer.is_global_zero:
+            self._report = self._bar.enter_context(show_progress(latest=True))
+
+    def on_train_batch_end(
+        self,
+        trainer: "pl.Trainer",
+        pl_module: "pl.LightningModule",
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Move the bar."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        size, total = data.config.trainer.global_batch, data.manifest.samples("train")
+        total = min(int(trainer.num_training_batches) * size, total)  # tail=drop leaves some out
+        what = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        self._report(what, min((batch_idx + 1) * size, total), total)
+
+    def on_validation_batch_end(
+        self,
+        trainer: "pl.Trainer",
+        pl_module: "pl.LightningModule",
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Move the bar of the validation."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        size = data.config.trainer.eval_batch * trainer.world_size
+        total = data.manifest.samples("val")
+        self._report("val", min((batch_idx + 1) * size, total), total)
+
+    def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Remove the bar."""
+        self._bar.close()
+
+    def on_exception(
+        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException
+    ) -> None:
+        """Remove the bar, so that what is said of the error stands alone."""
+        self._bar.close()
+
+
+def progress_callback() -> PlainProgress:
+    """Plain lines; on a terminal also a bar."""
+    return BarProgress() if sys.stdout.isatty() and sys.stderr.isatty() else PlainProgress()

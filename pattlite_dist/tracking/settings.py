@@ -9,8 +9,12 @@ class WandbConfig(Strict):
     """Weights & Biases; its files stay inside the run folder."""
 
     mode: Literal["auto", "online", "offline", "disabled"] = setting(
-        "auto", free=True, description="auto: online if logged in, else offline."
+        "auto",
+        free=True,
+        description="auto: online if logged in and the server answers, else offline.",
     )
-    project: str = setting("pattlite", free=True)
-    entity: str | None = setting(None, free=True)
-    group: str | None = setting(None, free=True)
+    project: str = setting("pattlite", free=True, description="Project of the run.")
+    entity: str | None = setting(
+        None, free=True, description="User or team; default: that of the login."
+    )
+    group: str | None = setting(None, free=True, description="Name that the runs of a group share.")

@@ -1,7 +1,6 @@
 """One Weights & Biases run for all starts of a run, with all of its files in the run folder."""
 
 import contextlib
-import netrc
 import os
 import secrets
 import sys
@@ -9,14 +8,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from pattlite_dist.config import Config
-from pattlite_dist.errors import UserError
+from pattlite_dist.errors import Unreachable, UserError
 from pattlite_dist.files import write_text
 from pattlite_dist.runtime.signals import held_back
 from pattlite_dist.tracking.record import RECORD_NAME, read_metrics
 from pattlite_dist.tracking.settings import WandbConfig
+from pattlite_dist.tracking.wandb_server import has_login, unreachable
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import WandbLogger
@@ -35,17 +34,6 @@ def wandb_mode(wanted: str) -> str:
     if os.environ.get("WANDB_MODE") in ("online", "offline", "disabled"):
         return os.environ["WANDB_MODE"]
     return "online" if has_login() else "offline"
-
-
-def has_login() -> bool:
-    """Whether there is a key for wandb's server, in the environment or in .netrc."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname
-    try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host or "") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
 
 
 def wandb_folders(run: Path) -> dict[str, str]:
@@ -82,17 +70,22 @@ def missing(
 def wandb_logger(config: Config, run: Path, main: bool) -> "WandbLogger | None":
     """Lightning's Weights & Biases logger; the run's record must already be rewound.
 
-    Returns None if it is disabled, and on all ranks but the first.
+    Returns None if it is disabled, and on all ranks but the first. If nobody asked for online,
+    what keeps W&B from it is only said, and the run is kept offline.
 
     Raises:
-        UserError: online was requested without a login.
+        UserError: online was requested without a login, or with one that is not valid.
+        Unreachable: online was requested, and W&B's server does not answer.
     """
-    settings: WandbConfig = config.wandb
-    mode = wandb_mode(settings.mode)
+    mode = wandb_mode(config.wandb.mode)
     if mode == "disabled" or not main:
         return None
     if mode == "online" and not has_login():
         raise UserError("wandb.mode is online without a login; run `wandb login` or use offline")
+    requested = "online" in (config.wandb.mode, os.environ.get("WANDB_MODE"))
+    if mode == "online" and not requested and (reason := unreachable()) is not None:
+        _tell_offline(reason)
+        mode = "offline"
     folder = run / WANDB_FOLDER
     for name, value in wandb_folders(run).items():
         os.environ.setdefault(name, value)
@@ -101,12 +94,36 @@ def wandb_logger(config: Config, run: Path, main: bool) -> "WandbLogger | None":
         write_text(folder / "run-id.txt", secrets.token_hex(4) + "\n")
     from pattlite_dist.tracking.wandb_logger import LenientWandbLogger
 
+    try:
+        experiment = _init(config, run, mode)
+    except Exception as error:
+        if mode == "offline":
+            raise
+        reason = _reason(error)
+        if requested:
+            raise _refused(error, reason) from error
+        _tell_offline(reason)
+        end()  # of the attempt, whose id would otherwise be in use
+        experiment = _init(config, run, "offline")
+    # Lightning does this only if it creates the run itself. wandb's own step just counts calls, so
+    # a step repeated after a kill is never refused as older than the last.
+    experiment.define_metric(STEP)
+    experiment.define_metric("*", step_metric=STEP, step_sync=True)
+    lines = read_metrics(run / RECORD_NAME)
+    for line in missing(lines, first=known is None, lost=_lost_since(folder)):
+        values = {key: value for key, value in line.items() if key not in ("step", "time")}
+        experiment.log({**values, STEP: line["step"]})
+    return LenientWandbLogger(experiment, str(run), lambda: _note_loss(folder))
+
+
+def _init(config: Config, run: Path, mode: str) -> Any:
+    settings: WandbConfig = config.wandb
     with held_back():  # no thread of wandb may take the signals that are meant for this one
         import wandb
 
-        experiment = wandb.init(
+        return wandb.init(
             name=config.name,
-            id=run_id(folder),
+            id=run_id(run / WANDB_FOLDER),
             project=settings.project,
             entity=settings.entity,
             group=settings.group,
@@ -118,15 +135,31 @@ def wandb_logger(config: Config, run: Path, main: bool) -> "WandbLogger | None":
             settings=wandb.Settings(silent=True, console="off"),
             config=config.model_dump(mode="json"),
         )
-    # Lightning does this only if it creates the run itself. wandb's own step just counts calls, so
-    # a step repeated after a kill is never refused as older than the last.
-    experiment.define_metric(STEP)
-    experiment.define_metric("*", step_metric=STEP, step_sync=True)
-    lines = read_metrics(run / RECORD_NAME)
-    for line in missing(lines, first=known is None, lost=_lost_since(folder)):
-        values = {key: value for key, value in line.items() if key not in ("step", "time")}
-        experiment.log({**values, STEP: line["step"]})
-    return LenientWandbLogger(experiment, str(run), lambda: _note_loss(folder))
+
+
+def _reason(error: Exception) -> str:
+    text, key = " ".join(str(error).split()), os.environ.get("WANDB_API_KEY")
+    return text.replace(key, "***") if key else text
+
+
+def _tell_offline(reason: str) -> None:
+    print(
+        f"pattlite: note: W&B is kept offline: {reason}; `pattlite sync` uploads it later",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _refused(error: Exception, reason: str) -> UserError | Unreachable:
+    """What ends a run that was to be online."""
+    from wandb.errors import AuthenticationError, UsageError
+
+    if isinstance(error, (AuthenticationError, UsageError, ValueError)):
+        return UserError(f"W&B refuses the login: {reason}; run `wandb login` or use offline")
+    return Unreachable(
+        f"wandb.mode is online, but W&B cannot be started: {reason}; start again later, or use "
+        "wandb.mode=auto, which goes on offline"
+    )
 
 
 def end() -> None:

@@ -8,9 +8,10 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from pattlite_dist.compat.torch import COMPILED
-from pattlite_dist.errors import UserError
+from pattlite_dist.errors import Unreachable, UserError
 from pattlite_dist.files import atomic_write, load_tensors
-from pattlite_dist.train.names import listed, parse_name, ranked
+from pattlite_dist.stores import tried_again
+from pattlite_dist.train.names import chosen, listed, parse_name
 
 
 class Unusable(UserError):
@@ -25,10 +26,20 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, truncated, not a checkpoint of this package, or contains
             NaN or infinite weights.
+        Unreachable: its file system does not answer.
     """
-    content: dict[str, Any] = load_tensors(path)
-    if not _is_ours(content):
+    content = tried_again(lambda: load_tensors(path), _RETRIES, (Unreachable,), str)
+    if not is_ours(content):
         raise UserError(f"{path} is not a pattlite_dist checkpoint; use one from a run folder")
+    return checked(content, path)
+
+
+def checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A checkpoint's content with plain names.
+
+    Raises:
+        UserError: it has NaN or infinite weights, or two of one name.
+    """
     for key in _STATES & content.keys():
         content[key] = unwrapped(content[key], path)
     bad = not_finite(content)
@@ -39,9 +50,11 @@ def load(path: Path) -> dict[str, Any]:
 
 _STATES = {"state_dict", "current_model_state"}  # the latter if the former is an average
 _WRAPPERS = {COMPILED, "module"}
+_RETRIES = 4
 
 
-def _is_ours(content: Any) -> bool:
+def is_ours(content: Any) -> bool:
+    """Whether what a file contains is a checkpoint of this package."""
     try:
         about, state = content["pattlite"], content["state_dict"]
         counted = isinstance(content["epoch"], int) and isinstance(content["global_step"], int)
@@ -74,6 +87,39 @@ def unwrapped(state: dict[str, torch.Tensor], path: Path | str) -> dict[str, tor
             raise UserError(f"{path} contains {plain} twice; use another checkpoint")
         named[plain] = value
     return named
+
+
+def shards_of(content: dict[str, Any]) -> str | None:
+    """The fingerprint of the shards that a checkpoint was trained on; None if it does not say."""
+    said = content["pattlite"].get("shards")
+    if said is None:  # earlier versions only saved it with the position in the data
+        try:
+            said = content["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]["manifest"]
+        except (LookupError, TypeError):
+            return None
+    return str(said)
+
+
+def check_shards(content: dict[str, Any], path: Path, now: str, where: str, fix: str) -> None:
+    """Check that shards are those that a checkpoint was trained on, wherever they are now.
+
+    Args:
+        content: of the checkpoint.
+        path: of the checkpoint.
+        now: fingerprint of the shards.
+        where: they are.
+        fix: what the user can do.
+
+    Raises:
+        UserError: they are others.
+    """
+    before = shards_of(content)
+    if before is not None and before != now:
+        raise UserError(
+            f"{path.name} was trained on other shards than those in {where} "
+            f"(fingerprint {before[:8]}, now {now[:8]}): what is val or test here may be train "
+            f"there; {fix}"
+        )
 
 
 def not_finite(content: dict[str, Any]) -> str | None:
@@ -160,10 +206,10 @@ def best(folder: Path) -> Path:
     Raises:
         UserError: the folder has no checkpoint.
     """
-    found = listed(folder)
-    if not found:
+    found = chosen(listed(folder))
+    if found is None:
         raise UserError(f"no checkpoint in {folder}; train first")
-    return folder / (ranked(found) or [max(found)])[0].name
+    return folder / found.name
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

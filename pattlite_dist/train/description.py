@@ -154,7 +154,15 @@ def _versions() -> dict[str, str]:
     return {name: str(version) for name, version in found.items() if version is not None}
 
 
-def announce(config: Config, world: World, found: Path | None, step: int, steps: int) -> None:
+def announce(
+    config: Config,
+    world: World,
+    found: Path | None,
+    step: int,
+    steps: int,
+    weights: str | None = None,
+    shards: str | None = None,
+) -> None:
     """Print what starts, on what, and what changed since the previous start; add to the history.
 
     Args:
@@ -163,6 +171,8 @@ def announce(config: Config, world: World, found: Path | None, step: int, steps:
         found: the checkpoint that it continues from, if any.
         step: of that checkpoint.
         steps: per epoch.
+        weights: what to say of the weights that the run began with.
+        shards: their fingerprint.
     """
     run, now = run_folder(config), describe(config, world)
     start = f"continues from {found.name}" if found else "starts"
@@ -170,10 +180,11 @@ def announce(config: Config, world: World, found: Path | None, step: int, steps:
     before = last_start(read(run)) if found else {}
     if changed := differences(before, now.facts()):
         lines.append(f"changed since the previous start: {'; '.join(changed)}")
+    lines += [weights] if weights else []
     if (hint := now.hint()) is not None:
         lines.append(hint)
-    if (few := few_images(config.trainer, world.size)) is not None:
+    if (few := few_images(config.trainer, world.size, config.model.sync_batchnorm)) is not None:
         lines.append(few)
     print("\n".join(f"{run}: {line}" for line in lines), flush=True)
     append(run, "started", step=step, steps_per_epoch=steps, epochs=config.trainer.epochs,
-           **now.facts())  # fmt: skip
+           shards=shards, **now.facts())  # fmt: skip

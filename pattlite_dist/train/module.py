@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from pattlite_dist.config import Config, to_tree
 from pattlite_dist.data.plan import DROPOUT, raw_stream
+from pattlite_dist.location import with_absolute_paths
 from pattlite_dist.runtime.arithmetic import plain_arithmetic
 from pattlite_dist.shards.manifest import ImageInfo
 from pattlite_dist.train.casting import forward
@@ -56,6 +57,7 @@ class FERModule(pl.LightningModule):
         labels: class names.
         steps_per_epoch: the same on every rank.
         val_samples: number of samples that a validation must count.
+        shards: fingerprint of the shards that it is trained on.
         image: the form of the images, for those who predict with a checkpoint.
     """
 
@@ -66,16 +68,19 @@ class FERModule(pl.LightningModule):
         labels: list[str],
         steps_per_epoch: int,
         val_samples: int,
+        shards: str | None = None,
         image: ImageInfo | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.labels, self.image = config, labels, image
+        self.config, self.labels, self.shards, self.image = config, labels, shards, image
         self.steps_per_epoch, self.val_samples = steps_per_epoch, val_samples
         self.model = model
         # Samples of this epoch, since start-up: correct ones, and all.
         self._right, self._seen = torch.zeros((), dtype=torch.int64), 0
         self._before = (0, 0)  # the same over all ranks, from the epoch's earlier starts
         self._begins = True
+        # In steps that are logged: this rank's loss, and the mean weight of its samples.
+        self.logged: torch.Tensor | None = None
         self.scores, self.census = Scores(len(labels)), Census(val_samples)
         self.watch = LossWatch()
 
@@ -135,12 +140,21 @@ class FERModule(pl.LightningModule):
         # is recorded, and in an epoch's first and last step for progress bars.
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         last = batch_idx + 1 == self.steps_per_epoch
-        if self._begins or last or (self.global_step + 1) % every == 0:
-            # Of a padded batch, the mean over this rank's samples that count.
-            mean = loss * (size / batch["weight"].sum().clamp_min(1e-6))
-            self.log("train/loss", mean, prog_bar=self._bar, batch_size=size)
-            self.log("train/lr", self.optimizers().param_groups[-1]["lr"], batch_size=size)  # type: ignore[union-attr]
+        due = self._begins or last or (self.global_step + 1) % every == 0
+        self.logged = torch.stack([loss, batch["weight"].mean().to(loss.dtype)]) if due else None
         self._begins = False
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the loss, which `MeanGradients` has averaged over the ranks by now.
+
+        Of a batch that is padded, or of which shards were skipped, it is the mean over the samples
+        that count.
+        """
+        if self.logged is not None:
+            loss, weight = self.logged
+            mean = loss / weight.clamp_min(1e-6)
+            self.log("train/loss", mean, prog_bar=self._bar, batch_size=1)
+            self.log("train/lr", optimizer.param_groups[-1]["lr"], batch_size=1)
 
     def configure_gradient_clipping(
         self,
@@ -213,8 +227,9 @@ class FERModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add a description of the weights, as plain data, so that the file is self-contained."""
         checkpoint["pattlite"] = {
-            "config": to_tree(self.config),
+            "config": to_tree(with_absolute_paths(self.config)),
             "labels": list(self.labels),
+            "shards": self.shards,
             "counted": list(self._counted()),
             **({"image": list(self.image.shape)} if self.image else {}),
         }

@@ -50,6 +50,24 @@ def ranked(found: Iterable[Found]) -> list[Found]:
     return sorted(scored, key=lambda item: (-item.top1, item.step))
 
 
+def chosen(found: Iterable[Found]) -> Found | None:
+    """The checkpoint to use: the best on val; without scores, the newest; None without any."""
+    found = list(found)
+    best = ranked(found)
+    return best[0] if best else max(found, default=None)
+
+
+def run_of(target: Path) -> Path:
+    """The run that a path means: of its folder, its folder of checkpoints, or one of these.
+
+    A checkpoint that lies elsewhere means the folder that it is in.
+    """
+    folder = target.parent if target.suffix == ".ckpt" else target
+    if folder.absolute().name != "checkpoints":
+        return folder
+    return folder.parent if folder.name else folder.absolute().parent
+
+
 def listed(folder: Path) -> list[Found]:
     """The checkpoints in a folder, unordered."""
     return [item for path in folder.glob("*.ckpt") if (item := parse_name(path.name)) is not None]

@@ -73,7 +73,7 @@ def lr_relative(step: int, config: Config, steps_per_epoch: int) -> float:
 def parameter_groups(
     model: nn.Module, config: OptimConfig, scale: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Weights with decay; norms, biases and other vectors without; backbone with its own rate.
+    """Weights with decay; norms, biases and positions without; backbone with its own rate.
 
     Args:
         model: to train.
@@ -82,7 +82,8 @@ def parameter_groups(
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        key = (name.startswith("backbone."), parameter.ndim > 1)
+        position = name.endswith("position") and not config.decay_positions
+        key = (name.startswith("backbone."), parameter.ndim > 1 and not position)
         groups.setdefault(key, []).append(parameter)
     return [
         {

@@ -16,9 +16,14 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from pattlite_dist.compat.torch import copy_all
 
+SPARE = 2  # numbers that travel with the gradients, at no further cost
+
 
 class Flat:
     """One buffer for the gradients of some parameters, and a view of it for each.
+
+    Attributes:
+        spare: the last places of the buffer, averaged with the gradients.
 
     Args:
         parameters: of one dtype and device. A view has its parameter's strides, as fused optimisers
@@ -29,10 +34,11 @@ class Flat:
         self.parameters = parameters
         sizes = [parameter.numel() for parameter in parameters]
         first = parameters[0]
-        self.buffer = torch.empty(sum(sizes), dtype=first.dtype, device=first.device)
+        self.buffer = torch.zeros(sum(sizes) + SPARE, dtype=first.dtype, device=first.device)
+        *parts, self.spare = torch.split(self.buffer, [*sizes, SPARE])
         self.views = [
             part.as_strided(parameter.shape, parameter.stride(), part.storage_offset())
-            for part, parameter in zip(torch.split(self.buffer, sizes), parameters, strict=True)
+            for part, parameter in zip(parts, parameters, strict=True)
         ]
 
     def average(self) -> None:
@@ -62,7 +68,12 @@ class MeanGradients(Callback):
         found = [p for p in pl_module.parameters() if p.grad is not None]
         if self._flat is None or not _same(self._flat.parameters, found):
             self._flat = Flat(found)  # at the start, and where a stage begins
+        logged = getattr(pl_module, "logged", None)  # the module's numbers, in steps that it logs
+        if logged is not None:
+            self._flat.spare.copy_(logged)
         self._flat.average()
+        if logged is not None:
+            logged.copy_(self._flat.spare)
 
 
 def _same(some: list[torch.nn.Parameter], others: list[torch.nn.Parameter]) -> bool:

@@ -14,19 +14,22 @@ from pattlite_dist.data.fetch import check_sizes, fetch_manifest
 from pattlite_dist.data.module import FERData, origin
 from pattlite_dist.data.plan import rank_slice
 from pattlite_dist.data.reader import check_targets, needed_shards
-from pattlite_dist.errors import UserError
-from pattlite_dist.model.build import MobileNetV2ViT, PattLite, build_model
+from pattlite_dist.errors import Unreachable, UserError
+from pattlite_dist.logins import without_secrets
+from pattlite_dist.model.build import MobileNetV2ViT, PattLite, build_model, synchronise
 from pattlite_dist.runtime import failure
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.runtime.devices import use_gpu
 from pattlite_dist.runtime.signals import Signals, Stopped
 from pattlite_dist.runtime.world import World
 from pattlite_dist.shards.manifest import Manifest
-from pattlite_dist.tracking.folder import prepare_folder, run_folder, same_run
+from pattlite_dist.tracking.folder import as_before, prepare_folder, run_folder, same_run
 from pattlite_dist.tracking.history import append
 from pattlite_dist.tracking.lock import RunLock
 from pattlite_dist.train import checkpoint as checkpoints
+from pattlite_dist.train.checks import check_recipe
 from pattlite_dist.train.description import announce
+from pattlite_dist.train.initial import initialise, said_before
 from pattlite_dist.train.module import FERModule
 from pattlite_dist.train.names import parse_name
 from pattlite_dist.train.saving import Saver
@@ -43,11 +46,11 @@ T = TypeVar("T")
 def on_main(world: World, work: Callable[[], T]) -> T:
     """Run `work` on rank 0; returns its result, or raises its error, on every rank. Collective."""
     value: T | None = None
-    error: UserError | None = None
+    error: UserError | Unreachable | None = None
     if world.main:
         try:
             value = work()
-        except UserError as caught:
+        except (UserError, Unreachable) as caught:
             error = caught
     value, error = worlds.from_main(world, (value, error))
     if error is not None:
@@ -88,20 +91,22 @@ def _train(config: Config, world: World, signals: Signals, run: Path, lock: RunL
         # Everything is checked before anything is written.
         manifest = check_data(config, world)
         given, config = config, on_main(world, lambda: same_run(config, run))
-        if world.main and given.data.tail != config.data.tail:
-            print(f"{run} leaves out each epoch's incomplete last batch, as before: data.tail=drop")
-        found = on_main(world, lambda: checkpoints.newest(run / "checkpoints"))
-        model = build_model(
-            config.model, config.data.image_size, len(manifest.labels), pretrained=found is None
-        )
-        data = FERData(config, world, build_preprocess(config, model), manifest)
+        for line in as_before(given, config) if world.main else []:
+            print(f"{run} {line}")
+        found = on_main(world, lambda: continues_from(config, run, manifest))
+        model = build_model(config.model, config.data.image_size, len(manifest.labels))
+        began = begin(config, model, manifest) if found is None else None
+        preprocess = build_preprocess(config, model)
+        if config.model.sync_batchnorm:
+            synchronise(model, world.size, use_gpu(config.trainer.accelerator))
+        data = FERData(config, world, preprocess, manifest)
         on_main(world, lock.acquire)
         if lock.held:  # otherwise the history belongs to the process that trains
             failure.on_failure(lambda reason: append(run, "failed", error=reason[:300]))
         if found is not None:  # another process may have advanced the run before it exited
-            found = on_main(world, lambda: checkpoints.newest(run / "checkpoints"))
+            found = on_main(world, lambda: continues_from(config, run, manifest))
         on_main(world, lambda: checkpoints.set_aside(run / "checkpoints", found))
-        fit(config, world, signals, model, data, found)
+        fit(config, world, signals, model, data, found, began)
         return run
     except Stopped:
         raise
@@ -129,11 +134,38 @@ def check_data(config: Config, world: World) -> Manifest:
     manifest = fetch_manifest(origin(config.data))
     rank_slice(config.trainer.global_batch, world.rank, world.size)
     check_targets(config.data, manifest)
+    if not manifest.samples("train"):
+        raise UserError(f"{config.data.shards} has no train split to train on; add one")
     if not manifest.samples("val"):
         raise UserError(f"{config.data.shards} has no val split to choose a checkpoint on; add one")
     needed = needed_shards(config.data, manifest)
     on_main(world, lambda: check_sizes(origin(config.data), needed))
     return manifest
+
+
+def continues_from(config: Config, run: Path, manifest: Manifest) -> Path | None:
+    """The checkpoint that a run continues from; None if there is none.
+
+    Raises:
+        UserError: it was trained on other shards than those of the manifest.
+    """
+    found = checkpoints.newest(run / "checkpoints")
+    if found is not None:
+        fix = "give data.shards the place of those, or set name to start a new run"
+        now, where = manifest.fingerprint(), without_secrets(config.data.shards)
+        checkpoints.check_shards(checkpoints.load(found), found, now, where, fix)
+    return found
+
+
+def begin(config: Config, model: PattLite | MobileNetV2ViT, manifest: Manifest) -> str:
+    """Check the recipe of a new run, and load what it begins with; returns what to say of it.
+
+    Raises:
+        UserError: the recipe makes no sense, or the weights do not fit.
+    """
+    for line in check_recipe(config):
+        raise UserError(line)
+    return initialise(model, config.model.weights, manifest.labels)
 
 
 def fit(
@@ -143,8 +175,19 @@ def fit(
     model: PattLite | MobileNetV2ViT,
     data: FERData,
     found: Path | None,
+    began: str | None = None,
 ) -> None:
-    """Train from `found`, or from scratch, to the last epoch, and write the run's history."""
+    """Train from `found`, or from scratch, to the last epoch, and write the run's history.
+
+    Args:
+        config: of the run.
+        world: which rank this is.
+        signals: recorded by the caller.
+        model: with the weights that a new run begins with.
+        data: the stream.
+        found: checkpoint to continue from.
+        began: what to say of the weights of a new run.
+    """
     settings, run = config.trainer, run_folder(config)
     steps = data.plan().steps
     place = found and parse_name(found.name)
@@ -157,10 +200,17 @@ def fit(
         model.compile(mode=mode)  # in place, so the names in a checkpoint do not change
     manifest = data.manifest
     module = FERModule(
-        config, model, manifest.labels, steps, manifest.samples("val"), manifest.image
+        config,
+        model,
+        manifest.labels,
+        steps,
+        manifest.samples("val"),
+        manifest.fingerprint(),
+        manifest.image,
     )
     if world.main:
-        announce(config, world, found, step, steps)
+        said = began or said_before(config.model.weights)
+        announce(config, world, found, step, steps, said, manifest.fingerprint())
     saver = Saver(
         run,
         world,

@@ -20,24 +20,9 @@ from pattlite_dist.runtime.world import Agreement, World, from_main
 from pattlite_dist.tracking import history
 from pattlite_dist.tracking.logs import JsonlLogger, log_before_saving
 from pattlite_dist.train.checkpoint import AtomicCheckpointIO, Unusable
-from pattlite_dist.train.names import listed, make_name, superfluous
+from pattlite_dist.train.decision import Decisions
+from pattlite_dist.train.names import make_name, superfluous
 from pattlite_dist.train.watch import NEVER, LossWatch
-
-_SHARE = 0.01  # largest share of the time spent on time-based checkpoints
-
-
-def next_save(now: float, every_minutes: float, last_seconds: float) -> float:
-    """When the next time-based checkpoint is due.
-
-    Args:
-        now: seconds.
-        every_minutes: as configured; 0 for never.
-        last_seconds: duration of the last checkpoint; the longer it was, the longer the interval,
-            so that time-based saving takes less than one hundredth of the time.
-    """
-    if not every_minutes:
-        return float("inf")
-    return now + max(60 * every_minutes, last_seconds / _SHARE)
 
 
 class Saver(Checkpoint):
@@ -46,6 +31,9 @@ class Saver(Checkpoint):
     Signals are only recorded; at the end of each step, and of each validation batch, the ranks
     agree on whether one of them was asked to stop. If so, they save once and raise `Stopped`.
     Likewise they agree on whether a loss is NaN or infinite, and then stop without saving.
+
+    With several ranks a step does not wait for that: inside an epoch, what they ask each other at
+    the end of a step is answered at the end of the next, and a signal costs one more step.
 
     Args:
         run: folder.
@@ -68,12 +56,11 @@ class Saver(Checkpoint):
         keep_best: int,
     ) -> None:
         self.run, self.folder = run, run / "checkpoints"
-        self.world, self.signals, self.agreement = world, signals, agreement
-        self.every_steps, self.every_minutes = every_steps, every_minutes
-        self.keep_best = keep_best
+        self.world, self.signals = world, signals
+        self.decisions = Decisions(self.folder, world, signals, agreement, every_minutes)
+        self.every_steps, self.keep_best = every_steps, keep_best
         self.seconds = self.slowest = 0.0  # spent saving: total, and the longest
         self.last: Path | None = None
-        self._due = next_save(time.monotonic(), every_minutes, 0)
         self._first = True
         self._validation_ahead = False
 
@@ -108,12 +95,17 @@ class Saver(Checkpoint):
         looks = logged or last or pl_module.device.type == "cpu"
         watch = pl_module.watch
         assert isinstance(watch, LossWatch)
-        stop, due = self._agree(watch.first() if looks else NEVER)
+        bad_step = watch.first() if looks else NEVER
+        at_once = last or self.world.size == 1
+        stop, due = self.decisions.now(bad_step) if at_once else self.decisions.earlier()
         if self.every_steps and step % self.every_steps == 0:
             due = True
-        if stop or (due and not last):
-            if not looks:
-                self._agree(watch.first())
+        saves = stop or (due and not last)
+        if not saves and not at_once:
+            self.decisions.later(bad_step)
+        if saves:
+            if not at_once or not looks:  # a loss or a signal may be newer than the answer
+                stop, _ = self.decisions.now(watch.first())
             if logged:
                 log_before_saving(trainer, ("train/loss", "train/lr"), step - 1, bool(stop))
             self._validation_ahead = last
@@ -139,7 +131,7 @@ class Saver(Checkpoint):
         dataloader_idx: int = 0,
     ) -> None:
         """Stop during a validation, which starts over when the run continues."""
-        stop, _ = self._agree()
+        stop, _ = self.decisions.now()
         if not stop:
             return
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -174,33 +166,8 @@ class Saver(Checkpoint):
         if self._validation_ahead:
             begin_validation(checkpoint)
 
-    def _agree(self, bad_step: int = NEVER) -> tuple[int, bool]:
-        """The signal received by any rank (0 if none), and whether a time-based save is due.
-
-        Args:
-            bad_step: the first step with a NaN or infinite loss on this rank.
-
-        Raises:
-            Unusable: there was such a step on any rank.
-        """
-        due = self.world.main and time.monotonic() >= self._due
-        signum, saving, bad = self.agreement.largest((self.signals.got, int(due), -bad_step))
-        if bad > -NEVER:
-            raise Unusable(f"the loss of step {-bad:,} is NaN or infinite: {self._advice()}")
-        return signum, bool(saving)
-
-    def _advice(self) -> str:
-        found = listed(self.folder)
-        kept = (
-            f"the last good checkpoint is {max(found).name}" if found else "there is no checkpoint"
-        )
-        return (
-            f"training has diverged and was stopped; {kept}; "
-            "train under another name with a lower optim.lr, or with optim.clip_norm"
-        )
-
     def _leave_if_asked(self, trainer: "pl.Trainer") -> None:
-        stop, _ = self._agree()
+        stop, _ = self.decisions.now()
         if stop:
             self._leave(trainer, stop)
 
@@ -228,7 +195,9 @@ class Saver(Checkpoint):
             trainer.save_checkpoint(path)  # on all ranks; ends in a barrier
             failure = from_main(self.world, self._result(trainer))
             if isinstance(failure, Unusable):
-                raise Unusable(f"step {trainer.global_step:,}: {failure}: {self._advice()}")
+                raise Unusable(
+                    f"step {trainer.global_step:,}: {failure}: {self.decisions.advice()}"
+                )
         if failure is None:
             self.last = path
             if self.world.main:
@@ -238,10 +207,10 @@ class Saver(Checkpoint):
                     (self.folder / old).unlink(missing_ok=True)
         elif self.world.main:
             print(f"not saved, training continues: {failure}", file=sys.stderr, flush=True)
-        now = time.monotonic()
-        self.seconds += now - begin
-        self.slowest = max(self.slowest, now - begin)
-        self._due = next_save(now, self.every_minutes, now - begin)
+        took = time.monotonic() - begin
+        self.seconds += took
+        self.slowest = max(self.slowest, took)
+        self.decisions.saved(took)
         return failure
 
     def _write_record(self, trainer: "pl.Trainer") -> UserError | None:

@@ -12,7 +12,7 @@ _DECAY = "inverse_time: epochs until the rate is half its peak."
 class OptimConfig(Strict):
     """Optimiser, learning-rate schedule and averaging."""
 
-    name: Literal["adam", "adamw"] = setting("adamw", free=False)
+    name: Literal["adam", "adamw"] = setting("adamw", free=False, description="Optimiser.")
     lr: float = setting(1e-3, free=False, gt=0, description="Peak learning rate.")
     lr_rule: Literal["none", "sqrt", "linear"] = setting(
         "none",
@@ -26,12 +26,19 @@ class OptimConfig(Strict):
         1.0, free=False, ge=0, description="Learning rate of the backbone relative to `lr`."
     )
     weight_decay: float = setting(
-        0.05, free=False, ge=0, description="Not applied to norms and biases."
+        0.05, free=False, ge=0, description="Not applied to norms, biases and positions."
+    )
+    decay_positions: bool = setting(
+        False,
+        free=False,
+        description="Apply it to position embeddings too; true in runs of earlier versions.",
     )
     schedule: Schedule = setting("cosine", free=False, description=_SCHEDULES)
     decay_epochs: float = setting(80.0, free=False, gt=0, description=_DECAY)
     warmup_epochs: float = setting(1.0, free=False, ge=0, description="Linear warm-up.")
-    label_smoothing: float = setting(0.0, free=False, ge=0, lt=1)
+    label_smoothing: float = setting(
+        0.0, free=False, ge=0, lt=1, description="Share of a target spread over all classes."
+    )
     clip_norm: float = setting(
         0.0, free=False, ge=0, description="Maximum global gradient norm; 0: no clipping."
     )
@@ -76,16 +83,20 @@ class TrainerConfig(Strict):
     """Duration, batch sizes and hardware."""
 
     # Free on purpose, to train longer, although it stretches the schedule.
-    epochs: int = setting(15, free=True, ge=1)
+    epochs: int = setting(15, free=True, ge=1, description="Passes over the training set.")
     global_batch: int = setting(
         128, free=False, ge=1, description="Samples per step, over all ranks."
     )
     eval_batch: int = setting(128, free=True, ge=1, description="Samples per rank in evaluation.")
-    accelerator: Literal["auto", "cpu", "gpu"] = setting("auto", free=True)
+    accelerator: Literal["auto", "cpu", "gpu"] = setting(
+        "auto", free=True, description="Where to compute; auto: on GPUs, if torch sees any."
+    )
     precision: Literal["auto", "32", "bf16"] = setting(
         "auto", free=True, description="auto: bf16 on GPUs that support it, else 32."
     )
-    channels_last: bool = setting(True, free=True)
+    channels_last: bool = setting(
+        True, free=True, description="Store images with the channels last, faster on most devices."
+    )
     accumulate: int = setting(
         1,
         free=True,
@@ -114,7 +125,9 @@ class TrainerConfig(Strict):
     keep_best: int = setting(
         1, free=True, ge=1, description="Number of checkpoints to keep, the best by val accuracy."
     )
-    log_every_steps: int = setting(20, free=True, ge=1)
+    log_every_steps: int = setting(
+        20, free=True, ge=1, description="Steps between two lines of metrics.jsonl."
+    )
     timeout_minutes: float = setting(
         10, free=True, gt=0, description="How long a rank waits for the others."
     )
@@ -123,12 +136,22 @@ class TrainerConfig(Strict):
 _FEW = 8  # images; BatchNorm's statistics of fewer are mostly noise (arXiv:1803.08494, figure 1)
 
 
-def few_images(config: TrainerConfig, ranks: int) -> str | None:
-    """What to say of so many ranks, if BatchNorm sees too few images at a time; else None."""
-    images = -(-config.global_batch // (ranks * config.accumulate))
+def few_images(config: TrainerConfig, ranks: int, synchronised: bool = False) -> str | None:
+    """What to say of so many ranks, if BatchNorm sees too few images at a time; else None.
+
+    Args:
+        config: of the run.
+        ranks: how many train.
+        synchronised: whether BatchNorm sees the images of all of them at a time.
+    """
+    apart = 1 if synchronised else ranks
+    images = -(-config.global_batch // (apart * config.accumulate))
     if images >= _FEW:
         return None
+    cure = "fewer ranks or pieces, or a larger trainer.global_batch"
+    if apart > 1:
+        cure += ", or on GPUs model.sync_batchnorm=true"
     return (
         f"BatchNorm computes its statistics over {images} images at a time, which is few; use "
-        "fewer ranks or pieces, or a larger trainer.global_batch"
+        f"{cure}"
     )

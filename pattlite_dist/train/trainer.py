@@ -3,7 +3,6 @@
 import ctypes
 import logging
 import os
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -123,7 +122,7 @@ def build_trainer(config: Config, world: World, run: Path, saver: Saver, steps: 
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_model_summary=False,
-        enable_progress_bar=sys.stdout.isatty(),
+        enable_progress_bar=False,  # the callback draws it
         default_root_dir=run,
     )
     leave_signals_alone(trainer)

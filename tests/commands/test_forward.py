@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonargparse import Namespace
 
+from pattlite_dist import logins
 from pattlite_dist.cli import VERBS, main, parse, parser_of
 from pattlite_dist.commands.forward import job_arguments
 from pattlite_dist.config import Config
 from pattlite_dist.location import Location, with_absolute_paths
 from pattlite_dist.migrate import VERSION
 from pattlite_dist.slurm.job import CommandJob
+from tests.conftest import TINY
 
 # What submits -> the verb that the job runs; `submit` itself writes a configuration instead.
 SUBMITTED = {"submit shards": "shards create", "submit evaluate": "evaluate"}
@@ -123,10 +125,28 @@ def test_each_option_reaches_the_job(
     given = of_the_job(jobs, verb, monkeypatch).as_dict()
     assert given[name] == value
     places = {
-        "submit shards": {"source": here / "faces.csv", "out": str(here / "sets" / "faces")},
+        "submit shards": {"source": str(here / "faces.csv"), "out": str(here / "sets" / "faces")},
         "submit evaluate": {"target": here / "runs" / "base"},
     }
     assert given == {**expected, **places[submit], name: value}
+
+
+@pytest.mark.parametrize(
+    ("source", "meant"),
+    [
+        ("https://host/set/{0..3}.tar", "https://host/set/{0..3}.tar"),
+        ("sets/train-{0..3}.tar", "{here}/sets/train-{{0..3}}.tar"),
+    ],
+)
+def test_foreign_shards_by_pattern_reach_the_job(
+    source: str, meant: str, jobs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["submit", "shards", source, "sets/faces", "--profile", "profile.yaml"]
+    assert main(words) == 0
+    if "{here}" in meant:
+        meant = meant.format(here=Path.cwd())
+    assert of_the_job(jobs, "shards create", monkeypatch).source == meant
+    assert main(["submit", "shards", "none.csv", *words[3:]]) == 2
 
 
 @pytest.mark.parametrize(
@@ -173,12 +193,16 @@ def test_where_shards_cannot_be_written_is_told_before_a_job_is_submitted(
 
 
 def test_the_logs_of_shards_at_an_address_lie_here_and_no_password_is_told(
-    jobs: list[Any], capsys: pytest.CaptureFixture[str]
+    jobs: list[Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(logins.VARIABLE, "")
     profile = ["--profile", "profile.yaml"]
     assert main(["submit", "shards", "faces.csv", "s3://me:secret@bucket/set", *profile]) == 0
     assert capsys.readouterr().out == "job 17: s3://bucket/set, log set-slurm/17_0_log.out\n"
-    assert "s3://me:secret@bucket/set" in jobs[0].arguments
+    assert "s3://bucket/set" in jobs[0].arguments
+    assert not any("secret" in word for word in jobs[0].arguments)
+    # It reaches the job by its environment, which is written nowhere.
+    assert logins.complete("s3://bucket/set") == "s3://me:secret@bucket/set"
 
 
 @pytest.mark.parametrize("name", ["a\n#SBATCH --nodes=9", "a\rb", "a\u2028b"])
@@ -303,7 +327,9 @@ def test_each_key_of_a_configuration_reaches_the_run_folder(jobs: list[Any]) -> 
     chosen = changed_everywhere()
     words = [f"--{key}={str(value).lower() if value in (True, False) else value}"
              for key, value in chosen.items()]  # fmt: skip
-    assert main(["submit", *words, "--profile", "profile.yaml", "--skip-checks"]) == 0
+    assert (
+        main(["submit", "-c", str(TINY), *words, "--profile", "profile.yaml", "--skip-checks"]) == 0
+    )
     [job] = jobs
     written = dict(leaves(yaml.safe_load((job.run / "config.yaml").read_text())))
     places = ("runs", "data.shards", "data.cache", "model.weights")

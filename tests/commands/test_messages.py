@@ -18,7 +18,9 @@ KEYS = [action.dest for action in actions(parser_of("train")) if action.option_s
     [
         ("epochs", ["trainer.epochs"]),
         ("lr", ["optim.lr", "finetune.lr"]),
-        ("batch-size", ["optim.reference_batch", "trainer.global_batch", "trainer.eval_batch"]),
+        ("batch-size", ["trainer.global_batch"]),
+        ("learning_rate", ["optim.lr", "finetune.lr"]),
+        ("eval-batch-size", ["trainer.eval_batch"]),
         ("optim.lrr", ["optim.lr", "optim.lr_rule"]),
         ("Epochs", ["trainer.epochs"]),
         ("shard", ["data.shards"]),
@@ -49,12 +51,21 @@ def test_no_message_is_long(text: str) -> None:
         (["optim.lrr=3"], "did you mean optim.lr or"),
         (["optim.lr=abc"], "--optim.lr: Input should be a valid number, unable to parse string"),
         (["--data.shards", "x/" * 2500], " ... "),
+        (["optim.name=sgd"], "--optim.name: Expected adam or adamw. Got value: sgd; see"),
+        (
+            ["augment.mean=3"],
+            "--augment.mean: Expected [a number, a number, a number] or null. Got",
+        ),
+        (
+            ["data.resident=maybe"],
+            "--data.resident: Expected true or false or auto. Got value: maybe",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_short_line_without_pydantics_notation(
     words: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train", *words]) == 2
+    assert main(["train", "-c", "demo", *words]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert told in line
     assert len(line) <= LONGEST + 100
@@ -69,6 +80,7 @@ def test_what_is_wrong_is_one_short_line_without_pydantics_notation(
         ("a: [1,\n b: 2", "mine.yaml: line 3: did not find expected"),
         ("- 1", "it has no keys"),
         ("optim:\n  lrr: 2\n", "did you mean optim.lr or"),
+        ("optim:\n  lr: [1]\n", "mine.yaml: --optim.lr: Input should be a valid number"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_named_and_not_printed(

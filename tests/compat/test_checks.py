@@ -188,6 +188,6 @@ def test_a_parser_that_does_not_list_its_options_is_an_error(
 ) -> None:
     monkeypatch.setattr("jsonargparse.DefaultHelpFormatter", SimpleNamespace())
     with pytest.raises(UserError, match=r"jsonargparse .* has no `_expand_help`"):
-        parsers.formatter(str)
+        parsers.plain_formatter()
     with pytest.raises(UserError, match=r"jsonargparse .* has no `_actions`"):
         parsers.actions(SimpleNamespace())  # type: ignore[arg-type]

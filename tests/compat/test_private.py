@@ -65,7 +65,7 @@ def uses(source: str, ours: set[str]) -> Iterator[str]:
                 yield f"{node.lineno}: .{node.attr}"
                 continue
             bases = {base.id for base in cls.bases if isinstance(base, ast.Name)}
-            foreign = bool(bases - ours - {"object", "NamedTuple", "Exception"})
+            foreign = bool(bases - ours - {"object", "ABC", "NamedTuple", "Exception"})
             if node.attr not in known_names(cls, foreign) and not bases & ours:
                 yield f"{node.lineno}: self.{node.attr}"
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr"):

@@ -56,6 +56,7 @@ class MemorySource(ArraySource):
             [label for block in self.blocks.values() for label in block.labels.tolist()],
             [split for split, block in self.blocks.items() for _ in block.labels],
             FER2013_LABELS,
+            cut=(),
         )
 
 

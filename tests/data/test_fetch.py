@@ -1,12 +1,14 @@
 import contextlib
+import errno
 import functools
 import http.server
+import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import fsspec
 import numpy as np
@@ -16,7 +18,7 @@ from pattlite_dist import stores
 from pattlite_dist.data.cache import Cache
 from pattlite_dist.data.fetch import Origin, fetch_manifest
 from pattlite_dist.data.reader import ShardReader
-from pattlite_dist.errors import UserError
+from pattlite_dist.errors import Unreachable, UserError
 from tests.data.conftest import ShardSet, assert_is, read_all
 from tests.train.harness import until
 
@@ -35,6 +37,50 @@ def test_a_pipe_is_refused_unless_allowed(shard_set: ShardSet, tmp_path: Path) -
         cache = Cache(tmp_path / "c")
         ShardReader(Origin(root), shard_set.manifest, "train", cache).gather(np.array([0]))
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ESHUTDOWN])
+def test_a_file_system_that_does_not_answer_for_a_moment_is_asked_again(
+    number: int, shard_set: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, failures = Path.read_bytes, [3]
+
+    def fail(path: Path) -> bytes:
+        failures[0] -= 1
+        if failures[0] >= 0:
+            raise OSError(number, os.strerror(number))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    origin = Origin(str(shard_set.folder), retries=3)
+    assert fetch_manifest(origin) == shard_set.manifest
+    failures[0] = 3
+    assert origin.read("train-000000.tar", len) == shard_set.manifest.shards["train"][0].bytes
+    failures[0] = 4  # one too many
+    with pytest.raises(Unreachable, match=r"train-000000\.tar: .*\(tried 4 times\)$") as caught:
+        origin.read("train-000000.tar", len)
+    assert not isinstance(caught.value, UserError)
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_a_shard_that_stays_unreachable_is_skipped_only_if_that_is_the_policy(
+    policy: Any, shard_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Path.read_bytes
+
+    def fail(path: Path) -> bytes:
+        if path.name == "train-000000.tar":
+            raise OSError(errno.EIO, "Input/output error")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    origin = Origin(str(shard_set.folder), retries=0)
+    reader = ShardReader(origin, shard_set.manifest, "train", Cache(tmp_path), policy)
+    if policy == "skip":
+        assert reader.gather(np.array([0])).good.tolist() == [False]
+    else:
+        with pytest.raises(Unreachable, match=r"train-000000\.tar: Input/output error; the disk"):
+            reader.gather(np.array([0]))
 
 
 def test_an_allowed_pipe_is_read(shard_set: ShardSet, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from pattlite_dist.data import reader as reader_module
 from pattlite_dist.data.cache import Cache
 from pattlite_dist.data.fetch import Origin
 from pattlite_dist.data.reader import ShardReader, check_targets
+from pattlite_dist.data.room import Locks
 from pattlite_dist.data.settings import DataConfig
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.tario import BLANK, LEAK
@@ -330,3 +332,26 @@ def test_a_ranks_memory_is_small_and_flat_in_the_size_of_the_data(tmp_path: Path
     shutil.rmtree(tmp_path)
     assert max(grown) < 100
     assert abs(grown[1] - grown[0]) < 30
+
+
+def test_ranks_share_the_making_of_shards_instead_of_waiting_for_each_other(
+    shard_set: ShardSet, tmp_path: Path, decoded: list[str]
+) -> None:
+    reader, ids = shard_set.reader("train", tmp_path), np.arange(48)  # of three shards
+    held, done = threading.Event(), threading.Event()
+    bucket = shard_set.manifest.shards["train"][0].sha256[:2]
+
+    def another_rank() -> None:
+        with Locks(tmp_path).hold(bucket):
+            held.set()
+            while len(decoded) < 2 and not done.wait(0.01):
+                pass
+
+    other = threading.Thread(target=another_rank)
+    other.start()
+    held.wait(60)
+    found = reader.gather(ids)
+    done.set()
+    other.join()
+    assert_is(found, shard_set.truth["train"], ids)
+    assert decoded == ["train-000001.tar", "train-000002.tar", "train-000000.tar"]

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 
+from pattlite_dist.evaluation import bootstrap
 from pattlite_dist.evaluation.bootstrap import intervals, rates
 
 counts = st.lists(st.integers(0, 6), min_size=9, max_size=9).filter(any)
@@ -74,3 +77,39 @@ def test_the_same_matrix_has_the_same_interval_and_a_perfect_one_has_no_width() 
     perfect = intervals(np.diag([3, 0, 4]))
     assert set(perfect.values()) == {(1.0, 1.0)}
     assert intervals(np.array([[0, 0], [1, 0]]))["top1"] == (0, 0)
+
+
+# As they were when all resamples were drawn at once.
+GOLDEN = {
+    "top1": (0.5034965034965035, 0.5990675990675991),
+    "macro_f1": (0.5025810206045318, 0.5982980261448769),
+    "balanced_accuracy": (0.507951082231155, 0.6042072809661385),
+}
+
+
+@pytest.mark.parametrize("at_once", [10_000, 4_000, 999, 1])
+def test_intervals_do_not_depend_on_how_many_resamples_are_drawn_at_once(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    confusion = np.random.default_rng(7).integers(0, 9, (7, 7)) + np.diag(np.full(7, 30))
+    if at_once == 1:
+        monkeypatch.setattr(bootstrap, "RESAMPLES", 50)
+        expected = intervals(confusion)
+    else:
+        expected = GOLDEN
+    monkeypatch.setattr(bootstrap, "_CELLS", 49 * at_once)
+    assert intervals(confusion) == expected
+
+
+def test_the_bootstrap_of_many_classes_takes_little_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 300)
+    confusion = np.diag(np.full(365, 20))  # all at once: 320 MB
+    tracemalloc.start()
+    try:
+        intervals(confusion)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 40e6

@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser
 from pattlite_dist.commands import compare as command
 from pattlite_dist.config import parse_config, to_yaml
 from pattlite_dist.errors import UserError
-from pattlite_dist.evaluation.compare import Scored, pairs, read_scored, table
+from pattlite_dist.evaluation.compare import Scored, owner, pairs, read_scored, stale, table
 from pattlite_dist.evaluation.paired import mcnemar
 from pattlite_dist.evaluation.predictions import Predictions, pack_predictions
 from pattlite_dist.evaluation.schema import Bootstrap, Evaluation, PredictionsFile
@@ -19,10 +19,11 @@ N = 80
 
 
 def make_run(
-    folder: Path, draw: int, seed: int = 0, manifest: str = "f" * 64, **config: Any
+    folder: Path, draw: int, seed: int | None = None, manifest: str = "f" * 64, **config: Any
 ) -> Path:
     """An evaluated run on the same labels as all others, with its own predictions."""
     folder.mkdir(parents=True)
+    seed = draw if seed is None else seed
     tree = {"name": folder.name, "seed": seed, "runs": str(folder.parent), **config}
     (folder / "config.yaml").write_text(to_yaml(parse_config(tree, "test")))
     truth, own = predictions(N, 0), predictions(N, draw, ("one", "flip"))
@@ -96,6 +97,41 @@ def test_other_seeds_are_paired_in_their_order(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_two_runs_of_one_seed_are_not_two_seeds(tmp_path: Path) -> None:
+    a, b, other = scored(*(make_run(tmp_path / name, 1, seed=i) for name, i in
+                           (("a", 3), ("b", 3), ("other", 4))))  # fmt: skip
+    for runs in (([a, other, b],), ([other], [a, b])):
+        with pytest.raises(UserError, match=r"a and \S*b both have seed 3, .* after --against$"):
+            table(*runs)
+    assert table([a], [b])[-1][0] == "a - b"  # a pair shows what else differs
+
+
+def test_scores_of_a_checkpoint_that_is_no_longer_the_best_are_told(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", 1)
+    assert stale(scored(run)) == []  # there is no checkpoint left to compare with
+    (run / "checkpoints").mkdir()
+    for name in ("epoch=0001-step=00000010-top1=0.5000.ckpt", "epoch=0002-step=00000020.ckpt"):
+        (run / "checkpoints" / name).touch()
+    (line,) = stale(scored(run))
+    assert line.startswith(f"{run}: these are scores of a.ckpt, the best on val is now epoch=0001-")
+    assert line.endswith(f"`pattlite evaluate {run}` scores it")
+
+
+def test_scores_on_other_shards_are_compared_by_their_folder(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, i) for i, name in enumerate("ab")]
+    for i, run in enumerate(runs):
+        made = make_run(tmp_path / f"made{i}", 5 + i, manifest="e" * 64)
+        (made / "config.yaml").unlink()
+        (run / "evaluation").mkdir()
+        made.rename(run / "evaluation" / "rafdb")
+    assert owner(runs[0]) == runs[0]
+    others = scored(*(run / "evaluation" / "rafdb" for run in runs))
+    assert [one.config.name for one in others] == ["a", "b"]
+    assert [row[0] for row in table(others)][-1] == "mean of 2"
+    with pytest.raises(UserError, match=r"b --shards` .* compare the folder .*b/evaluation/NAME"):
+        table(scored(runs[1], runs[0] / "evaluation" / "rafdb")[::-1])
+
+
 def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     runs = scored(make_run(tmp_path / "x" / "r", 0), make_run(tmp_path / "y" / "r", 1))
     assert [row[0] for row in table(runs)][1:3] == [str(one.run) for one in runs]
@@ -131,7 +167,7 @@ def test_what_cannot_be_compared_is_one_line(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=told):
             table(*runs)
-    more = scored(make_run(tmp_path / "more", 5, seed=1))
+    more = scored(make_run(tmp_path / "more", 5))
     with pytest.raises(UserError, match="2 runs cannot be paired with 1"):
         table([a, *more], [other])
 

@@ -1,7 +1,9 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,11 +13,12 @@ from pattlite_dist.evaluation.evaluate import evaluate, parts
 from pattlite_dist.evaluation.predictions import Predictions, load_predictions
 from pattlite_dist.evaluation.schema import read_evaluation
 from pattlite_dist.evaluation.scores import score
+from pattlite_dist.evaluation.subject import read_subject, set_name
 from pattlite_dist.shards.manifest import Findings, load_manifest
 from pattlite_dist.shards.tario import LEAK
 from pattlite_dist.tracking.folder import load_config
 from pattlite_dist.train import checkpoint as checkpoints
-from tests.conftest import Run, tiny
+from tests.conftest import Run, tiny, with_labels
 from tests.evaluation.samples import predictions
 
 
@@ -64,6 +67,9 @@ def test_the_scores_follow_from_the_saved_predictions(run: Path) -> None:
     parts = {**splits, "test_clean": splits["test"].clean()}
     for view, scores in found.of_views().items():
         assert scores == {part: score(parts[part], found.labels, view) for part in scores}
+    with np.load(run / found.predictions.name) as file:
+        assert len(file["test.row"]) == len(set(file["test.row"].tolist())) == 41
+        assert "test.file" not in file  # the faces come from a CSV
 
 
 def test_a_further_view_changes_nothing_in_the_one(run: Path) -> None:
@@ -100,6 +106,86 @@ def test_two_processes_give_the_same_report_bit_for_bit(run: Path, forked: Run) 
 def test_a_single_checkpoint_file_can_be_scored(run: Path) -> None:
     path = next((run / "checkpoints").iterdir())
     assert evaluate(path, pictures=False)[0] == run
+
+
+def test_the_folder_of_the_checkpoints_means_their_run(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert read_subject(run / "checkpoints").run == run
+    monkeypatch.chdir(run / "checkpoints")
+    assert read_subject(Path()).run.resolve() == run
+    name = next(Path().glob("*.ckpt"))
+    assert read_subject(name).run.resolve() == run
+
+
+def test_changed_shards_are_refused_and_given_ones_are_scored_in_a_folder_of_their_own(
+    run: Path, face_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = evaluate(run, pictures=False)[1]
+    before = (run / "evaluation.json").read_bytes()
+    other = with_labels(face_shards, tmp_path / "other", "sad", "gloomy")
+    changed = tmp_path / "run"
+    shutil.copytree(run, changed)
+    text = (changed / "config.yaml").read_text()
+    (changed / "config.yaml").write_text(text.replace(str(face_shards), str(other)))
+    for verb in ("evaluate", "audit"):
+        assert main([verb, str(changed)]) == 2
+        error = capsys.readouterr().err
+        assert f"trained on other shards than those in {other} (fingerprint " in error
+        assert f"with `--shards {other}`" in error and error.count("\n") == 1
+    assert (changed / "evaluation.json").read_bytes() == before
+
+    # The same shards in another place are the run's own.
+    moved = str(shutil.copytree(face_shards, tmp_path / "moved"))
+    assert evaluate(run, moved, pictures=False)[0] == run
+    # Of others, the classes are scored that the network knows.
+    assert main(["evaluate", str(run), "--shards", str(other), "--pictures=false"]) == 0
+    told = capsys.readouterr().out
+    assert "scored over the classes that both have: angry, disgust, fear, happy, surprise" in told
+    assert "left out: samples of gloomy" in told
+    assert "left out: the network's outputs for sad" in told
+    found = read_evaluation(run / "evaluation" / "other")
+    assert (found.only_network, found.only_shards) == (["sad"], ["gloomy"])
+    sad = own.labels.index("sad")
+    kept = {
+        part: scores.samples - sum(scores.confusion[sad]) for part, scores in own.splits.items()
+    }
+    assert {part: scores.samples for part, scores in found.splits.items()} == kept
+    for part, scores in found.splits.items():  # what is no longer taken for sad can only be right
+        right = sum(own.splits[part].confusion[i][i] for i in range(7) if i != sad)
+        assert scores.top1 * scores.samples >= right - 1e-6
+    assert main(["audit", str(run), "--shards", str(other)]) == 2
+    assert "audit on shards with the same" in capsys.readouterr().err
+    # A further set of that name does not replace its scores.
+    third = with_labels(face_shards, tmp_path / "third" / "other", "fear", "fright")
+    folder = evaluate(run, str(third), pictures=False)[0]
+    assert folder.name == f"other-{load_manifest(third).fingerprint()[:8]}"
+    assert read_evaluation(run / "evaluation" / "other") == found
+    assert read_evaluation(run).splits == own.splits
+
+
+def test_a_run_that_names_its_shards_by_a_relative_path_is_told_from_another_folder(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tmp_path / "run"
+    shutil.copytree(run, old)
+    text = (old / "config.yaml").read_text()
+    (old / "config.yaml").write_text(text.replace(load_config(run).data.shards, "shards/faces"))
+    monkeypatch.chdir("/")
+    with pytest.raises(UserError, match=r"shards/faces, which is not in this folder; start in the"):
+        read_subject(old).find_manifest()
+
+
+@pytest.mark.parametrize(
+    ("shards", "name"),
+    [
+        ("shards/rafdb/", "rafdb"), ("/data/a b", "a-b"), ("s3://bucket/sets/fer", "fer"),
+        ("https://me:secret@host/x/fer?sig=secret", "fer"), ("pipe:cat x/{name}", "name"),
+        ("https://host", "host"), ("/data/..x", "x"),
+    ],
+)  # fmt: skip
+def test_the_scores_on_other_shards_have_the_name_of_their_place(shards: str, name: str) -> None:
+    assert set_name(shards) == name
 
 
 def content_of(run: Path) -> dict[str, Any]:
@@ -151,6 +237,9 @@ def test_what_cannot_be_scored_is_one_line(
 
     (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
     refused(tmp_path / "empty", "no checkpoint in ")
+    refused(tmp_path / "empty" / "checkpoints", f"no checkpoint in {tmp_path}/empty/checkpoints; ")
+    refused(tmp_path, f"{tmp_path} is not a run folder: it has no folder `checkpoints`; give a run")
+    refused(tmp_path, f"; {tmp_path} contains empty")
     refused(tmp_path / "nowhere", "does not exist")
     refused(run / "config.yaml", "not a safe file of tensors")
     whole = checkpoints.best(run / "checkpoints").read_bytes()

@@ -43,10 +43,27 @@ def test_curves_can_be_told_apart_without_colours_and_name_their_average() -> No
     assert f"sad {average:.2f}" in [text.get_text() for text in legend.get_texts()]
 
 
+def test_classes_that_the_font_cannot_write_are_told_apart_by_number(tmp_path: Path) -> None:
+    classes = ["\u6124\u6012", "$x^{$", "\u0434\u0430", "\u4e2d"]
+    one = predictions(300, 2)
+    scores = {"test": score(one, classes)}
+    figure = pictures.confusion(scores, classes)  # type: ignore[arg-type]
+    axis = figure.axes[0]
+    shown = ["class 0", r"\$x^{\$", "\u0434\u0430", "class 3"]
+    assert [text.get_text() for text in axis.get_xticklabels()] == shown
+    assert [text.get_text() for text in axis.get_yticklabels()] == shown
+    # Here a letter that the font lacks, or a broken formula, would be an error.
+    pictures.draw_scores(tmp_path, {"test": one}, scores, classes)  # type: ignore[arg-type]
+    images = np.zeros((4, 1, 8, 8), np.uint8)
+    names = [f"row {number}" for number in range(4)]
+    pictures.draw_mistakes(tmp_path, images, worst_mistakes(one, 4), classes, "mistakes", names)
+
+
 @pytest.mark.parametrize(("n", "channels"), [(0, 1), (1, 3), (20, 1)])
 def test_a_sheet_holds_as_many_mistakes_as_there_are(tmp_path: Path, n: int, channels: int) -> None:
     worst = worst_mistakes(predictions(200), n)
     images = np.random.default_rng(0).integers(0, 256, (n, channels, 24, 24), np.uint8)
-    pictures.draw_mistakes(tmp_path, images, worst, CLASSES, "mistakes")
+    names = [f"a rather long name of a file, number {i}.png" for i in range(len(images))]
+    pictures.draw_mistakes(tmp_path, images, worst, CLASSES, "mistakes", names)
     with Image.open(tmp_path / "mistakes.png") as image:
         assert image.height > 200

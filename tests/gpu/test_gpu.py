@@ -38,7 +38,10 @@ def test_each_configuration_trains_continues_and_is_scored(
     name: str, face_shards: Path, tmp_path: Path
 ) -> None:
     """Optimiser, clipping, average, stages and precision as shipped."""
-    changes: dict[str, Any] = {**SMALL, "data.bad_shards": "skip", "trainer.epochs": 2}
+    changes: dict[str, Any] = {
+        **SMALL, "data.bad_shards": "skip", "trainer.epochs": 2, "optim.warmup_epochs": 0.5,
+        "model.weights": "none",
+    }  # fmt: skip
     if name != "pattlite":
         changes |= {"model.cut": 7, "model.width": 32, "model.heads": 4}
     else:

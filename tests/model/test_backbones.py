@@ -1,21 +1,29 @@
 import pickle
+import re
+import sys
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from pattlite_dist.errors import UserError
+from pattlite_dist.files import load_tensors
 from pattlite_dist.model.backbones import (
     MobileNetV1,
     MobileNetV2,
     SameConv2d,
-    load_weights,
+    fill,
+    pretrained,
     probe,
     same_padding,
+    state_of,
 )
+from tests.conftest import ROOT
 
 # Sums of 3 neighbours at stride 2 over 1, 2, 3, ... as TensorFlow's SAME computes them: for an
 # even side all padding comes after (the windows start on the first pixel), for an odd one it is
@@ -152,6 +160,14 @@ def full_v2() -> dict[str, torch.Tensor]:
     return dict(mobilenet_v2(weights=None).state_dict())
 
 
+def load_weights(backbone: nn.Module, weights: str) -> None:
+    """As for a run that begins with them."""
+    path = Path(weights)
+    imagenet = weights == "imagenet"
+    state = pretrained(backbone) if imagenet else state_of(load_tensors(path), path)
+    fill(backbone, state, weights)
+
+
 def test_a_full_file_of_half_floats_fills_every_parameter(
     full_v2: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
@@ -201,7 +217,7 @@ def assert_refused(weights: str, message: str) -> None:
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     assert_refused(str(tmp_path / "none.pth"), "does not exist")
-    assert_refused(str(tmp_path), "does not exist")  # a folder is not a file
+    assert_refused(str(tmp_path), "Is a directory")
 
 
 def test_a_file_for_another_network_is_refused(tmp_path: Path) -> None:
@@ -310,3 +326,44 @@ def test_torchvisions_download_is_loaded_and_its_failure_is_the_users_error(
     monkeypatch.setattr(MobileNet_V2_Weights, "get_state_dict", offline)
     with pytest.raises(UserError, match=r"cannot download .*no route to host"):
         load_weights(backbone, "imagenet")
+
+
+def test_the_documented_conversion_of_keras_network_fills_every_parameter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With layers that have Keras' names and order of axes; the counters are only PyTorch's."""
+    torch.manual_seed(3)
+    source = {name: torch.rand(value.shape) for name, value in MobileNetV1().state_dict().items()}
+    layers: dict[str, list[Any]] = {
+        # The pointwise layer after the cut, which a run does not use.
+        "conv_pw_9": [np.zeros((1, 1, 512, 512))],
+        "conv_pw_9_bn": [np.zeros(512)] * 4,
+    }
+    for name, value in source.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        place = name.rpartition(".")[0]
+        *_, number, kind = f"0.{place}".replace("stem.", "").split(".")
+        layer = kind if place.startswith("stem") else f"{kind}_{int(number) + 1}"
+        layer = re.sub(r"^(dw|pw)(_bn)?_(\d)$", r"conv_\1_\3\2", layer)
+        layer = {"conv": "conv1", "bn": "conv1_bn"}.get(layer, layer)
+        array = value.numpy()
+        if array.ndim == 4:
+            array = array.transpose((2, 3, 0, 1) if kind == "dw" else (2, 3, 1, 0))
+        layers.setdefault(layer, []).append(array)
+
+    def layer_of(name: str) -> Any:
+        return SimpleNamespace(get_weights=lambda: layers[name])
+
+    network = SimpleNamespace(get_layer=layer_of)
+    applications = SimpleNamespace(MobileNet=lambda **_: network)
+    monkeypatch.setitem(sys.modules, "keras", SimpleNamespace(applications=applications))
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "weights.md").read_text()
+    [code] = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    exec(code, {})
+    backbone = MobileNetV1()
+    load_weights(backbone, "mobilenet_v1.pt")
+    for name, value in backbone.named_parameters():
+        assert torch.equal(value, source[name]), name
+    assert torch.equal(backbone.blocks[3].pw_bn.running_var, source["blocks.3.pw_bn.running_var"])

@@ -1,6 +1,5 @@
 import logging
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,12 +7,19 @@ import torch
 from torch import nn
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.model.build import MobileNetV2ViT, PattLite, build_model, refuse_batch_dependent
+from pattlite_dist.model.build import (
+    MobileNetV2ViT,
+    PattLite,
+    build_model,
+    refuse_batch_dependent,
+    synchronise,
+)
 from pattlite_dist.model.settings import ModelConfig
 
 VIT_14: dict[str, Any] = {"name": "mobilenetv2-vit", "cut": 14, "width": 32, "heads": 4}
 VIT_19: dict[str, Any] = {"name": "mobilenetv2-vit", "cut": 19, "width": 32, "heads": 4}
 PATTLITE: dict[str, Any] = {"name": "pattlite"}
+BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 MODELS = pytest.mark.parametrize(
     "model", [VIT_14, VIT_19, PATTLITE], ids=["vit-14", "vit-19", "pattlite"]
 )
@@ -118,30 +124,22 @@ def test_pattlites_weights_fit_every_image_size(sizes: tuple[int, int]) -> None:
         assert large.eval()(images(1, sizes[1])).shape == (1, 7)
 
 
-def test_weights_are_loaded_into_the_backbone_only_when_wanted(tmp_path: Path) -> None:
-    source = build(PATTLITE)
-    path = tmp_path / "v1.pth"
-    torch.save(
-        {
-            key: value.new_full(value.shape, 0.25) if value.is_floating_point() else value
-            for key, value in source.backbone.state_dict().items()
-        },
-        path,
-    )
-    config = ModelConfig(name="pattlite", weights=str(path))
-    loaded, fresh = build_model(config, 48, 7), build_model(config, 48, 7, pretrained=False)
-    assert all((p == 0.25).all() for p in loaded.backbone.parameters())
-    assert not any((p == 0.25).all() for p in fresh.backbone.parameters())
-    assert not any((p == 0.25).all() for p in loaded.classifier.parameters())
-    path.unlink()
-    build_model(config, 48, 7, pretrained=False)  # continuing a run does not need the file
-    with pytest.raises(UserError, match="does not exist"):
-        build_model(config, 48, 7)
-
-
-def test_imagenet_weights_for_pattlite_are_the_users_error() -> None:
-    with pytest.raises(UserError, match="no weights for MobileNetV1"):
-        build_model(ModelConfig(name="pattlite", weights="imagenet"), 48, 7)
+@pytest.mark.parametrize("name", ["pattlite", "mobilenetv2-vit"])
+def test_batchnorm_over_all_ranks_keeps_every_name_and_weight(name: str) -> None:
+    plain, changed = build({"name": name}, 48, 7), build({"name": name}, 48, 7)
+    changed.load_state_dict(plain.state_dict())
+    synchronise(changed, 1, False)
+    norms = [m for m in changed.modules() if isinstance(m, BATCH_NORM)]
+    assert not any(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
+    with pytest.raises(UserError, match="sync_batchnorm=true requires GPUs"):
+        synchronise(changed, 2, False)
+    synchronise(changed, 2, True)
+    after = [m for m in changed.modules() if isinstance(m, BATCH_NORM)]
+    assert len(after) == len(norms)
+    assert all(isinstance(norm, nn.SyncBatchNorm) for norm in after)
+    assert list(changed.state_dict()) == list(plain.state_dict())
+    assert all(map(torch.equal, changed.state_dict().values(), plain.state_dict().values()))
+    assert [norm.eps for norm in after] == [norm.eps for norm in norms]
 
 
 VARIANTS = pytest.mark.parametrize("attention", ["patches", "none", "batch"])

@@ -220,7 +220,7 @@ def test_what_is_no_model_is_an_error_that_says_what_is(
         (tmp_path / "model.pt2", "PyTorch may run code"),
         (tmp_path / "model.onnx", "is not a usable ONNX file"),
         (tmp_path / "model.safetensors", "is not a usable .safetensors file"),
-        (tmp_path / "empty", "no checkpoint in"),
+        (tmp_path / "empty", "is not a run folder"),
         (run / "config.yaml", "is not a model; give"),
     ]:
         with pytest.raises(UserError, match=message):

@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import pty
 import socket
 from typing import Any
 
@@ -31,6 +32,14 @@ BATCH = {  # the batch script itself, where SLURM sets a rank too
     "SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0", "SLURM_LOCALID": "0",
     "SLURM_NTASKS": "8", "SLURM_NNODES": "2",
 }  # fmt: skip
+# The shell of salloc on a node, where it is a step of its own (LaunchParameters).
+SALLOC = {
+    "SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "debug", "SLURM_STEPID": "4294967290",
+    "SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_NUM_NODES": "1",
+    "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4", "SLURM_NPROCS": "4",
+    "SLURM_NNODES": "1", "SLURM_TASKS_PER_NODE": "4", "SLURM_TASK_PID": "1446865",
+    "SLURM_PTY_PORT": "34889", "SLURM_PTY_WIN_COL": "236", "SLURM_PTY_WIN_ROW": "64",
+}  # fmt: skip
 STEP = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "1", "SLURM_PROCID": "3"}
 
 
@@ -44,8 +53,16 @@ STEP = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "1", "SLURM_PROCID"
         pytest.param({**SRUN, **STEP}, World("slurm", 3, 4, 1, 4), id="step smaller than job"),
         pytest.param(BATCH, World(), id="batch script"),
         pytest.param({**BATCH, "SLURM_STEP_ID": "batch"}, World(), id="batch step by name"),
-        pytest.param({**SRUN, "SLURM_JOB_NAME": "bash"}, World(), id="srun --pty bash"),
-        pytest.param({**SRUN, "SLURM_JOB_NAME": "interactive"}, World(), id="salloc"),
+        pytest.param(SALLOC, World(), id="salloc -J debug -n 4"),
+        pytest.param({**SALLOC, "SLURM_JOB_NAME": "interactive"}, World(), id="salloc"),
+        pytest.param({**BATCH, "SLURM_STEP_ID": "4294967291"}, World(), id="batch step by number"),
+        pytest.param({**BATCH, "SLURM_STEP_ID": "4294967292"}, World(), id="extern step"),
+        pytest.param({**SALLOC, **SRUN, **STEP}, World("slurm", 3, 4, 1, 4), id="srun in salloc"),
+        pytest.param(
+            {**SRUN, "SLURM_JOB_NAME": "interactive"}, World("slurm", 5, 8, 1, 4),
+            id="srun in salloc without a name",
+        ),
+        pytest.param({**SRUN, "SLURM_JOB_NAME": "bash"}, World("slurm", 5, 8, 1, 4), id="-J bash"),
         pytest.param({**SRUN, **TORCHRUN}, World("torchrun", 5, 8, 1, 4), id="torchrun in srun"),
         pytest.param({**BATCH, **TORCHRUN}, World("torchrun", 5, 8, 1, 4), id="torchrun in sbatch"),
         pytest.param(
@@ -57,6 +74,33 @@ STEP = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "1", "SLURM_PROCID"
 )  # fmt: skip
 def test_the_launcher_is_read_from_its_variables(env: dict[str, str], expected: World) -> None:
     assert detect(env) == expected
+
+
+def test_in_the_shell_of_srun_pty_only_what_srun_starts_is_a_task() -> None:
+    """`srun -n 4 --pty bash`: its shell has the variables of a task, and so has what it starts."""
+    shell = {**SRUN, "SLURM_JOB_NAME": "bash", "SLURM_PTY_PORT": "34889", "SLURM_TASK_PID": "2"}
+    task = World("slurm", 5, 8, 1, 4)
+
+    def told(own: bool) -> str:
+        env = {**shell, "SLURM_TASK_PID": str(os.getpid())} if own else shell
+        return {World(): "none", task: "task"}[detect(env)]
+
+    answers = []
+    for terminal in (True, False):  # as a shell has it, and as a step of srun does not
+        read, write = os.pipe()
+        child, _ = pty.fork() if terminal else (os.fork(), 0)
+        if child == 0:
+            try:
+                if not terminal:
+                    os.setsid()
+                os.write(write, f"{told(False)} {told(True)}".encode())
+            finally:
+                os._exit(0)
+        os.close(write)
+        with os.fdopen(read) as stream:
+            answers.append(stream.read().split())
+        os.waitpid(child, 0)
+    assert answers == [["none", "task"], ["task", "task"]]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +231,10 @@ def test_a_rank_alone_agrees_with_itself(monkeypatch: pytest.MonkeyPatch) -> Non
     agreement = Agreement(World(), 1)
     assert agreement.largest((3, 0)) == [3, 0]
     assert agreement.largest([]) == []
+    assert agreement.answer() is None
+    agreement.ask((4,))
+    agreement.ask((5,))
+    assert (agreement.answer(), agreement.answer()) == ([5], None)
 
 
 def _agree(rank: int, port: int, answers: Any) -> None:
@@ -195,7 +243,13 @@ def _agree(rank: int, port: int, answers: Any) -> None:
     world = World("torchrun", rank, 3, rank, 3)
     connect(world, "cpu", 1)
     agreement = Agreement(world, 1)
+    early = agreement.answer()
+    agreement.ask((rank,))
+    agreement.ask((10 * rank,))  # the first question is dropped, on all ranks
     found = [
+        early,
+        agreement.answer(),
+        agreement.answer(),
         agreement.largest((0, 0)),
         agreement.largest((15 if rank == 1 else 0, int(rank == 2))),  # each from another rank
         agreement.largest((rank, -rank, 2**40 + rank)),
@@ -220,5 +274,5 @@ def test_ranks_agree_on_the_largest_of_each_number() -> None:
         process.join(60)
         assert process.exitcode == 0
     steps = [[int(step == 30)] for step in range(40)]
-    expected = [[0, 0], [15, 1], [2, 0, 2**40 + 2], *steps]
+    expected = [None, [20], None, [0, 0], [15, 1], [2, 0, 2**40 + 2], *steps]
     assert found == dict.fromkeys(range(3), expected)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pattlite_dist.shards.companions import COMPANION_NAMES
 from pattlite_dist.shards.create import create_shards
 from pattlite_dist.shards.manifest import Options
 from pattlite_dist.shards.sources.registry import open_source
@@ -49,7 +50,9 @@ def flawed_set(folder: Path, **options: Any) -> Path:
 
 
 def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Apply `change` to the manifest's JSON."""
+    """Apply `change` to the manifest's JSON, and remove the files that repeat what it says."""
+    for name in COMPANION_NAMES:
+        (folder / name).unlink(missing_ok=True)
     path = folder / "manifest.json"
     content = json.loads(path.read_text())
     change(content)

@@ -121,6 +121,23 @@ SOURCES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no image": (_tree({**TREE, "train/cat/3.png": b"text"}), "train/cat/3.png: "),
     "empty image": (_tree({**TREE, "train/cat/3.png": b""}), "train/cat/3.png: "),
     "image beside classes": (_tree({**TREE, **images(["train/3.png"])}), "not in a class folder"),
+    "folders of splits": (
+        _tree(images(["train_images/1.png", "test_images/2.png"])), "no classes, for their names",
+    ),
+    "folders of numbers": (_tree(images(["0/1.png", "7/2.png"])), "nothing tells what they mean"),
+    "a JSON beside each": (
+        _tree({**images(["a/1.png", "b/2.png"]), "a/1.json": b"", "b/2.json": b""}), "have a .json",
+    ),
+    "a class of films": (
+        _tree({**TREE, "train/cow/1.mp4": b""}), "train/cow: it has no images, only 1 .mp4",
+    ),
+    "CK+ of another name": (_rows(FACE, face(7)), "--source ck+csv"),
+    "a tar.gz of something": (_file("a.tar.gz", b"no tar"), "is truncated or damaged"),
+    "RAF-DB with another table": (
+        _tree({**images(["train/1/train_1_aligned.jpg"]),
+               "train_labels.csv": b"image,label\ntrain_1_aligned.jpg,2\n"}),
+        "train_labels.csv, line 2: it gives train_1_aligned.jpg the label 2",
+    ),
     "folder too deep": (_tree(images(["a/b/c/d/1.png", "a/x/1.png"])), "class folder"),
     "FER2013 in a class of its own": (_tree(images(["train/glad/Training_1.png"])), "'glad'"),
     "CK+48 in a class of its own": (_tree(images(["glad/S010_004_00000017.png"])), "'glad'"),
@@ -149,6 +166,7 @@ OPTIONS: dict[str, str] = {
     "--leaks=drop": "",
     "--unlabelled=guess": "",
     "--other-images=crop": "",
+    "--damaged=keep": "",
     "--channels=2": "",
     "--image-size=big": "",
     "--target=soft": "give them with --votes FILE",

@@ -1,11 +1,16 @@
+import io
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from pattlite_dist.cli import main
+from pattlite_dist.shards.companions import COMPANION_NAMES
 from pattlite_dist.shards.manifest import SPLIT_NAMES, load_manifest
+from pattlite_dist.shards.sources.fer2013 import FER2013_SPLITS
 from tests.shards.conftest import TINY_PER_SHARD, face, snapshot, write_csv
+from tests.shards.sources.conftest import encoded, picture, write_tree
 
 
 class Said(NamedTuple):
@@ -89,13 +94,17 @@ def test_creating_again_says_the_same(pattlite: Shell, tiny_csv: Path, tmp_path:
 
 
 def test_another_set_needs_force(pattlite: Shell, shard_copy: Path, tmp_path: Path) -> None:
-    other = write_csv(tmp_path / "other.csv", [face()])
+    other = write_csv(
+        tmp_path / "other.csv",
+        [face(usage=usage, seed=seed) for seed, usage in enumerate(FER2013_SPLITS)],
+    )
     before = snapshot(shard_copy)
     line = pattlite.refuses("shards", "create", other, shard_copy)
     assert "another shard set" in line and line.endswith("replace it with --force")
     assert snapshot(shard_copy) == before
     assert pattlite("shards", "create", other, shard_copy, "--force").status == 0
-    assert {path.name for path in shard_copy.iterdir()} == {"train-000000.tar", "manifest.json"}
+    names = {*(f"{split}-000000.tar" for split in SPLIT_NAMES), "manifest.json", *COMPANION_NAMES}
+    assert {path.name for path in shard_copy.iterdir()} == names
 
 
 def bad_sources(folder: Path) -> dict[str, Path]:
@@ -200,3 +209,60 @@ def test_a_fault_of_ours_is_not_hidden(
     monkeypatch.setattr("pattlite_dist.shards.create.write_shard", broken)
     with pytest.raises(ZeroDivisionError):
         pattlite("shards", "create", tiny_csv, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("usages", "cut"),
+    [(["Training"], ["val", "test"]), (["Training", "PrivateTest"], ["val"]),
+     (["Training", "PublicTest"], ["test"]), (["Training", "PublicTest", "PrivateTest"], [])],
+)  # fmt: skip
+def test_a_split_that_a_usage_column_lacks_is_cut_and_said(
+    pattlite: Shell, tmp_path: Path, usages: list[str], cut: list[str]
+) -> None:
+    rows = [face(i % 2, usages[i // 2 % len(usages)], i) for i in range(24)]
+    path = write_csv(tmp_path / "fer2013.csv", rows)
+    said = pattlite("shards", "create", path, tmp_path / "out", "--val-fraction=0.25")
+    assert (said.status, said.err) == (0, "")
+    manifest = load_manifest(tmp_path / "out")
+    assert all(manifest.samples(split) for split in SPLIT_NAMES)
+    told = [line for line in said.out.splitlines() if "the source has none" in line]
+    shares = {"val": "0.25", "test": "0.1"}
+    assert told == [
+        f"{split}: the source has none, so {shares[split]} of the samples was cut from train "
+        "(seed 0)" for split in cut
+    ]  # fmt: skip
+
+
+def test_what_was_concluded_passed_over_and_converted_is_said(
+    pattlite: Shell, tmp_path: Path
+) -> None:
+    content = {f"train/{c}/{i}.png": encoded(picture(i, "RGB", (9, 9)))
+               for c in ("Happy", "sad") for i in range(4)}  # fmt: skip
+    content |= {"train/sad/odd.jpg": encoded(picture(5)), "train/sad/film.mp4": b""}
+    content |= {"test/happy/1": encoded(picture(8, "RGB", (9, 9))), "val/sad/2.gif": encoded(9)}
+    said = pattlite("shards", "create", write_tree(tmp_path / "a", content), tmp_path / "out")
+    assert (said.status, said.err) == (0, "")
+    *_, passed, form, train, val, lacks, lacks_too, done = said.out.splitlines()
+    assert passed == "passed over, not an image: 1 .mp4 (1 in train/sad)"
+    assert form.startswith("images differ in size or mode: the set takes the commonest, 9x9 colour")
+    assert train == "train: 1 images were converted to the set's size or mode"
+    assert val == "val: 1 images were converted to the set's size or mode"
+    assert (lacks, lacks_too) == ("val has no samples of happy", "test has no samples of sad")
+    assert done.startswith(f"{tmp_path / 'out'}: finished")
+
+
+def test_classes_of_any_script_are_printed_on_any_terminal(
+    pattlite: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["\u6124\u6012", "\u9ad8\u5174"]
+    content = {f"{name}/{i}.png": encoded(picture(i)) for name in names for i in range(8)}
+    tree = write_tree(tmp_path / "a", content)
+    stream = io.TextIOWrapper(io.BytesIO(), "latin-1")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        assert main(["shards", "create", str(tree), str(tmp_path / "out"), "--jobs=1"]) == 0
+        stream.flush()
+    assert b"\\u6124\\u6012" in stream.buffer.getvalue()  # type: ignore[attr-defined]
+    assert load_manifest(tmp_path / "out").labels == names
+    for verb in ("stats", "show"):
+        assert pattlite("shards", verb, tmp_path / "out").status == 0

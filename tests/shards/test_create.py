@@ -1,6 +1,7 @@
 import errno
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from filelock import FileLock
 from pattlite_dist.cli import main
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards import create, reading, working
+from pattlite_dist.shards.companions import COMPANION_NAMES
 from pattlite_dist.shards.create import create_shards, rewrite
 from pattlite_dist.shards.manifest import SPLIT_NAMES, Manifest, Options, load_manifest
 from pattlite_dist.shards.png import decode_png
@@ -63,8 +65,9 @@ def other_source(folder: Path) -> Source:
 # Output
 
 
-def test_the_folder_holds_the_shards_and_the_manifest_and_nothing_else(tiny_shards: Path) -> None:
-    assert {path.name for path in tiny_shards.iterdir()} == {*TINY_SHARDS, "manifest.json"}
+def test_the_folder_holds_shards_manifest_and_companions_only(tiny_shards: Path) -> None:
+    names = {*TINY_SHARDS, "manifest.json", *COMPANION_NAMES}
+    assert {path.name for path in tiny_shards.iterdir()} == names
     assert {s.name: s.samples for s in load_manifest(tiny_shards).all_shards()} == TINY_SHARDS
 
 
@@ -170,7 +173,7 @@ def test_webdataset_itself_reads_the_shards(tiny_shards: Path, split: str, url: 
 
 def test_colour_images_of_another_shape_are_written_too(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 3, 6, 8), dtype=np.uint8)
-    source = ArraySource(images, [0, 1, 0], ["train", "train", "val"], ("cat", "dog"))
+    source = ArraySource(images, [0, 1, 0], ["train", "train", "val"], ("cat", "dog"), cut=())
     manifest = create_shards(source, tmp_path / "out")
     assert manifest.image.shape == (3, 6, 8)
     assert manifest.class_counts("train") == [1, 1]
@@ -279,11 +282,27 @@ def test_force_replaces_the_set_and_removes_its_stale_shards(
     mine = {"notes.txt", "mine-000000.tar", "train-1.tar", ".notes.tmp"}
     for name in mine:
         (shard_copy / name).write_text("mine")
-    manifest = create_shards(other_source(tmp_path), shard_copy, force=True)
+    said: list[str] = []
+    manifest = create_shards(other_source(tmp_path), shard_copy, force=True, say=said.append)
     assert manifest.source.rows == 3
+    assert said[-1].startswith(f"{shard_copy} contains mine-000000.tar and 1 more tars of another")
     assert [problem for problem in verify_shards(shard_copy)[1] if problem.name] == []
     shards = {f"{split}-000000.tar" for split in SPLIT_NAMES}
-    assert {path.name for path in shard_copy.iterdir()} == {*shards, "manifest.json", *mine}
+    names = {*shards, "manifest.json", *COMPANION_NAMES, *mine}
+    assert {path.name for path in shard_copy.iterdir()} == names
+
+
+@pytest.mark.parametrize("name", ["0.tar", "fer2013-train-000000.tar", "train-1.tar", ".x.tar"])
+def test_tars_of_another_program_are_refused_also_beside_a_finished_set(
+    shard_copy: Path, tiny_csv: Path, tmp_path: Path, name: str
+) -> None:
+    for out in (tmp_path / "new", shard_copy):
+        out.mkdir(exist_ok=True)
+        (out / name).write_bytes(b"mine")
+        before = snapshot(out)
+        with pytest.raises(UserError, match=rf"contains {re.escape(name)} of another program; "):
+            again(open_source(tiny_csv), out)
+        assert snapshot(out) == before
 
 
 def test_force_gives_the_same_bytes_as_a_new_folder(

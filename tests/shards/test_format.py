@@ -85,7 +85,7 @@ def test_the_table_of_a_sample_has_the_keys_and_types_that_are_written(face_shar
 def test_the_example_writes_a_set_that_verify_finds_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (example,) = re.findall(r"^```python\n(.*?)^```", SPECIFICATION, re.DOTALL | re.MULTILINE)
+    example, *_ = re.findall(r"^```python\n(.*?)^```", SPECIFICATION, re.DOTALL | re.MULTILINE)
     monkeypatch.chdir(tmp_path)
     exec(compile(example, "shards/README.md", "exec"), {"__name__": "example"})
     assert main(["shards", "verify", "noise", "--jobs=1"]) == 0

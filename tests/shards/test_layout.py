@@ -205,3 +205,25 @@ def test_a_samples_own_facts_come_along() -> None:
         "file": "b.png", "subject": "S005", "row": 4, "split": "val", "label": "dog",
         "blank": False, "near_blank": False, "leak": True, "copies": 2, "conflict": True,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("splits", "parts", "cut", "loose"),
+    [
+        ([0, 0, 0], PARTS, ("val", "test"), [-1, -1, -1]),
+        ([0, 0, 2], PARTS, ("val",), [-1, -1, 2]),
+        ([0, 1, 0], PARTS, ("test",), [-1, 1, -1]),
+        ([0, 1, 2], PARTS, (), [0, 1, 2]),
+        ([0, 0, 2], (), (), [0, 0, 2]),
+        ([-1, -1, 2], ("val",), ("val",), [-1, -1, 2]),
+        ([-1, 0, 0], PARTS, PARTS, [-1, 0, 0]),
+    ],
+)
+def test_a_split_that_no_sample_is_in_is_cut_from_train(
+    splits: list[int], parts: Any, cut: Any, loose: list[int]
+) -> None:
+    survey = survey_of([1, 2, 3], [0, 0, 0], splits)
+    found, lacking = layout.loosened(survey, parts)
+    assert lacking == cut
+    assert found.splits.tolist() == loose
+    assert survey.splits.tolist() == splits

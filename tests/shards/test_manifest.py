@@ -7,7 +7,14 @@ import pytest
 from pydantic import ValidationError
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.shards.manifest import Manifest, Options, load_manifest, parse_manifest
+from pattlite_dist.evaluation.findings import flaws
+from pattlite_dist.shards.manifest import (
+    SPLIT_NAMES,
+    Manifest,
+    Options,
+    load_manifest,
+    parse_manifest,
+)
 
 Content = dict[str, Any]
 
@@ -19,7 +26,7 @@ def content() -> Content:
         return {
             "name": name,
             "samples": sum(counts),
-            "bytes": 10240,
+            "bytes": 20480,
             "sha256": digit * 64,
             "class_counts": counts,
         }
@@ -218,6 +225,36 @@ def test_counts_that_do_not_add_up_are_refused(samples: int, counts: list[int]) 
     tree = edited(lambda t: t["shards"]["train"][0].update(samples=samples, class_counts=counts))
     message = refusal(json.dumps(tree).encode())
     assert f"train-000000.tar has {samples} samples but class counts {counts}" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"image": {"channels": 1, "height": 2**24, "width": 2**24}}, "image.height: Input should"),
+        ({"image": {"channels": 3, "height": 2**20, "width": 2}}, "too few for 4 images of 2x1048"),
+        ({"samples": 10**30}, "shards.train.0.samples: Input should be less than"),
+        ({"samples": 2**40, "bytes": 2**50}, "too few for 1,099,511,627,776 images of 6x4"),
+        ({"bytes": 10**30}, "shards.train.0.bytes: Input should be less than"),
+        ({"rows": [-1]}, "findings.train.blank_rows.0: Input should be greater"),
+        ({"rows": [10**30]}, "findings.train.blank_rows.0: Input should be less"),
+    ],
+)
+def test_sizes_that_no_shard_can_have_are_one_line(change: dict[str, Any], told: str) -> None:
+    def edit(tree: Content) -> None:
+        shard = tree["shards"]["train"][0]
+        shard.update({key: value for key, value in change.items() if key in shard})
+        shard["class_counts"] = [0, shard["samples"]]
+        tree["image"] = change.get("image", tree["image"])
+        tree["findings"]["train"]["blank_rows"] = change.get("rows", [])
+
+    assert told in refusal(json.dumps(edited(edit)).encode())
+
+
+def test_findings_may_be_missing_for_any_split_as_the_schema_says() -> None:
+    for findings in ({}, {"test": {}}, {"val": {"leaks": 1}}):
+        manifest = parse(edited(lambda tree, found=findings: tree.update(findings=found)))  # type: ignore[misc]
+        assert sorted(manifest.findings) == ["test", "train", "val"]
+        assert [flaws(manifest, split).samples for split in SPLIT_NAMES[:2]] == [6, 2]
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

@@ -104,11 +104,14 @@ def test_what_others_have_done_since_counts(target: Remote, tmp_path: Path) -> N
     target.place(temporary, shard)
     target.place(*finished(tmp_path / "work", b"x", "val-000000.tar"))
     assert target.shard_names() == [shard.name, "val-000000.tar"]
+    assert target.strange_tars() == []
     # Another instance does not share this one's cache, as if it were in another process.
     root = fsspec.core.url_to_fs(target.address)[1]
     others = fsspec.filesystem(target.address.partition(":")[0], skip_instance_cache=True)
     others.rm_file(f"{root}/{shard.name}")
     assert target.shard_names() == ["val-000000.tar"]
+    others.pipe_file(f"{root}/0.tar", b"of another program")
+    assert target.strange_tars() == ["0.tar"]
     others.pipe_file(f"{root}/{shard.name}", b"shard")
     assert target.holds(shard)
 

@@ -14,6 +14,7 @@ from pattlite_dist.shards.sources.registry import open_source
 from tests.shards import flawed
 from tests.shards.conftest import face, snapshot, write_csv
 from tests.shards.flawed import edit_manifest, edit_shard, flawed_set, forge_facts
+from tests.shards.sources.conftest import images, write_tree
 
 
 class Said(NamedTuple):
@@ -173,6 +174,8 @@ def test_a_set_with_votes_wants_them_for_its_repair(
 
 
 def test_the_words_of_a_manifest_become_what_was_said_to_the_reader(tmp_path: Path) -> None:
+    named = Reading(image_column="0", label_column="emotion")
+    assert reading_of(named.words(), None) == named
     assert reading_of({}, None) == Reading()
     words = {"kind": "folder", "channels": "3", "image_size": "64", "unlabelled": "skip"}
     assert reading_of({**words, "target": "soft"}, tmp_path) == Reading(
@@ -304,3 +307,18 @@ def test_a_set_cut_into_splits_is_repaired(pattlite: Shell, tmp_path: Path) -> N
     said = pattlite("verify", tmp_path / "set", "--repair", tmp_path / "tree", "--jobs=1")
     assert (said.status, said.err) == (0, "")
     assert snapshot(tmp_path / "set") == before
+
+
+def test_a_set_of_folders_that_the_user_called_classes_is_repaired(
+    pattlite: Shell, tmp_path: Path
+) -> None:
+    content = images(
+        f"{s}/{c}/{i}.png" for s in ("train", "val", "test") for c in (3, 17) for i in "ab"
+    )
+    tree, out = write_tree(tmp_path / "tree", content), tmp_path / "set"
+    create_shards(open_source(tree, Reading(kind="folder")), out)
+    assert load_manifest(out).labels == ["17", "3"]
+    before = snapshot(out)
+    (out / "val-000000.tar").write_bytes(b"")
+    assert pattlite("verify", out, "--repair", tree, "--jobs=1").status == 0
+    assert snapshot(out) == before

@@ -102,6 +102,15 @@ def test_remarks_tell_of_votes_conversion_and_an_empty_split(manifest: Manifest)
     assert "identical images" not in told
 
 
+def test_what_the_source_had_besides_is_in_the_table(manifest: Manifest) -> None:
+    source = manifest.source.model_copy(update={"left_out": {"damaged": 1200, "no label": 3}})
+    rows = set_table(manifest.model_copy(update={"source": source}))
+    assert rows[:-3] == set_table(manifest)
+    assert rows[-3:] == [
+        [], ["damaged", *[""] * 6, "1,200", ""], ["no label", *[""] * 6, "3", ""],
+    ]  # fmt: skip
+
+
 def test_only_options_other_than_the_default_are_told(tmp_path: Path) -> None:
     assert other_options(Options()) == []
     options = Options(

@@ -50,6 +50,16 @@ def test_what_has_a_scheme_is_an_address_and_all_else_a_folder(tmp_path: Path) -
     assert open_target("file:///x") == Remote("file:///x")
 
 
+def test_tars_of_other_names_are_strange(target: Folder) -> None:
+    assert target.strange_tars() == []
+    names = ["0.tar", ".x.tar", "train-1.tar", "train-000000.tar", "x.tar.tmp", "tar"]
+    target.path.mkdir(parents=True)
+    for name in names:
+        (target.path / name).write_bytes(b"")
+    assert target.strange_tars() == [".x.tar", "0.tar", "train-1.tar"]
+    assert target.shard_names() == ["train-000000.tar"]
+
+
 @pytest.mark.parametrize("out", ["pipe:cat > {name}", "http://host/x", "https://ada:pw@host/x"])
 def test_what_can_only_be_read_is_refused(out: str) -> None:
     with pytest.raises(UserError, match=r"can.* be written to|not written to one") as caught:

@@ -2,8 +2,10 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import random
 import struct
+import subprocess
 import tarfile
 import tracemalloc
 import zlib
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import webdataset
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -29,6 +32,7 @@ from pattlite_dist.shards.tario import (
     decode_png,
     decode_shard,
     has_targets,
+    read_members,
 )
 from pattlite_dist.shards.writer import encode_pngs
 from tests.shards.conftest import LEAKS, VAL_BLANKS, random_image, tiny_images, tiny_rows
@@ -330,7 +334,7 @@ def test_a_sparse_member_that_would_swell_is_refused() -> None:
     assert "member '00000000.png' is not a <key>.png, .cls or .json file" in message
 
 
-@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+@pytest.mark.parametrize("kind", [tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME])
 def test_a_header_that_would_change_the_next_member_is_refused(kind: bytes) -> None:
     assert "is not a <key>.png" in refusal(tar_of([(special("x.png", kind), b""), *sample()]))
 
@@ -577,3 +581,77 @@ def test_a_png_that_unpacks_to_more_than_its_pixels_is_not_unpacked_to_its_end()
         decode_png(data, ImageInfo(channels=1, height=6, width=4))
     assert tracemalloc.get_traced_memory()[1] < 1 << 22
     tracemalloc.stop()
+
+
+def members_of(data: bytes) -> list[tuple[str, bytes]]:
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        return [(member.name, tar.extractfile(member).read()) for member in tar]  # type: ignore[union-attr]
+
+
+def written_again(data: bytes, how: str, tmp_path: Path) -> bytes:
+    """The members of a shard in a tar by another program."""
+    out, members = tmp_path / "again.tar", members_of(data)
+    if how == "ShardWriter":
+        samples: dict[str, dict[str, Any]] = {}
+        for name, content in members:
+            key, _, suffix = name.partition(".")
+            samples.setdefault(key, {"__key__": key})[suffix] = content
+        with webdataset.TarWriter(str(out)) as sink:
+            for sample in samples.values():
+                sink.write(sample)
+        return out.read_bytes()
+    folder = tmp_path / "unpacked"
+    folder.mkdir()
+    for name, content in members:
+        (folder / name).write_bytes(content)
+        os.utime(folder / name, ns=(1_700_000_000_123_456_789,) * 2)
+    names = [name for name, _ in members]
+    if how == "tarfile.add":
+        with tarfile.open(out, "w") as tar:
+            for name in names:
+                tar.add(folder / name, name)
+    else:
+        subprocess.run(["tar", *how.split(), "-cf", out, *names], cwd=folder, check=True)
+    return out.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "how", ["ShardWriter", "tarfile.add", "--format=posix", "--format=pax --pax-option=comment=x"]
+)
+def test_headers_of_exact_times_are_passed_over(
+    tiny_shards: Path, tmp_path: Path, how: str
+) -> None:
+    data = (tiny_shards / "val-000000.tar").read_bytes()
+    again = written_again(data, how, tmp_path)
+    assert again != data
+    ours, theirs = read_members(data), read_members(again)
+    assert theirs == ours
+
+
+def pax(content: bytes, kind: bytes = b"x") -> bytes:
+    """A tar whose first member is a PAX header, before a PNG."""
+    header = tarfile.TarInfo("PaxHeader")
+    header.size, header.type = len(content), kind
+    first = header.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512)
+    return first + tar_of([("00000000.png", b"png")])
+
+
+@pytest.mark.parametrize("kind", [b"x", b"g"])
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"11 path=abc\n", "sets 'path'; write plain headers, such as with tar --format=ustar"),
+        (b"11 mtime=1\n12 size=999\n", "sets 'size'"),
+        (b"22 GNU.sparse.major=1\n", "sets 'GNU.sparse.major'"),
+        (b"99 mtime=1\n", "a PAX header is damaged"),
+        (b"0 mtime=1\n", "a PAX header is damaged"),
+        (b"mtime", "a PAX header is damaged"),
+        (b"999999999999999999 mtime=1\n", "a PAX header is damaged"),
+    ],
+)
+def test_headers_that_would_change_what_is_read_are_refused(
+    kind: bytes, content: bytes, told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        read_members(pax(content, kind))
+    assert list(read_members(pax(b"11 mtime=1\n", kind))) == ["00000000"]

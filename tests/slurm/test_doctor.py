@@ -21,6 +21,7 @@ from pattlite_dist.slurm.profile import Profile
 from pattlite_dist.slurm.submit import train_plan
 from pattlite_dist.tracking import history
 from pattlite_dist.tracking.folder import run_folder
+from tests.conftest import with_labels
 from tests.slurm.conftest import Cluster
 from tests.train.harness import until
 
@@ -163,6 +164,34 @@ def test_what_a_run_has_saved_is_measured(face_shards: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("no_slurm")
+def test_a_recipe_that_makes_no_sense_is_told_of_a_new_run_only(
+    face_shards: Path, tmp_path: Path
+) -> None:
+    wrong = {"finetune__start_epoch": 1, "optim__warmup_epochs": 3}
+    frozen, warm = problems(look(face_shards, tmp_path, **wrong))
+    assert "without model.weights it is random" in frozen
+    assert "is not below finetune.start_epoch 1" in warm
+    (tmp_path / "x" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "x" / "checkpoints" / "epoch=0001-step=00000020.ckpt").touch()
+    assert problems(look(face_shards, tmp_path, **wrong)) == []
+
+
+@pytest.mark.usefixtures("no_slurm")
+def test_shards_that_have_changed_since_a_run_was_trained_on_them_are_told(
+    face_shards: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "x"
+    (run / "checkpoints").mkdir(parents=True)
+    history.append(run, "started", shards=fetch_manifest(Origin(str(face_shards))).fingerprint())
+    others = with_labels(face_shards, tmp_path / "others", "sad", "gloomy")
+    assert problems(look(others, tmp_path)) == []  # nothing has been trained yet
+    (run / "checkpoints" / "epoch=0001-step=00000020.ckpt").touch()
+    assert problems(look(face_shards, tmp_path)) == []
+    (line,) = problems(look(others, tmp_path))
+    assert line.startswith(f"{run} was trained on other shards than those in {others}")
+
+
+@pytest.mark.usefixtures("no_slurm")
 def test_a_folder_with_another_configuration_is_told(face_shards: Path, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     old = config(face_shards, tmp_path, optim__lr=0.5)
@@ -293,6 +322,7 @@ def test_a_hundred_runs_ask_slurm_once_and_the_shards_once(
     seeds = ",".join(map(str, range(50)))
     words = [
         f"seed={seeds}", "trainer.epochs=1,2", "trainer.global_batch=1000", "data.tail=drop",
+        "optim.warmup_epochs=0",
     ]  # fmt: skip
     origins: list[Origin] = []
 

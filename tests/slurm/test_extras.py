@@ -1,6 +1,7 @@
 import pytest
 
 from pattlite_dist.slurm import extras
+from pattlite_dist.slurm.profile import Profile
 
 
 @pytest.mark.parametrize(
@@ -89,3 +90,30 @@ def test_a_variable_that_cannot_be_set_or_is_the_launchers_is_told(name: str, wo
 def test_other_variables_are_let_through() -> None:
     names = ("NCCL_DEBUG", "SLURM_CPU_BIND", "_x1", "WANDB_MODE", "OMP_NUM_THREADS")
     assert extras.environment(dict.fromkeys(names, "1")) == []
+
+
+def test_a_key_in_the_profile_is_told_and_one_in_the_setup_is_a_problem() -> None:
+    held = Profile(environment={"WANDB_API_KEY": "1", "NCCL_DEBUG": "INFO"})
+    problems, (note,) = extras.secrets(held, known=False)
+    assert problems == []
+    assert "profile.environment holds WANDB_API_KEY" in note
+    assert "wandb login" in note
+    for line in ("export HF_TOKEN=abc", "HF_TOKEN='a b' true", "cd /x; export HF_TOKEN=a"):
+        (problem,), _ = extras.secrets(Profile(setup=[line]), known=False)
+        assert "profile.setup sets HF_TOKEN" in problem
+    fine = ["export HF_TOKEN=$(cat ~/token)", 'export HF_TOKEN="$MINE"', "export OMP_NUM_THREADS=1"]
+    assert extras.secrets(Profile(setup=fine), known=False) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("export", "fine"),
+    [(None, True), ("ALL", True), ("all,A=1", True), ("NONE", False), ("HF_TOKEN,HOME", False),
+     ("HF_TOKEN,PATTLITE_SHARDS", True)],
+)  # fmt: skip
+def test_what_a_job_needs_of_the_environment_must_reach_it(export: str | None, fine: bool) -> None:
+    sbatch = {} if export is None else {"export": export}
+    profile = Profile(environment={"HF_TOKEN": "1"}, sbatch=sbatch)
+    problems, _ = extras.secrets(profile, known=True)
+    assert problems == [] if fine else "keeps" in problems[0]
+    nothing = Profile(sbatch=sbatch)
+    assert extras.secrets(nothing, known=False) == ([], [])

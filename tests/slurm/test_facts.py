@@ -86,6 +86,38 @@ def test_a_whole_folder_is_read(tmp_path: Path) -> None:
     assert facts.seen == 190.0
 
 
+FIRST, SECOND = (f"epoch=000{i}-step=000000{i}0-top1=0.{i}000.ckpt" for i in (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("scored", "kept", "best", "stale"),
+    [
+        (FIRST, [FIRST], 0.1, False),
+        (FIRST, [FIRST, SECOND], 0.2, True),
+        (FIRST, [SECOND], 0.2, True),  # it is gone
+        (SECOND, [FIRST, SECOND], 0.2, False),
+        (SECOND, [FIRST], 0.1, True),  # the run began again
+        ("mine.ckpt", [FIRST], 0.1, True),
+        (FIRST, [], 0.1, False),  # a finished run without its checkpoints
+        (FIRST, [], 0.2, True),
+        ("mine.ckpt", [], 0.2, False),
+        (None, [FIRST], 0.1, False),
+        (7, [FIRST], 0.1, False),
+    ],
+)
+def test_a_score_is_stale_if_another_checkpoint_is_the_best(
+    scored: Any, kept: list[str], best: float, stale: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for name in kept:
+        (tmp_path / "checkpoints" / name).touch()
+    content = {"checkpoint": scored, "splits": {"test": {"top1": 0.5}}}
+    (tmp_path / "evaluation.json").write_text(json.dumps(content))
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 9, "val/top1": {best}}}\n')
+    facts = read_facts(tmp_path)
+    assert (facts.test_top1, facts.test_of) == (0.5, scored if stale else None)
+
+
 @pytest.mark.parametrize(
     ("steps", "epoch"), [(0, 0), (1, 1), (9, 1), (10, 1), (11, 2), (20, 2), (30, 3)]
 )

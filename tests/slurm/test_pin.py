@@ -215,15 +215,16 @@ def test_nothing_of_the_environment_is_pinned(
     monkeypatch.setenv("HOME", str(tmp_path))
     (package / "inner" / "a.py").write_text("A = 2\n")
     run = tmp_path / "run"
-    pin(run, Profile(environment={"SHOWN": "1"}), snapshot=True)
+    hidden = {"WANDB_TOKEN": SECRET}
+    pin(run, Profile(environment={"SHOWN": "1", **hidden}), snapshot=True)
     files = [path for path in run.rglob("*") if path.is_file()]
     assert len(files) >= 7
     for path in files:
         assert SECRET.encode() not in path.read_bytes(), path
         assert b"WANDB_API_KEY" not in path.read_bytes(), path
     assert yaml.safe_load((run / "pinned" / "profile.yaml").read_text())["environment"] == {
-        "SHOWN": "1"
-    }
+        "SHOWN": "1", "WANDB_TOKEN": "***",
+    }  # fmt: skip
 
 
 def test_a_run_folder_that_cannot_be_written_is_the_users_error(

@@ -106,7 +106,7 @@ def test_damaged_yaml_is_one_line(written: Any, text: str | bytes) -> None:
 
 def test_a_folder_instead_of_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "site.yaml").mkdir()
-    with pytest.raises(UserError, match="cannot read the profile"):
+    with pytest.raises(UserError, match="is a folder; give a YAML file"):
         load_profile(str(tmp_path / "site.yaml"))
 
 
@@ -114,15 +114,16 @@ def test_a_name_that_does_not_exist_lists_those_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"big\.yaml does not exist.*\(none\)"):
-        load_profile("big")
     folder = tmp_path / "launch" / "profiles"
     folder.mkdir(parents=True)
-    for name in ("small", "large"):
+    for name in ("small", "one-gpu"):
         (folder / f"{name}.yaml").write_text(f"partition: {name}\n")
     assert load_profile("small").partition == "small"
+    assert load_profile("one-gpu").partition == "one-gpu", "its own, not the installed one"
+    assert load_profile("one-node").partition is None
     for name in ("big", "big.yaml"):
-        with pytest.raises(UserError, match=r"big\.yaml does not exist.*\(large, small\)"):
+        known = r"big(\.yaml)? does not exist.*\(cpu, one-gpu, one-node, preemptible, small, two-"
+        with pytest.raises(UserError, match=known):
             load_profile(name)
 
 
@@ -131,8 +132,10 @@ def test_there_are_profiles_to_start_from() -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_the_shipped_profiles_load_by_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_the_shipped_profiles_load_by_name_anywhere(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     profile = load_profile(name)
     assert profile.minutes >= 60
     assert profile.account is None, "no site's names"
@@ -234,7 +237,8 @@ def test_overrides_win_and_are_read_as_yaml(written: Any) -> None:
 
 @pytest.mark.parametrize("word", ["nodes=[", "partition='a", "modules={", "partition=\x00"])
 def test_an_override_that_is_no_value_is_one_line(written: Any, word: str) -> None:
-    assert f"profile.{word}: not a value" in refused(written, "", word)
+    shown = word.replace("\x00", "\\x00")
+    assert f"profile.{shown}: not a value" in refused(written, "", word)
 
 
 def test_an_override_of_nothing_is_the_users_error(written: Any) -> None:
@@ -264,9 +268,24 @@ text = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), mi
         modules=st.lists(text),
         environment=st.dictionaries(st.from_regex(r"\A[A-Z_]+\Z"), st.text("0123.:-'\"$ yno")),
         setup=st.lists(text),
-        sbatch=st.dictionaries(text, text | st.booleans()),
+        sbatch=st.dictionaries(st.from_regex(r"\A[a-z][a-z-]*\Z"), text | st.booleans()),
     )
 )
 def test_a_profile_that_is_written_down_is_read_back_as_it_was(profile: Profile) -> None:
     written = yaml.safe_dump(profile.model_dump(mode="json"))
     assert parse_profile(read_yaml(written), "here") == profile
+
+
+@pytest.mark.parametrize("key", ["comment=x --uid", "a\n#SBATCH --uid", "", "--", "a b", "ä"])
+def test_an_option_that_is_more_than_an_option_is_refused(written: Any, key: str) -> None:
+    message = refused(written, yaml.safe_dump({"sbatch": {key: "1"}}))
+    assert "is not an option: letters, digits, dashes" in message
+
+
+def test_what_looks_like_a_key_or_a_password_is_told_by_its_name() -> None:
+    names = [
+        "WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MY_PASSWORD", "db_passwd", "APIKEY",
+    ]  # fmt: skip
+    others = ["TOKENIZERS_PARALLELISM", "NCCL_DEBUG", "KEYBOARD", "WANDB_MODE"]
+    profile = Profile(environment=dict.fromkeys([*names, *others], "1"))
+    assert list(profile.secrets) == names

@@ -9,7 +9,7 @@ import pytest
 from pattlite_dist.slurm.profile import load_profile
 from tests.conftest import ROOT
 from tests.slurm.conftest import Cluster
-from tests.test_readme import ON_SLURM, SHORT, clone, commands, shell
+from tests.test_readme import ON_SLURM, SHORT, clone, commands, shell, without_download
 
 __all__ = ["clone"]  # a fixture
 
@@ -23,6 +23,7 @@ SHORTER = SHORT.replace("global_batch=8", "global_batch=32") + " --model.cut=7"
 
 def adapted(line: str, python: str) -> str:
     """The command with a profile that fits these nodes, and a run of seconds."""
+    line = without_download(line)
     if "--dry-run" in line:
         return line
     line = re.sub(r"--profile \S+", ONE_TASK.format(python=python), line)

@@ -293,3 +293,17 @@ def test_a_line_break_in_a_path_or_a_word_is_refused(folder: str) -> None:
     ):
         with pytest.raises(UserError, match="has a line break, which sbatch cannot read"):
             refused()
+
+
+def test_a_key_or_password_of_the_profile_is_not_in_the_script() -> None:
+    profile = Profile(environment={"WANDB_API_KEY": "5ecret", "SHOWN": "1"})
+    script = Plan("x", HOME / "slurm", profile).text()
+    assert "5ecret" not in script
+    assert "WANDB_API_KEY" not in script
+    assert "export SHOWN=1" in script
+
+
+@pytest.mark.parametrize("name", ["50%users", "%j", "a\\b"])
+def test_a_folder_of_logs_that_sbatch_would_rename_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=r"folder of logs .* has a % or a backslash"):
+        Plan("x", HOME / name / "slurm", Profile()).text()

@@ -5,7 +5,14 @@ import yaml
 
 from pattlite_dist.config import Config
 from pattlite_dist.errors import UserError
-from pattlite_dist.tracking.folder import load_config, prepare_folder, run_folder, same_run
+from pattlite_dist.location import with_absolute_paths
+from pattlite_dist.tracking.folder import (
+    as_before,
+    load_config,
+    prepare_folder,
+    run_folder,
+    same_run,
+)
 from pattlite_dist.tracking.record import read_metrics
 
 
@@ -27,12 +34,33 @@ def test_a_run_lies_under_its_name(tmp_path: Path) -> None:
 def test_the_configuration_of_a_folder_is_the_one_it_was_made_with(
     run: Path, tmp_path: Path
 ) -> None:
-    assert load_config(run) == config(tmp_path)
+    assert load_config(run) == with_absolute_paths(config(tmp_path))
     assert [path.name for path in run.iterdir()] == ["config.yaml"]
     special = config(tmp_path, optim={"lr": 1e-5}, wandb={"project": "2024", "group": "1.10"},
                      augment={"mean": (0.1, 0.2, 0.3)}, trainer={"precision": "32"})  # fmt: skip
     prepare_folder(special, run, None)
-    assert load_config(run) == special
+    assert load_config(run) == with_absolute_paths(special)
+
+
+def test_paths_are_kept_as_they_are_from_any_folder_and_addresses_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = config(Path("runs"), data={"shards": "../shards"}, model={"weights": "w/v1.pt"})
+    prepare_folder(given, run_folder(given), None)
+    monkeypatch.chdir("/")
+    found = load_config(tmp_path / "runs" / "one")
+    assert found.data.shards == str(tmp_path.parent / "shards")
+    assert found.model.weights == str(tmp_path / "w" / "v1.pt")
+    assert run_folder(found) == tmp_path / "runs" / "one"
+    for shards, weights in (
+        ("s3://b/c", "imagenet"),
+        ("https://a/b", "none"),
+        ("pipe:cat x", None),
+    ):
+        kept = config(tmp_path, data={"shards": shards}, model={"weights": weights})
+        prepare_folder(kept, tmp_path / "kept", None)
+        assert load_config(tmp_path / "kept") == kept
 
 
 def test_the_same_run_may_continue_with_what_changes_no_step(run: Path, tmp_path: Path) -> None:
@@ -55,7 +83,7 @@ def test_another_configuration_is_refused_in_one_line_with_each_difference(
     with pytest.raises(UserError, match=r"seed: 0 -> 3; optim\.lr: 0\.001 -> 0\.5") as caught:
         same_run(other, run)
     assert "\n" not in str(caught.value)
-    assert load_config(run) == config(tmp_path), "asking changes nothing"
+    assert load_config(run) == with_absolute_paths(config(tmp_path)), "asking changes nothing"
 
 
 @pytest.mark.parametrize("name", ["nowhere", "file", "empty"])
@@ -111,3 +139,17 @@ def test_a_run_that_left_out_its_last_batches_still_does(tmp_path: Path) -> None
     prepare_folder(padded, run_folder(padded), None)
     with pytest.raises(UserError, match=r"data\.tail: pad -> drop"):
         same_run(config(tmp_path, name="padded", data={"tail": "drop"}), run_folder(padded))
+
+
+def test_a_run_that_decayed_positions_still_does(tmp_path: Path) -> None:
+    before = config(tmp_path, optim={"decay_positions": True})
+    prepare_folder(before, run_folder(before), None)
+    now = same_run(config(tmp_path), run_folder(before))
+    assert now == before
+    assert as_before(config(tmp_path), now) == [
+        "decays position embeddings, as before: optim.decay_positions=true"
+    ]
+    new = config(tmp_path, name="new")
+    prepare_folder(new, run_folder(new), None)
+    with pytest.raises(UserError, match=r"optim\.decay_positions: False -> True"):
+        same_run(config(tmp_path, name="new", optim={"decay_positions": True}), run_folder(new))

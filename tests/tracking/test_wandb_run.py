@@ -1,15 +1,20 @@
 """W&B with real starts of its client, offline and against a stand-in for its server."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wandb.errors import AuthenticationError, CommError
 
 from pattlite_dist.config import Config
-from pattlite_dist.errors import UserError
+from pattlite_dist.errors import Unreachable, UserError
+from pattlite_dist.tracking import wandb_run
+from pattlite_dist.tracking.folder import load_config
 from pattlite_dist.tracking.record import RECORD_NAME, read_metrics
 from pattlite_dist.tracking.wandb_run import (
     missing,
@@ -20,6 +25,7 @@ from pattlite_dist.tracking.wandb_run import (
 )
 from pattlite_dist.tracking.wandb_segments import records
 from tests.conftest import Run, environment, tiny
+from tests.data.test_fetch import Server, served
 from tests.starts import Zygote
 from tests.tracking.wandb_server import KEY, wandb_server
 from tests.train.harness import assert_same_training
@@ -59,6 +65,69 @@ def test_online_without_a_login_is_refused(tmp_path: Path) -> None:
     config = Config.model_validate({"wandb": {"mode": "online"}})
     with pytest.raises(UserError, match="wandb login"):
         wandb_logger(config, tmp_path, main=True)
+
+
+class Attempts:
+    """Stands in for wandb's start, which fails online."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error, self.modes = error, list[str]()
+
+    def __call__(self, config: Config, run: Path, mode: str) -> Any:
+        self.modes.append(mode)
+        if mode == "online" and self.error is not None:
+            raise self.error
+        return SimpleNamespace(define_metric=lambda *_, **__: None, log=lambda *_: None)
+
+
+@pytest.fixture
+def attempts(
+    logged_out: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., list[str]]:
+    """Start a run with a login; returns the modes that wandb was started in."""
+
+    def start(mode: str, why: str | None = None, error: Exception | None = None) -> list[str]:
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        made = Attempts(error)
+        monkeypatch.setattr(wandb_run, "_init", made)
+        monkeypatch.setattr(wandb_run, "unreachable", lambda: why)
+        config = Config.model_validate({"wandb": {"mode": mode}})
+        assert wandb_logger(config, tmp_path / "run", main=True) is not None
+        return made.modes
+
+    return start
+
+
+def test_auto_goes_on_offline_where_the_server_is_not_reached_and_says_so(
+    attempts: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert attempts("auto") == ["online"]
+    assert capsys.readouterr().err == ""
+    assert attempts("auto", "https://a.b cannot be reached (no route)") == ["offline"]
+    assert capsys.readouterr().err == (
+        "pattlite: note: W&B is kept offline: https://a.b cannot be reached (no route); "
+        "`pattlite sync` uploads it later\n"
+    )
+    malformed = AuthenticationError(f"API key {KEY}\nmust have 40+ characters")
+    assert attempts("auto", None, malformed) == ["online", "offline"]
+    told = capsys.readouterr().err
+    assert "kept offline: API key *** must have 40+ characters; " in told
+    assert told.count("\n") == 1
+
+
+def test_online_is_not_replaced_where_it_was_asked_for(
+    attempts: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert attempts("online", "it cannot be reached") == ["online"]
+    for error, kind, told in (
+        (AuthenticationError("no such key"), UserError, "refuses the login: no such key; run `wan"),
+        (CommError("timed out"), Unreachable, "W&B cannot be started: timed out; start again late"),
+    ):
+        with pytest.raises(kind, match=told):
+            attempts("online", None, error)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    with pytest.raises(Unreachable):
+        attempts("auto", None, CommError("timed out"))
 
 
 def test_only_the_first_rank_logs(tmp_path: Path) -> None:
@@ -239,14 +308,29 @@ def test_a_run_of_two_ranks_started_twice_is_one_run_and_writes_nothing_at_home(
 
 
 @pytest.mark.slow
-def test_the_record_is_the_same_without_w_and_b(
+def test_the_record_is_the_same_without_w_and_b_and_nothing_that_is_written_holds_a_login(
     forked: Run, face_shards: Path, tmp_path: Path
 ) -> None:
-    for mode in ("disabled", "offline"):
-        done = forked(*tiny(face_shards, tmp_path, mode, wandb__mode=mode, trainer__epochs=1))
+    def train(mode: str, shards: str | Path) -> str:
+        given = {"wandb__mode": mode, "trainer__epochs": 1, "data__shards": shards}
+        done = forked(*tiny(face_shards, tmp_path, mode, **given))
         assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    train("disabled", face_shards)
+    with served(face_shards) as address:
+        given = address.replace("://", "://ada:5ecret@") + "?sig=5ecret"
+        printed = train("offline", given)
+        assert Server.login == "Basic YWRhOjVlY3JldA=="
+        assert "manifest.json?sig=5ecret" in Server.seen
     assert_same_training(tmp_path / "disabled", tmp_path / "offline")
     assert not (tmp_path / "disabled" / "wandb").exists()
+    assert "5ecret" not in printed
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {".yaml", ".jsonl", ".ckpt", ".wandb"} <= {path.suffix for path in files}
+    for path in files:
+        assert b"5ecret" not in path.read_bytes(), path
+    assert load_config(tmp_path / "offline").data.shards == address
 
 
 def test_every_folder_of_wandb_is_in_the_run(tmp_path: Path) -> None:

@@ -25,7 +25,10 @@ if __name__ == "__main__":
         mine = gradients(world.rank, step, parameters)
         for parameter, gradient in zip(parameters, mine, strict=True):
             parameter.grad = gradient
+        flat.spare.copy_(torch.tensor([float(world.rank), 2.0]))
         flat.average()
+        mean = torch.tensor([(world.size - 1) / 2, 2.0])
+        torch.testing.assert_close(flat.spare, mean)
         everyone = [gradients(rank, step, parameters) for rank in range(world.size)]
         for parameter, *parts in zip(parameters, *everyone, strict=True):
             assert parameter.grad is not None

@@ -1,18 +1,24 @@
 import contextlib
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from pattlite_dist.errors import UserError
+from pattlite_dist import stores
+from pattlite_dist.errors import Unreachable, UserError
 from pattlite_dist.train.checkpoint import (
     AtomicCheckpointIO,
     Unusable,
     best,
     check_fit,
+    check_shards,
     load,
     newest,
     set_aside,
+    shards_of,
 )
 from pattlite_dist.train.names import make_name
 from tests.conftest import on_small_disk
@@ -40,6 +46,41 @@ def test_a_cut_off_newest_is_skipped_with_a_warning(tmp_path: Path) -> None:
     cut.write_bytes(whole.read_bytes()[:-3000])
     with pytest.warns(UserWarning, match="step=00000020"):
         assert newest(tmp_path) == whole
+
+
+def test_a_newest_that_cannot_be_read_for_a_moment_is_not_taken_for_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "_first_pause", 0.0)
+    save(tmp_path, make_name(0, 10, 0.5))
+    wanted = save(tmp_path, make_name(0, 20, 0.6))
+    failures = 4
+    real = torch.load
+
+    def fail(path: Path, **how: Any) -> Any:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return real(path, **how)
+
+    monkeypatch.setattr(torch, "load", fail)
+    assert newest(tmp_path) == wanted
+    failures = 5
+    with pytest.raises(Unreachable, match=r"step=00000020.* Stale file handle"):
+        newest(tmp_path)
+
+
+def test_shards_are_known_by_what_a_checkpoint_or_its_loader_says() -> None:
+    loader = {"fit_loop": {"state_dict": {"combined_loader": [{"manifest": "old"}]}}}
+    assert shards_of({"pattlite": {"shards": "new"}, "loops": loader}) == "new"
+    assert shards_of({"pattlite": {}, "loops": loader}) == "old"
+    for loops in ({}, {"fit_loop": {"state_dict": {}}}, None, [1]):
+        assert shards_of({"pattlite": {}, "loops": loops}) is None
+    check_shards({"pattlite": {}}, Path("a.ckpt"), "f" * 64, "here", "fix it")  # nothing to compare
+    check_shards({"pattlite": {"shards": "f" * 64}}, Path("a.ckpt"), "f" * 64, "here", "fix it")
+    with pytest.raises(UserError, match=r"a\.ckpt was trained on other .* eeeeeeee, now ffffffff"):
+        check_shards({"pattlite": {"shards": "e" * 64}}, Path("a.ckpt"), "f" * 64, "here", "fix it")
 
 
 def test_what_is_newer_than_the_newest_whole_one_is_set_aside(tmp_path: Path) -> None:

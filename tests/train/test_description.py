@@ -165,5 +165,5 @@ def test_the_history_keeps_what_a_run_was_started_on(
     }  # fmt: skip
     kept = {key: event[key] for key in ("device", "precision", "channels_last", "compile")}
     assert kept == {"device": NAME, "precision": "bf16", "channels_last": True, "compile": False}
-    assert event["ranks"] == 1
+    assert (event["ranks"], event["shards"]) == (1, None)
     assert event["versions"]["torch"] == str(torch.__version__)

@@ -124,4 +124,12 @@ def test_a_global_batch_in_pieces_is_the_same_step_on_any_number_of_ranks(
     for name, ranks, pieces in (("one", 1, 7), ("two", 2, 4)):
         difference = (gradients(name, ranks, pieces) - whole).norm() / whole.norm()
         assert difference < 1e-5
+        # The loss that is logged is that of the global batch, and not of the first rank's share.
+        for (step, loss), (same, other) in zip(
+            logged(tmp_path / name, "train/loss"),
+            logged(tmp_path / "whole", "train/loss"),
+            strict=True,
+        ):
+            assert step == same
+            assert loss == pytest.approx(other, rel=1e-5)
     assert logged(tmp_path / "one", "train/top1") == logged(tmp_path / "whole", "train/top1")

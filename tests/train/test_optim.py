@@ -9,6 +9,8 @@ from torch import nn
 
 from pattlite_dist.compat.lightning import average_of
 from pattlite_dist.config import Config
+from pattlite_dist.model.build import build_model
+from pattlite_dist.model.settings import ModelConfig
 from pattlite_dist.train.optim import (
     Ema,
     build_optimizer,
@@ -97,6 +99,18 @@ def test_each_parameter_is_in_one_group_with_its_own_rate_and_decay() -> None:
     weight, bias = of[id(net.head.weight)], of[id(net.head.bias)]
     assert (weight["lr"], weight["weight_decay"]) == (1e-2, 0.3)
     assert (bias["lr"], bias["weight_decay"]) == (1e-2, 0)
+
+
+@pytest.mark.parametrize("decayed", [False, True])
+def test_positions_are_decayed_only_in_runs_of_earlier_versions(decayed: bool) -> None:
+    net = build_model(ModelConfig(cut=7, width=16, heads=2), 48, 7)
+    config = OptimConfig(weight_decay=0.3, decay_positions=decayed)
+    of = {id(p): group["weight_decay"] for group in parameter_groups(net, config)
+          for p in group["params"]}  # fmt: skip
+    vectors = {name for name, p in net.named_parameters() if not of[id(p)]}
+    assert vectors ^ {name for name, p in net.named_parameters() if p.ndim == 1} == (
+        set() if decayed else {"patches.position"}
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pattlite_dist.model import build
 from pattlite_dist.tracking.folder import load_config
 from pattlite_dist.tracking.record import read_metrics
 from pattlite_dist.train.names import parse_name
-from tests.conftest import Run, environment, tiny
+from tests.conftest import Run, environment, tiny, with_labels
 from tests.starts import Zygote
 from tests.train.harness import assert_same_training, final
 from tests.train.small_network import SmallBackbone
@@ -93,14 +93,25 @@ def test_a_finished_run_stays_and_more_epochs_continue_it(
 ) -> None:
     short = tiny(face_shards, tmp_path, trainer__epochs=1)
     assert main(short) == 0
+    told = capsys.readouterr().out
+    assert f"{tmp_path / 'tiny'}: the weights are random; model.weights names others" in told
     before = (tmp_path / "tiny" / "metrics.jsonl").read_text()
     assert main(short) == 0
     assert (tmp_path / "tiny" / "metrics.jsonl").read_text() == before
     assert final(tmp_path / "tiny")["global_step"] == STEPS
     capsys.readouterr()
-    assert main(tiny(face_shards, tmp_path, trainer__epochs=2, trainer__precision="bf16")) == 0
+    # An epoch has ended, so that nothing but the shards' fingerprint tells other ones.
+    others = with_labels(face_shards, tmp_path / "others", "sad", "gloomy")
+    assert main(tiny(others, tmp_path, trainer__epochs=2)) == 2
+    error = capsys.readouterr().err
+    assert f"was trained on other shards than those in {others} (fingerprint " in error
+    assert error.count("\n") == 1 and "set name to start a new run" in error
+    assert (tmp_path / "tiny" / "metrics.jsonl").read_text() == before
+    moved = shutil.copytree(face_shards, tmp_path / "moved")  # the same, wherever they are
+    assert main(tiny(moved, tmp_path, trainer__epochs=2, trainer__precision="bf16")) == 0
     assert final(tmp_path / "tiny")["global_step"] == 2 * STEPS
-    first, second, *_ = capsys.readouterr().out.splitlines()
+    first, second, third, *_ = capsys.readouterr().out.splitlines()
+    assert third == f"{tmp_path / 'tiny'}: it began with random weights"
     run = tmp_path / "tiny"
     assert first.startswith(f"{run}: continues from epoch=0000")
     assert f"; 1 rank(s) on CPU in bf16, {STEPS} steps per epoch; torch " in first
@@ -116,6 +127,27 @@ def test_another_configuration_in_the_same_folder_is_refused(
     assert "optim.lr: 0.002 -> 0.1" in error
     assert error.count("\n") == 1
     assert sorted(path.stat().st_mtime_ns for path in reference.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"finetune.start_epoch": 1}, "without model.weights it is random; set model.weights ("),
+        ({"optim.warmup_epochs": 2}, "optim.warmup_epochs 2 is not below trainer.epochs 2"),
+        ({"model.weights": "nowhere.pt"}, "model.weights: nowhere.pt does not exist; give a local"),
+    ],
+)
+def test_a_new_run_that_makes_no_sense_is_refused_in_one_line_and_nothing_is_written(
+    change: dict[str, object],
+    told: str,
+    face_shards: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(tiny(face_shards, tmp_path, **change)) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ranks_that_cannot_share_the_batch_are_one_line_each(
@@ -152,7 +184,10 @@ def test_gpus_that_torch_does_not_see_are_one_line_for_all_ranks_and_nothing_is_
 @pytest.mark.parametrize("config", ["notebook", "fer2013", "demo"])
 def test_each_configuration_trains(config: str, face_shards: Path, tmp_path: Path) -> None:
     folder = Path(__file__).parents[2] / "configs"
-    small = ["--trainer.epochs=1", "--trainer.global_batch=52", "--data.image_size=64"]
+    small = [
+        "--trainer.epochs=1", "--trainer.global_batch=52", "--data.image_size=64",
+        "--optim.warmup_epochs=0.5",
+    ]  # fmt: skip
     place = [f"--runs={tmp_path}", f"--data.shards={face_shards}", "--wandb.mode=disabled"]
     assert main(["train", "-c", str(folder / f"{config}.yaml"), *small, *place]) == 0
     assert final(tmp_path / config)["global_step"] == 2
@@ -186,6 +221,24 @@ def test_a_compiled_run_can_be_continued_uncompiled(
     monkeypatch.setattr(build, "MobileNetV2", SmallBackbone)
     assert main(tiny(face_shards, tmp_path, **small)) == 0
     assert final(tmp_path / "tiny")["global_step"] == 4
+
+
+@pytest.mark.parametrize(
+    ("chosen", "mode"), [(True, "default"), ("reduce-overhead",) * 2, ("max-autotune",) * 2]
+)
+def test_the_compiler_gets_the_mode_that_was_chosen(
+    chosen: bool | str, mode: str, face_shards: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    modes = []
+
+    def note(self: torch.nn.Module, mode: str) -> None:
+        modes.append((type(self).__name__, mode))
+        raise UserError("noted")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", note)
+    assert main(tiny(face_shards, tmp_path, trainer__compile=chosen)) == 2
+    assert modes == [("MobileNetV2ViT", mode)]
 
 
 def test_pattlite_trains(face_shards: Path, tmp_path: Path) -> None:

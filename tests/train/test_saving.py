@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from pattlite_dist.cli import main
 from pattlite_dist.tracking import history
+from pattlite_dist.train import decision
 from pattlite_dist.train import run as runs
-from pattlite_dist.train import saving
 from pattlite_dist.train.checkpoint import AtomicCheckpointIO
+from pattlite_dist.train.decision import next_save
 from pattlite_dist.train.names import listed, make_name
-from pattlite_dist.train.saving import next_save
 from tests.conftest import tiny
 from tests.starts import Zygote
 from tests.train.faults import EVERY, Fault, killer
@@ -61,10 +61,13 @@ def references(
 
 
 def strikes(seed: int, ranks: int, inside: int, ends: int) -> list[Fault]:
-    """Signals to one or all ranks in the order in which they occur, at most one per step."""
+    """Signals to one or all ranks in the order in which they occur.
+
+    One inside an epoch is answered up to two steps later: each stops the run before the next.
+    """
     draw = random.Random(seed)
     kinds = (
-        (inside, IN_A_STEP, [s for s in range(1, LAST) if s % STEPS]),
+        (inside, IN_A_STEP, [e * STEPS + draw.randrange(1, STEPS - 2) for e in range(EPOCHS)]),
         (ends, AT_AN_END, [s for s in range(1, LAST) if not s % STEPS]),
     )
     faults = []
@@ -101,6 +104,7 @@ def test_a_run_stopped_again_and_again_takes_each_step_once_and_ends_the_same(
             assert start.stopped_by(fault), (fault, start)
             assert start.log.count("the same command continues") == 1
             assert "Warning" not in start.log, start.log
+            assert (run / "curves.png").exists() == (fault.step > STEPS)
         start = zygote.start(arguments, ranks)
         sessions += start.sessions
         assert start.ended, start.log
@@ -232,7 +236,7 @@ def test_the_clock_saves_inside_an_epoch_but_takes_a_hundredth_of_the_time(
         save(self, content, path, **rest)
 
     monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", noted)
-    monkeypatch.setattr(saving, "_SHARE", share)
+    monkeypatch.setattr(decision, "_SHARE", share)
     clock = {"trainer.checkpoint_every_minutes": 1e-4, "trainer.epochs": 1}
     assert main(options(face_shards, tmp_path, **clock)) == 0
     inside = [name for name in saved if "top1" not in name]

@@ -21,3 +21,7 @@ def test_few_images_a_rank_are_told(
     told = few_images(config, ranks)
     assert (told is None) == (images is None)
     assert told is None or f"over {images} images at a time" in told
+    if ranks > 1:
+        together = few_images(config, ranks, synchronised=True)
+        assert together is None  # 32 images at least
+        assert told is None or told.endswith("on GPUs model.sync_batchnorm=true")

@@ -34,7 +34,7 @@ def options(shards: Path, runs: Path, name: str = "tiny", **overrides: object) -
     staged = {
         "trainer.epochs": EPOCHS, "trainer.global_batch": 32, "trainer.eval_batch": 19,
         "finetune.start_epoch": START, "finetune.unfreeze": 2, "finetune.lr": 1e-3,
-        "optim.warmup_epochs": 0, "optim.clip_norm": 3,
+        "optim.warmup_epochs": 0, "optim.clip_norm": 3, "model.weights": "none",
     }  # fmt: skip
     return tiny(shards, runs, name, **{**staged, **overrides})
 
@@ -318,7 +318,7 @@ def test_gradients_of_what_is_unfrozen_after_ddp_was_made_are_averaged_as_well(
 FRACTION = {
     "pattlite": {
         "finetune.start_epoch": 1, "trainer.epochs": 2, "trainer.global_batch": 26,
-        "data.image_size": 48,
+        "data.image_size": 48, "model.weights": "none",
     },
     "notebook": {"trainer.epochs": 1, "trainer.global_batch": 52, "data.image_size": 48},
 }  # fmt: skip

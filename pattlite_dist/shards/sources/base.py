@@ -23,12 +23,16 @@ class Reading:
     Attributes:
         kind: of the source; `auto` detects it.
         unlabelled: what to do with samples without a label.
-        image_size: side of every image in pixels; None: the data set's own, or the first image's.
+        image_size: side of every image in pixels; None: the data set's own, or the commonest.
         channels: 1 for grey, 3 for colour; None as for `image_size`.
         other_images: what to do with images of another size or mode.
+        damaged: what to do with images that cannot be decoded.
         votes: FER+'s `fer2013new.csv`, joined by row number.
         target: the classes are the data set's (`labels`), or FER+'s: the one with the majority of
             the votes (`majority`), or all by their share of the votes (`soft`).
+        image_column, label_column, split_column: of a label table, or the member or JSON key of a
+            WebDataset sample; None: found by their usual names.
+        allow_pipe: whether the source may be a command.
     """
 
     kind: str = "auto"
@@ -36,20 +40,25 @@ class Reading:
     image_size: int | None = None
     channels: Literal[1, 3] | None = None
     other_images: Literal["convert", "refuse"] = "convert"
+    damaged: Literal["stop", "skip"] = "stop"
     votes: Path | None = None
     target: Literal["labels", "majority", "soft"] = "labels"
+    image_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    allow_pipe: bool = False
 
     def words(self) -> dict[str, str]:
         """What differs from the defaults, for the manifest.
 
         The path of the votes is left out, and so is the kind: the manifest has the source's own,
-        whether named or detected.
+        whether named or detected. Whether a command may run is not a property of the data.
         """
         told = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
             name: str(value)
             for name, value in told.items()
-            if name not in ("kind", "votes") and value != getattr(type(self), name)
+            if name not in ("kind", "votes", "allow_pipe") and value != getattr(type(self), name)
         }
 
 
@@ -65,6 +74,7 @@ class Item(NamedTuple):
         group: samples of the same group, such as one person's, are never separated by the cut;
             empty for none.
         facts: added to the JSON that every sample has.
+        damage: the message of a `Damaged` error, if not even its bytes could be read.
     """
 
     row: int
@@ -74,6 +84,11 @@ class Item(NamedTuple):
     where: str
     group: str = ""
     facts: dict[str, Any] | None = None
+    damage: str = ""
+
+
+class Damaged(UserError):
+    """One image cannot be used; `--damaged skip` leaves it out."""
 
 
 class Decoder(Protocol):
@@ -83,13 +98,17 @@ class Decoder(Protocol):
         """Pixels, uint8 [C, H, W], and whether they were converted from another size or mode.
 
         Raises:
-            UserError: the item is damaged, or of a kind that the user chose to refuse.
+            Damaged: the item cannot be decoded.
+            UserError: it is of a kind that the user chose to refuse.
         """
         ...
 
 
 class Source(Protocol):
-    """A data set that can be read, each time from the beginning."""
+    """A data set that can be read, each time from the beginning.
+
+    It may also have `notes`, see `notes_of`.
+    """
 
     kind: str
     name: str  # the same for the same content, wherever it is stored
@@ -122,9 +141,19 @@ class Source(Protocol):
         ...
 
 
+def notes_of(source: Source) -> tuple[str, ...]:
+    """Lines for the user about what a source concluded, passed over or chose."""
+    return tuple(getattr(source, "notes", ()))
+
+
 def refusal(where: str, what: str, fix: str) -> UserError:
     """The error for one bad item."""
     return UserError(f"{where}: {what}; {fix}")
+
+
+def damage(where: str, what: str, fix: str) -> Damaged:
+    """The error for one image that cannot be used."""
+    return Damaged(f"{where}: {what}; {fix}")
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import io
 import itertools
 import lzma
 import struct
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,16 @@ from pattlite_dist.shards.sources.spellings import shown
 _BLOCK = 1 << 20
 _LONGEST = 1 << 20  # bytes of a line; those of FER2013 have 9,000
 _BOM = b"\xef\xbb\xbf"
-_DAMAGE = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile)
+_DAMAGE = (
+    EOFError,
+    lzma.LZMAError,
+    zlib.error,
+    gzip.BadGzipFile,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+)
+TAR_SUFFIXES = (".tar.gz", ".tgz")
+_IN_TARS = ("fer2013.csv", "icml_face_data.csv")  # what the challenge's archives hold
 
 
 class Record(NamedTuple):
@@ -61,7 +71,7 @@ class CsvFile:
     """A file, or a member of a zip archive.
 
     Attributes:
-        path: plain, or packed according to its suffix.
+        path: plain, or packed according to its suffix; of a .tar.gz, the `fer2013.csv` inside.
         member: of the archive at `path`; None for its only CSV file.
     """
 
@@ -94,7 +104,7 @@ class CsvFile:
         return min(1.0, max(0.0, (self._raw.tell() - self._start) / self._size))
 
     def records(self) -> Iterator[Record]:
-        """Yield the header and the rows.
+        """Yield the header and the rows, but no blank lines.
 
         Raises:
             UserError: it cannot be read, is truncated or damaged, or is not a CSV file.
@@ -103,7 +113,9 @@ class CsvFile:
         try:
             with contextlib.ExitStack() as stack:
                 source = _Source(self._open(stack))
-                yield from _records(source)
+                for record in _records(source):
+                    if len(record.fields) > 1 or (record.fields and record.fields[0].strip()):
+                        yield record
                 self._sha256 = source.digest.hexdigest()
         except _DAMAGE as e:
             raise UserError(
@@ -129,6 +141,8 @@ class CsvFile:
         name = self.path.name.lower()
         if name.endswith(".zip"):
             stream, name = self._member(stack, raw)
+        if name.endswith(TAR_SUFFIXES):
+            return self._in_tar(stack, stream)
         if name.endswith(".xz"):
             return cast(IO[bytes], stack.enter_context(lzma.open(stream)))
         if name.endswith(".gz"):
@@ -136,6 +150,16 @@ class CsvFile:
         if name.endswith(".zip"):
             raise UserError(f"{self.shown} is a zip within a zip; unpack the outer one")
         return stream
+
+    def _in_tar(self, stack: contextlib.ExitStack, stream: IO[bytes]) -> IO[bytes]:
+        # As a stream, because seeking would unpack everything before each place.
+        archive = stack.enter_context(tarfile.TarFile.open(fileobj=stream, mode="r|*"))
+        for member in archive:
+            if member.isfile() and member.name.lower().split("/")[-1] in _IN_TARS:
+                return cast(IO[bytes], archive.extractfile(member))
+        raise UserError(
+            f"{self.shown} contains no {_IN_TARS[0]}; unpack it and give the folder of the data set"
+        )
 
     def _member(self, stack: contextlib.ExitStack, raw: IO[bytes]) -> tuple[IO[bytes], str]:
         try:

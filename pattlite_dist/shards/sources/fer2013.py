@@ -10,7 +10,7 @@ import numpy as np
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.manifest import ImageInfo, SplitName
-from pattlite_dist.shards.sources.base import EMOTIONS, Item, Pixels, Reading, refusal
+from pattlite_dist.shards.sources.base import EMOTIONS, Item, Pixels, Reading, damage, refusal
 from pattlite_dist.shards.sources.csvfile import CsvFile, Record, stamp_of
 from pattlite_dist.shards.sources.spellings import shown
 
@@ -22,7 +22,9 @@ FER2013_SPLITS: dict[str, SplitName] = {
 }
 FER2013_SIDE = 48
 _IMAGE = ImageInfo(channels=1, height=FER2013_SIDE, width=FER2013_SIDE)
-_CSV_NAME = re.compile(r"(.+?)\.csv(?:\.xz|\.gz|\.zip)?", re.IGNORECASE)
+_CSV_NAME = re.compile(
+    r"(.+?)\.csv(?:\.xz|\.gz|\.zip)?|(fer2013)(?:\.tar\.gz|\.tgz)", re.IGNORECASE
+)
 _FIX = "fix the row, or download the file again if it is truncated"
 
 
@@ -30,7 +32,7 @@ def decode_pixels(item: Item) -> tuple[Pixels, bool]:
     """Pixels from text such as `70 80 82`, uint8 [1, 48, 48]; never converted.
 
     Raises:
-        UserError: it is not 2304 whole numbers from 0 to 255.
+        Damaged: it is not 2304 whole numbers from 0 to 255.
     """
     plain = _decode_plain(item.data)
     if plain is not None:
@@ -44,12 +46,12 @@ def decode_pixels(item: Item) -> tuple[Pixels, bool]:
             pixels = np.fromstring(item.data, dtype=np.int64, sep=" ")
     except (ValueError, DeprecationWarning):
         what = "the pixels are not whole numbers separated by spaces"
-        raise refusal(item.where, what, _FIX) from None
+        raise damage(item.where, what, _FIX) from None
     if len(pixels) != FER2013_SIDE**2:
         what = f"{len(pixels)} pixels, but {FER2013_SIDE**2} are needed"
-        raise refusal(item.where, what, _FIX)
+        raise damage(item.where, what, _FIX)
     if pixels.min() < 0 or pixels.max() > 255:
-        raise refusal(item.where, "a pixel is outside 0 to 255", _FIX)
+        raise damage(item.where, "a pixel is outside 0 to 255", _FIX)
     return pixels.astype(np.uint8).reshape(_IMAGE.shape), False
 
 
@@ -100,12 +102,16 @@ class Fer2013Csv:
     labels: tuple[str, ...] = FER2013_LABELS
     image = _IMAGE
     votes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
+    _unsplit = "fer2013-challenge"  # its kind without Usage
+    _whose = "FER2013's"
+    _other = "read a CSV of CK+ (7 is contempt) with --source ck+csv, or images by class folder"
 
     def __init__(self, files: Sequence[CsvFile], reading: Reading) -> None:
         self.files, self.reading = list(files), reading
         self.kind = "fer2013-csv"
         self.decode: Callable[[Item], tuple[Pixels, bool]] = decode_pixels
-        self.cut: tuple[SplitName, ...] = ("val", "test")  # if a file has no Usage
+        self.cut: tuple[SplitName, ...] = ("val", "test")  # if there is no Usage, or no row of it
         self.left_out: dict[str, int] = {}
 
     @property
@@ -150,9 +156,26 @@ class Fer2013Csv:
             if columns.emotion < 0:
                 self._leave_out(where)
             else:
-                yield _item(row, record.fields, columns, where)
+                yield self._item(row, record.fields, columns, where)
             row += 1
         return row
+
+    def _item(self, row: int, fields: list[bytes], columns: _Columns, where: str) -> Item:
+        label = self._label(fields[columns.emotion].strip(), where)
+        split = _split(fields[columns.usage].strip(), where) if columns.usage >= 0 else None
+        return Item(row, label, split, fields[columns.pixels], where)
+
+    def _label(self, text: bytes, where: str) -> int:
+        # At most three digits: int() raises a different error for thousands of them.
+        number = int(text) if text.isdigit() and len(text) <= 3 else -1
+        if 0 <= number < len(self.labels):
+            return number
+        found = short([text.decode("utf-8", "backslashreplace")])
+        what = f"label {found!r} is not from 0 to {len(self.labels) - 1}"
+        if number < 0:
+            raise refusal(where, what, _FIX)
+        what += f", {self._whose} classes ({', '.join(self.labels)})"
+        raise refusal(where, what, self._other)
 
     def _leave_out(self, where: str) -> None:
         if self.reading.unlabelled == "refuse":
@@ -167,7 +190,7 @@ class Fer2013Csv:
         names = _names(file, header)
         wanted = ["emotion", "pixels", "Usage"]
         if sorted(names) in (["emotion", "pixels"], ["pixels"]):  # train.csv and test.csv
-            self.kind, wanted = "fer2013-challenge", ["pixels"]
+            self.kind, wanted = self._unsplit, ["pixels"]
         missing = [name for name in wanted if name not in names]
         if missing:
             raise UserError(
@@ -197,20 +220,6 @@ def _names(file: CsvFile, header: Record) -> list[str]:
         ) from None
 
 
-def _item(row: int, fields: list[bytes], columns: _Columns, where: str) -> Item:
-    label = _label(fields[columns.emotion].strip(), where)
-    split = _split(fields[columns.usage].strip(), where) if columns.usage >= 0 else None
-    return Item(row, label, split, fields[columns.pixels], where)
-
-
-def _label(text: bytes, where: str) -> int:
-    # At most three digits: int() raises a different error for thousands of them.
-    if text.isdigit() and len(text) <= 3 and int(text) < len(FER2013_LABELS):
-        return int(text)
-    found = short([text.decode("utf-8", "backslashreplace")])
-    raise refusal(where, f"label {found!r} is not from 0 to {len(FER2013_LABELS) - 1}", _FIX)
-
-
 def _split(text: bytes, where: str) -> SplitName:
     name = text.decode("utf-8", "backslashreplace")
     if name in FER2013_SPLITS:
@@ -234,8 +243,9 @@ def csv_files(names: Sequence[str]) -> list[str]:
     stems: dict[str, list[str]] = {}
     for name in names:
         found = _CSV_NAME.fullmatch(name.split("/")[-1])
-        if found and found[1] != "fer2013new":
-            stems.setdefault(found[1], []).append(name)
+        stem = (found[1] or found[2]) if found else "fer2013new"
+        if stem != "fer2013new":
+            stems.setdefault(stem, []).append(name)
     for stem in ("fer2013", "icml_face_data"):
         if stem in stems:
             return _one(stems[stem])

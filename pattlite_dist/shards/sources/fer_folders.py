@@ -11,7 +11,6 @@ from pattlite_dist.shards.sources.imagefiles import ImageFiles, Picture
 from pattlite_dist.shards.sources.spellings import (
     FER2013_USAGES,
     emotion,
-    images_of,
     is_image,
     split_folder,
 )
@@ -103,18 +102,17 @@ def _split_and_number(folders: Sequence[str], file: str) -> tuple[SplitName, int
 class FerFolder(ImageFiles):
     """FER2013's images, by split, number and name: the CSV's order if the numbers are its rows.
 
-    They are 48x48 and grey, unless the user chooses otherwise. The numbers of the widespread JPEG
-    copies are not the rows of `fer2013.csv`.
+    They are 48x48 and grey, unless the user chooses otherwise. A missing val or test is cut from
+    train. The numbers of the widespread JPEG copies are not the rows of `fer2013.csv`.
 
     Raises:
         UserError: an image has no label or split where it is; names it.
     """
 
     def __init__(self, files: Files, reading: Reading) -> None:
-        names, others = images_of(files.names)
         found: list[tuple[int, int, str, FerName]] = []
-        unlabelled = 0
-        for name in names:
+        unlabelled = []
+        for name in files.images:
             where = files.where(name)
             with refusing(where, _MOVE):
                 try:
@@ -122,15 +120,21 @@ class FerFolder(ImageFiles):
                 except NoLabel as error:
                     if reading.unlabelled == "refuse":
                         raise refusal(where, str(error), _LABEL_IT) from None
-                    unlabelled += 1
+                    unlabelled.append(name)
                     continue
             found.append((SPLIT_NAMES.index(parsed.split), parsed.number, name, parsed))
+        there = {what.split for _, _, _, what in found}
+        cut = tuple(split for split in SPLIT_NAMES[1:] if split not in there)
         super().__init__(
             "fer2013-folder",
             files,
             reading,
             EMOTIONS,
-            [Picture(name, what.label, what.split) for _, _, name, what in sorted(found)],
+            [
+                Picture(name, what.label, None if cut and what.split == "train" else what.split)
+                for _, _, name, what in sorted(found)
+            ],
             own=FER2013_IMAGE,
-            left_out={"not an image": others, "no label": unlabelled},
+            cut=cut,
+            skipped={"not an image": files.others, "no label": unlabelled},
         )

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, cast
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.manifest import SplitName
-from pattlite_dist.shards.sources.base import Item, Source, refusal
+from pattlite_dist.shards.sources.base import Item, Source, notes_of, refusal
 from pattlite_dist.shards.sources.csvfile import CsvFile, Record, stamp_of
 from pattlite_dist.shards.sources.fer2013 import FER2013_SPLITS, short
 
@@ -151,6 +151,7 @@ class FerPlus:
         self.name = f"{source.name} + fer2013new.csv"
         self.labels = source.labels if target == "labels" else FERPLUS_LABELS
         self.image, self.decode, self.cut = source.image, source.decode, source.cut
+        self.notes = notes_of(source)
         self.left_out: dict[str, int] = {}
         self._read = 0  # of the source's items
 

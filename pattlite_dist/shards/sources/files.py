@@ -1,6 +1,7 @@
 """The files of a data set, in a folder or in a .zip, which is read without unpacking it."""
 
 import contextlib
+import functools
 import hashlib
 import os
 import stat
@@ -8,17 +9,23 @@ import struct
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.shards.sources.base import refusal, refusing
+from pattlite_dist.shards.sources.base import damage, refusal, refusing
+from pattlite_dist.shards.sources.content import HEAD, is_text, shows_image
 from pattlite_dist.shards.sources.csvfile import CsvFile
-from pattlite_dist.shards.sources.spellings import common_top, is_litter, plain_name, shown
+from pattlite_dist.shards.sources.spellings import (
+    common_top,
+    is_image,
+    is_litter,
+    plain_name,
+    shown,
+)
+from pattlite_dist.shards.sources.walk import facts_of, line_of, unreadable, walk
 
 LARGEST_FILE = 64 << 20  # bytes; no image of a face is larger
-_MOST_FOLDERS = 100_000  # far beyond any data set: a home folder, or a maze of links
 _ENCRYPTED = 1  # bit of a zip member's flags
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
@@ -39,9 +46,10 @@ class Files(ABC):
         path: of the folder or the zip.
         names: of the files, relative, with `/`, sorted. Hidden files and files that file managers
             create are left out, and a single folder around everything is stripped.
+        empty: the folders, relative, in which there is not a single file.
     """
 
-    def __init__(self, path: Path, full_names: Iterable[str]) -> None:
+    def __init__(self, path: Path, full_names: Iterable[str], folders: Iterable[str] = ()) -> None:
         self.path = path
         full = sorted(full_names)
         for name in full:
@@ -49,30 +57,67 @@ class Files(ABC):
                 raise refusal(self._where(name), "the name is not UTF-8", "rename the file")
         self._top = common_top(full)
         self.names = tuple(name[len(self._top) :] for name in full)
+        filled: set[str] = set()
+        for folder in {name.rpartition("/")[0] for name in full}:
+            filled |= {folder[:end] for end in _ends(folder)}
+        self.empty = tuple(
+            folder[len(self._top) :]
+            for folder in sorted(folders)
+            if folder.startswith(self._top) and folder not in filled
+        )
+
+    @functools.cached_property
+    def images(self) -> tuple[str, ...]:
+        """Those of `names` that are images: by a known suffix, or by their first bytes."""
+        return tuple(name for name in self.names if is_image(name) or self._shows_image(name))
+
+    @functools.cached_property
+    def others(self) -> tuple[str, ...]:
+        """Those of `names` that are not `images`."""
+        images = set(self.images)
+        return tuple(name for name in self.names if name not in images)
+
+    def _shows_image(self, name: str) -> bool:
+        if is_text(name):
+            return False
+        with contextlib.suppress(UserError):  # an image or not, it cannot be read
+            return shows_image(self.read(name, HEAD))
+        return False
 
     def where(self, name: str) -> str:
         """The name of a file in messages."""
         return self._where(self._top + name)
 
-    def read(self, name: str) -> bytes:
-        """The whole of one of `names`.
+    def place(self, name: str) -> Path:
+        """The path of one of `names`, in a folder.
 
         Raises:
-            UserError: it is gone, damaged, unreadable, or larger than 64 MiB.
+            UserError: this is a zip.
+        """
+        if self.path.is_file():
+            raise refusal(self.where(name), "it is read only in a folder", "unpack the zip")
+        return self.path / (self._top + name)
+
+    def read(self, name: str, most: int | None = None) -> bytes:
+        """One of `names`: the whole, or at most `most` bytes from its beginning.
+
+        Raises:
+            Damaged: it is damaged, or larger than 64 MiB.
+            UserError: it is gone or unreadable.
         """
         where = self.where(name)
         try:
-            data = self._read(self._top + name)
+            data = self._read(self._top + name, LARGEST_FILE + 1 if most is None else most)
         except _ZIP_ERRORS as error:
-            what = f"it is damaged ({_line(error)})"
-            raise refusal(where, what, "create the zip again") from error
+            what = f"it is damaged ({line_of(error)})"
+            raise damage(where, what, "create the zip again") from error
         except OSError as error:
-            reason = error.strerror or _line(error)
+            reason = error.strerror or line_of(error)
             raise refusal(
                 where, f"it cannot be read ({reason})", "check that it exists and is readable"
             ) from error
         if len(data) > LARGEST_FILE:
-            raise refusal(
+            raise damage(
                 where, f"it is larger than {LARGEST_FILE >> 20} MiB", "remove it from the data set"
             )
         return data
@@ -93,29 +138,30 @@ class Files(ABC):
     def _where(self, full: str) -> str: ...
 
     @abstractmethod
-    def _read(self, full: str) -> bytes:
-        """At most one byte more than `LARGEST_FILE`."""
+    def _read(self, full: str, most: int) -> bytes:
+        """At most `most` bytes."""
 
 
 class _Folder(Files):
     def __init__(self, path: Path) -> None:
-        super().__init__(path, (name for name, _ in _walk(path)))
+        folders: list[str] = []
+        super().__init__(path, (name for name, _ in walk(path, folders)), folders)
 
     def table(self, name: str) -> CsvFile:
         return CsvFile(self.path / (self._top + name))
 
     def stamp(self) -> str:
         digest = hashlib.sha256()
-        for name, *facts in sorted((name, *_facts(entry)) for name, entry in _walk(self.path)):
+        for name, *facts in sorted((name, *facts_of(entry)) for name, entry in walk(self.path, [])):
             digest.update(f"{name!a} {facts}\n".encode())
         return digest.hexdigest()
 
     def _where(self, full: str) -> str:
         return shown(str(self.path / full))
 
-    def _read(self, full: str) -> bytes:
+    def _read(self, full: str, most: int) -> bytes:
         with (self.path / full).open("rb") as stream:
-            return stream.read(min(os.fstat(stream.fileno()).st_size, LARGEST_FILE) + 1)
+            return stream.read(min(os.fstat(stream.fileno()).st_size + 1, most))
 
 
 class _Zip(Files):
@@ -126,12 +172,16 @@ class _Zip(Files):
             self._archive = zipfile.ZipFile(path)
         except _ZIP_ERRORS as error:
             raise UserError(
-                f"{name} is not a zip, or is truncated or damaged ({_line(error)}); {fix}"
+                f"{name} is not a zip, or is truncated or damaged ({line_of(error)}); {fix}"
             ) from error
         except OSError as error:
-            raise _unreadable(path, error) from error
-        self._members = _members(path, self._archive.infolist())
-        super().__init__(path, self._members)
+            raise unreadable(path, error) from error
+        infos = self._archive.infolist()
+        self._members = _members(path, infos)
+        plain = (plain_name(info.filename) for info in infos if info.is_dir())
+        super().__init__(
+            path, self._members, (name for name in plain if name and not is_litter(name))
+        )
 
     def table(self, name: str) -> CsvFile:
         return CsvFile(self.path, self._members[self._top + name].filename)
@@ -140,16 +190,16 @@ class _Zip(Files):
         try:
             info = self.path.stat()
         except OSError as error:
-            raise _unreadable(self.path, error) from error
+            raise unreadable(self.path, error) from error
         return hashlib.sha256(f"{info.st_size} {info.st_mtime_ns}".encode()).hexdigest()
 
     def _where(self, full: str) -> str:
         return shown(f"{self.path}, member {full}")
 
-    def _read(self, full: str) -> bytes:
+    def _read(self, full: str, most: int) -> bytes:
         # A member's size is only the zip's claim: never unpack more than the limit.
         with self._archive.open(self._members[full]) as stream:
-            return stream.read(LARGEST_FILE + 1)
+            return stream.read(most)
 
 
 def open_files(path: Path) -> Files:
@@ -161,7 +211,7 @@ def open_files(path: Path) -> Files:
     try:
         kind = path.stat().st_mode
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     if stat.S_ISDIR(kind):
         return _Folder(path)
     if stat.S_ISREG(kind):
@@ -197,59 +247,6 @@ def _members(path: Path, infos: Iterable[zipfile.ZipInfo]) -> dict[str, zipfile.
     return members
 
 
-def _walk(root: Path) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
-    """Every file below `root`, and every broken link, which reading will refuse.
-
-    Links to folders are followed, except to a folder that contains them.
-    """
-    todo: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
-    folders = 0
-    while todo:
-        prefix, above = todo.pop()
-        folders += 1
-        if folders > _MOST_FOLDERS:
-            raise UserError(
-                f"{shown(str(root))} contains more than {_MOST_FOLDERS} folders; give the folder "
-                "of the data set itself"
-            )
-        try:
-            here = (root / prefix).stat()
-            key = (here.st_dev, here.st_ino)
-            if key in above:
-                continue
-            with os.scandir(root / prefix) as entries:
-                for entry in entries:
-                    name, kind = prefix + entry.name, _kind(entry)
-                    if is_litter(entry.name):
-                        continue
-                    if kind == "folder":
-                        todo.append((f"{name}/", above | {key}))
-                    elif kind:
-                        yield name, entry
-        except OSError as error:
-            raise _unreadable(root / prefix, error) from error
-
-
-def _kind(entry: "os.DirEntry[str]") -> Literal["folder", "file", "nowhere", ""]:
-    """What an entry is or points to; empty for pipes, devices and the like."""
-    try:
-        if entry.is_dir():
-            return "folder"
-        if entry.is_file():
-            return "file"
-        return "" if not entry.is_symlink() or Path(entry.path).exists() else "nowhere"
-    except OSError:  # a link to itself
-        return "nowhere"
-
-
-def _facts(entry: "os.DirEntry[str]") -> tuple[int, int]:
-    """Size in bytes and modification time in nanoseconds; -1 if it is gone."""
-    with contextlib.suppress(OSError):
-        info = entry.stat()
-        return info.st_size, info.st_mtime_ns
-    return -1, -1
-
-
 def _is_utf8(name: str) -> bool:
     with contextlib.suppress(UnicodeEncodeError):
         name.encode()
@@ -257,12 +254,6 @@ def _is_utf8(name: str) -> bool:
     return False
 
 
-def _line(error: Exception) -> str:
-    return shown((str(error).splitlines() or [type(error).__name__])[0])
-
-
-def _unreadable(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"cannot read {shown(str(path))}: {error.strerror or _line(error)}; check the path and its "
-        "permissions"
-    )
+def _ends(folder: str) -> list[int]:
+    """The lengths of a folder's name and of those above it."""
+    return [*(place for place, letter in enumerate(folder) if letter == "/"), len(folder)]

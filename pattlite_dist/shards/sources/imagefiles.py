@@ -1,14 +1,16 @@
 """The common base of all data sets of image files."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.manifest import ImageInfo, SplitName
-from pattlite_dist.shards.sources.base import Decoder, Item, Reading
+from pattlite_dist.shards.sources.base import Damaged, Decoder, Item, Reading
 from pattlite_dist.shards.sources.files import Files
+from pattlite_dist.shards.sources.forms import form_of_most
 from pattlite_dist.shards.sources.images import EncodedImage, set_image
+from pattlite_dist.shards.sources.passed import counted
 
 
 class Picture(NamedTuple):
@@ -34,13 +36,15 @@ class ImageFiles:
         reading: the user's options.
         labels: of the classes.
         pictures: at least one.
-        own: size and mode that the data set is known to have; None takes the first image's.
+        own: size and mode that the data set is known to have; None takes the commonest.
         cut: splits to cut from the pictures without one.
         left_out: how many files were skipped, by reason.
+        skipped: names of more such files, by reason; they are told by suffix and folder.
         lists: names of files, besides the pictures, on which the labels depend.
+        notes: lines for the user about what was concluded.
 
     Raises:
-        UserError: there are no pictures, or the first is needed and cannot be read.
+        UserError: there are no pictures, or none that is needed can be read.
     """
 
     votes: tuple[str, ...] = ()
@@ -55,21 +59,34 @@ class ImageFiles:
         *,
         own: ImageInfo | None = None,
         cut: tuple[SplitName, ...] = (),
-        left_out: dict[str, int] | None = None,
+        left_out: Mapping[str, int] | None = None,
+        skipped: Mapping[str, Sequence[str]] | None = None,
         lists: Sequence[str] = (),
+        notes: Sequence[str] = (),
     ) -> None:
+        skipped = {reason: names for reason, names in (skipped or {}).items() if names}
         if not pictures:
+            found = [f"{counted(names)} ({reason})" for reason, names in skipped.items()]
             raise UserError(
-                f"{files.path} has no labelled images to train on; give a folder or zip of a kind "
+                f"{files.path} has no labelled images to train on"
+                f"{', only ' if found else ''}{', '.join(found)}; give a folder or zip of a kind "
                 "that `pattlite shards sources` lists"
             )
         self.kind = self.name = kind
         self.labels = tuple(labels)
         self.cut = cut
         self.left_out = {reason: count for reason, count in (left_out or {}).items() if count}
+        self.left_out |= {reason: len(names) for reason, names in skipped.items()}
+        self.notes: Sequence[str] = [
+            *notes,
+            *(f"passed over, {reason}: {counted(names)}" for reason, names in skipped.items()),
+        ]
         self._files, self._pictures, self._lists = files, pictures, lists
         self._sha256 = ""
         name = pictures[0].name
+        if own is None and (reading.image_size is None or reading.channels is None):
+            own, note = form_of_most(files, [picture.name for picture in pictures], reading)
+            self.notes = [*self.notes, note] if note else self.notes
         self.image = set_image(reading, own, lambda: (files.read(name), files.where(name)))
         self.decode: Decoder = EncodedImage(self.image, reading.other_images)
 
@@ -81,7 +98,7 @@ class ImageFiles:
         return self._sha256
 
     def items(self) -> Iterator[Item]:
-        """Yield every picture.
+        """Yield every picture; the damaged ones for the decoder to refuse.
 
         Raises:
             UserError: a file is gone or cannot be read.
@@ -90,10 +107,14 @@ class ImageFiles:
         for name in self._lists:
             digest.update(_entry(name, self._files.read(name)))
         for row, (name, label, split, group, facts) in enumerate(self._pictures):
-            data = self._files.read(name)
+            data, damage = b"", ""
+            try:
+                data = self._files.read(name)
+            except Damaged as error:
+                damage = str(error)
             digest.update(_entry(name, data))
-            where = self._files.where(name)
-            yield Item(row, label, split, data, where, group, {"file": name, **(facts or {})})
+            where, facts = self._files.where(name), {"file": name, **(facts or {})}
+            yield Item(row, label, split, data, where, group, facts, damage)
         self._sha256 = digest.hexdigest()
 
     def stamp(self) -> str:

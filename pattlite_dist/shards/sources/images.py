@@ -11,14 +11,21 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.manifest import ImageInfo
-from pattlite_dist.shards.sources.base import Item, Pixels, Reading, refusal
+from pattlite_dist.shards.sources.base import (
+    Damaged,
+    Item,
+    Pixels,
+    Reading,
+    damage,
+    refusal,
+)
 
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 MOST_PIXELS = 1 << 26  # 200 MB in colour, more than any camera produces
 _LONGEST_SIDE = 4096  # of an image of the set; readers of shards accept 16 MiB per member
 _FIX = "remove it from the data set or replace it"
 _ORIENTATION = 0x0112  # EXIF's tag
-_UPRIGHT = {
+UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -31,7 +38,7 @@ _UPRIGHT = {
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """Decoder for PNG, JPEG, BMP, WebP, GIF and TIFF files with a single picture.
+    """Decoder for PNG, JPEG, BMP, WebP, GIF, TIFF and PGM or PPM files with a single picture.
 
     An image whose form differs from the set's is converted in these steps, and reported as
     converted:
@@ -55,8 +62,8 @@ class EncodedImage:
         """Pixels, uint8 [C, H, W], and whether they were converted.
 
         Raises:
-            UserError: not an image, damaged, too large, animated, or in need of a conversion
-                that `other_images` refuses.
+            Damaged: not an image, damaged, too large, or animated.
+            UserError: in need of a conversion that `other_images` refuses.
         """
         picture, form = open_image(item.data, item.where)
         mode = "L" if self.image.channels == 1 else "RGB"
@@ -89,11 +96,11 @@ def open_image(data: bytes, where: str) -> tuple[Image.Image, str]:
         rotated.
 
     Raises:
-        UserError: it is not an image in one of `FORMATS`, damaged, too large, animated, or has
-            32 bits.
+        Damaged: it is not an image in one of `FORMATS`, damaged, too large, animated, or has 32
+            bits.
     """
     if not data:
-        raise refusal(where, "it is empty", _FIX)
+        raise damage(where, "it is empty", _FIX)
     try:
         with warnings.catch_warnings():
             # Pillow warns about large images, which are refused here, and about flaws in EXIF
@@ -102,20 +109,20 @@ def open_image(data: bytes, where: str) -> tuple[Image.Image, str]:
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
             _check(picture, where)
             picture.load()
-            turn = _UPRIGHT.get(_orientation(picture))
+            turn = UPRIGHT.get(orientation(picture))
             form = f"{_stored_mode(picture)} {picture.width}x{picture.height}"
             plain = _plain(picture, where)
     except UserError:
         raise
     except UnidentifiedImageError:
-        raise refusal(
+        raise damage(
             where, f"it is not an image of a known format ({', '.join(FORMATS)})", _FIX
         ) from None
     except Image.DecompressionBombError:
         raise _too_large(where) from None
     except Exception as error:  # damaged files raise anything, from SyntaxError to struct.error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise refusal(where, f"it is truncated or damaged ({reason})", _FIX) from error
+        raise damage(where, f"it is truncated or damaged ({reason})", _FIX) from error
     if turn is not None:
         plain, form = plain.transpose(turn), f"{form} rotated by its EXIF orientation"
     return plain, form
@@ -125,9 +132,9 @@ def upright(picture: Image.Image, where: str) -> Image.Image:
     """Convert a picture that is already open as `open_image` converts a file.
 
     Raises:
-        UserError: it has 32 bits.
+        Damaged: it has 32 bits.
     """
-    turn, plain = _UPRIGHT.get(_orientation(picture)), _plain(picture, where)
+    turn, plain = UPRIGHT.get(orientation(picture)), _plain(picture, where)
     return plain if turn is None else plain.transpose(turn)
 
 
@@ -138,7 +145,7 @@ def set_image(
 
     Args:
         reading: the user's options.
-        own: the data set's own; None if it has none.
+        own: the data set's own, or that of most of its images; None if neither is known.
         first: returns the first image and its name in messages; called only if needed.
 
     Raises:
@@ -162,6 +169,11 @@ def set_image(
                 f"it has {picture.width}x{picture.height} pixels, too many for a whole set",
                 "set the size with --image-size",
             )
+    if own is not None and size is None and max(own.width, own.height) > _LONGEST_SIDE:
+        raise UserError(
+            f"most images have {own.width}x{own.height} pixels, too many for a whole set; set the "
+            "size with --image-size"
+        )
     channels = reading.channels or (own.channels if own else 3)
     height, width = (own.height, own.width) if own and size is None else (size or 1, size or 1)
     return ImageInfo(channels=channels, height=height, width=width)
@@ -172,14 +184,15 @@ def _check(picture: Image.Image, where: str) -> None:
         raise _too_large(where)
     # A camera's JPEG may contain a second picture for depth or preview (MPO): use the first.
     if picture.format != "MPO" and getattr(picture, "is_animated", False):
-        raise refusal(where, "it contains more than one picture", "save the intended one")
+        raise damage(where, "it contains more than one picture", "save the intended one")
 
 
-def _too_large(where: str) -> UserError:
-    return refusal(where, f"it has more than {MOST_PIXELS} pixels", _FIX)
+def _too_large(where: str) -> Damaged:
+    return damage(where, f"it has more than {MOST_PIXELS} pixels", _FIX)
 
 
-def _orientation(picture: Image.Image) -> int:
+def orientation(picture: Image.Image) -> int:
+    """What EXIF says of an image: a key of `UPRIGHT`, or 1 for one that is upright."""
     try:
         return int(picture.getexif().get(_ORIENTATION, 1))
     except Exception:  # broken EXIF data raises anything, and the picture is still fine
@@ -194,10 +207,10 @@ def _stored_mode(picture: Image.Image) -> str:
 def _plain(picture: Image.Image, where: str) -> Image.Image:
     """As 8-bit `L` or `RGB`."""
     mode = picture.mode
-    if mode.startswith("I;16") or (mode == "I" and picture.format == "PNG"):
+    if mode.startswith("I;16") or (mode == "I" and picture.format in ("PNG", "PPM")):
         return Image.fromarray(((np.asarray(picture).astype(np.int64) + 128) // 257).astype("u1"))
     if mode in ("I", "F"):
-        raise refusal(where, "it has 32 bits per pixel, of unknown range", "save it with 8 bits")
+        raise damage(where, "it has 32 bits per pixel, of unknown range", "save it with 8 bits")
     if mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in picture.info:
         coloured = picture.convert("RGBA")
         black = Image.new("RGBA", picture.size, (0, 0, 0, 255))

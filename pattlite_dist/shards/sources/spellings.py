@@ -1,12 +1,18 @@
 """How people name emotions, splits and files; pure functions."""
 
+import unicodedata
 from collections.abc import Iterable
-from pathlib import PurePosixPath
+from posixpath import splitext  # five times as fast as pathlib, for every file
 
 from pattlite_dist.shards.manifest import SplitName
 from pattlite_dist.shards.sources.base import EMOTIONS
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+IMAGE_SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff",
+    ".pgm", ".ppm", ".pbm", ".pnm",
+)  # fmt: skip
+CONTEMPT = "contempt"
+EIGHT_EMOTIONS = (*EMOTIONS, CONTEMPT)  # AffectNet's and CK+'s
 FER2013_USAGES: dict[str, SplitName] = {
     "training": "train",
     "publictest": "val",
@@ -31,6 +37,7 @@ _EMOTIONS = {
     "surprise": ("surprised", "suprise", "suprised"),
     "neutral": ("neutrality",),
 }
+_CONTEMPT = {CONTEMPT, "contemptuous"}
 _LITTER = {"__macosx", "thumbs.db", "desktop.ini"}
 _LABELS = {
     spelling: EMOTIONS.index(name)
@@ -41,7 +48,21 @@ _LABELS = {
 
 def emotion(name: str) -> int | None:
     """The index in `EMOTIONS` for a folder's name, in any case; None if it is not an emotion."""
-    return _LABELS.get(name.strip().casefold())
+    return _LABELS.get(folded(name))
+
+
+def folded(name: str) -> str:
+    """A name as it is compared with others: without case, spaces around it and encoding."""
+    # Folding may decompose what was composed.
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).strip().casefold())
+
+
+def class_name(folder: str) -> str:
+    """The name of a class for a folder's: an emotion's, in any spelling, or the folded name."""
+    number = emotion(folder)
+    if number is not None:
+        return EMOTIONS[number]
+    return CONTEMPT if folded(folder) in _CONTEMPT else folded(folder)
 
 
 def split_folder(name: str) -> SplitName | None:
@@ -49,20 +70,13 @@ def split_folder(name: str) -> SplitName | None:
 
     FER2013's own names count too: `PublicTest` is val, `PrivateTest` is test.
     """
-    key = name.strip().casefold()
+    key = folded(name)
     return _SPLITS.get(key) or FER2013_USAGES.get(key)
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is an image, by its suffix."""
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
-
-
-def images_of(names: Iterable[str]) -> tuple[list[str], int]:
-    """The images among `names`, in order, and the number of other files."""
-    every = list(names)
-    images = [name for name in every if is_image(name)]
-    return images, len(every) - len(images)
+    """Whether a file is an image, by a known suffix."""
+    return splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def is_litter(name: str) -> bool:

@@ -1,19 +1,29 @@
 """Any tree of class folders: one for each class, optionally inside one for each split."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from pattlite_dist.errors import UserError
 from pattlite_dist.shards.manifest import SplitName
 from pattlite_dist.shards.sources import ckplus, fer_folders, rafdb
-from pattlite_dist.shards.sources.base import EMOTIONS, Reading, refusal, refusing
+from pattlite_dist.shards.sources.base import Reading, refusal, refusing
+from pattlite_dist.shards.sources.content import is_text
+from pattlite_dist.shards.sources.doubts import doubt
 from pattlite_dist.shards.sources.files import Files
 from pattlite_dist.shards.sources.imagefiles import ImageFiles, Picture
-from pattlite_dist.shards.sources.spellings import emotion, images_of, is_image, shown, split_folder
+from pattlite_dist.shards.sources.numbering import Numbering, are_numbers, numbering_of
+from pattlite_dist.shards.sources.passed import counted
+from pattlite_dist.shards.sources.spellings import (
+    EIGHT_EMOTIONS,
+    class_name,
+    is_image,
+    shown,
+    split_folder,
+)
 
 ABOUT = (
     "any images in folders by class: train/cat/1.png, val/cat/2.png, test/cat/3.png, or cat/1.png; "
-    "missing validation and test splits are made by a stratified cut; in a folder or .zip"
+    "missing validation and test splits are made by a stratified cut; FER2013 by number, "
+    "train/0/1.png, if it is 48x48 and grey; in a folder or .zip"
 )
 
 
@@ -54,23 +64,27 @@ def place(name: str, has_splits: bool) -> Place | None:
     return Place(name, split, classes[0])
 
 
-def class_names(places: Sequence[Place]) -> tuple[tuple[str, ...], dict[str, int]]:
+def class_names(
+    places: Sequence[Place], meanings: Mapping[str, str] | None = None
+) -> tuple[tuple[str, ...], dict[str, int]]:
     """The names of the classes, and the label of each class folder.
 
-    They are sorted by name; if all of them are emotions, they are named and sorted as in
-    `EMOTIONS`.
+    Each emotion is named as in `EIGHT_EMOTIONS`, whatever the other classes are; other names have
+    their case folded. They are sorted by name, or as in `EIGHT_EMOTIONS` if all are emotions.
+
+    Args:
+        places: of the images.
+        meanings: the class of each folder, if its name does not tell.
 
     Raises:
         ValueError: there are fewer than two, or one has no images in train.
     """
     folders = sorted({where.folder for where in places})
-    numbers = {folder: number for folder in folders if (number := emotion(folder)) is not None}
-    if len(numbers) == len(folders):
-        names = tuple(EMOTIONS[number] for number in sorted(set(numbers.values())))
-        labels = {folder: names.index(EMOTIONS[number]) for folder, number in numbers.items()}
-    else:
-        names = tuple(folders)
-        labels = {folder: label for label, folder in enumerate(folders)}
+    named = {folder: (meanings or {}).get(folder) or class_name(folder) for folder in folders}
+    names = tuple(sorted(set(named.values())))
+    if set(names) <= set(EIGHT_EMOTIONS):
+        names = tuple(name for name in EIGHT_EMOTIONS if name in names)
+    labels = {folder: names.index(name) for folder, name in named.items()}
     trained = {labels[where.folder] for where in places if where.split in (None, "train")}
     for folder, label in labels.items():
         if label not in trained:
@@ -83,32 +97,37 @@ def class_names(places: Sequence[Place]) -> tuple[tuple[str, ...], dict[str, int
 class Tree(ImageFiles):
     """Images by class folder, in the order of their names.
 
-    If the tree lacks val or test, they are cut from train. Files without an image suffix are
-    skipped.
+    If the tree lacks val or test, they are cut from train. Files that are not images are skipped.
 
     Raises:
-        UserError: the tree is not of this form, or a class has no images in train.
+        UserError: the tree is not of this form, its folders are no classes (unless the user says
+            that they are, with the kind `folder`), or a class has no images in train.
     """
 
     def __init__(self, files: Files, reading: Reading) -> None:
-        images, others = images_of(files.names)
-        has_splits = any("/" in n and split_folder(n.split("/")[0]) is not None for n in images)
+        images = files.images
+        has_splits = _has_splits(images)
         places = [where for name in images if (where := _place(files, name, has_splits, reading))]
         names: tuple[str, ...] = ()
         labels: dict[str, int] = {}
+        numbering: Numbering | None = None
         if places:
-            try:
-                names, labels = class_names(places)
-            except ValueError as error:
-                raise UserError(
-                    f"{shown(str(files.path))}: {error}; give a folder with one folder for each "
-                    "class, in train/ if there are splits"
-                ) from None
+            _check_empty(files, places, has_splits)
+            by_folder: dict[str, list[str]] = {}
+            for name, _, folder in places:
+                by_folder.setdefault(folder, []).append(name)
+            fix = "give a folder with one folder for each class, in train/ if there are splits"
+            with refusing(shown(str(files.path)), fix):
+                numbering = numbering_of(files, by_folder, reading)
+                if reading.kind == "auto" and numbering is None:
+                    doubt(files, by_folder)
+                names, labels = class_names(places, numbering and numbering.meanings)
         there = {where.split for where in places}
         wanted: tuple[SplitName, ...] = ("val", "test")
         cut = tuple(split for split in wanted if split not in there)
+        labelled = {where.name for where in places}
         super().__init__(
-            "folder",
+            numbering.kind if numbering else "folder",
             files,
             reading,
             names,
@@ -117,8 +136,46 @@ class Tree(ImageFiles):
                 for name, split, folder in places
             ],
             cut=cut,
-            left_out={"not an image": others, "no label": len(images) - len(places)},
+            skipped={
+                "not an image": files.others,
+                "no label": [name for name in images if name not in labelled],
+            },
+            notes=[numbering.note] if numbering else [],
         )
+
+
+def _has_splits(images: Sequence[str]) -> bool:
+    return any("/" in n and split_folder(n.split("/")[0]) is not None for n in images)
+
+
+def numbered(images: Sequence[str]) -> bool:
+    """Whether these are in class folders that are numbers, which a user may give a meaning."""
+    has_splits = _has_splits(images)
+    try:
+        places = [place(name, has_splits) for name in images]
+    except ValueError:
+        return False
+    return are_numbers([where.folder for where in places if where])
+
+
+def _check_empty(files: Files, places: Sequence[Place], has_splits: bool) -> None:
+    """Refuse a class folder without images, unless it has text only and may be something else."""
+    classes = {*map(class_name, {where.folder for where in places})}
+    depth = 2 if has_splits else 1
+    content: dict[str, list[str]] = {folder: [] for folder in files.empty}
+    for name in files.others:
+        content.setdefault(name.rpartition("/")[0], []).append(name)
+    for folder, names in sorted(content.items()):
+        *above, last = folder.split("/")
+        if not last or len(above) != depth - 1 or (above and split_folder(above[0]) is None):
+            continue
+        known = class_name(last) in EIGHT_EMOTIONS
+        if class_name(last) not in classes and (known or not names or not all(map(is_text, names))):
+            raise refusal(
+                f"{shown(str(files.path))}: the class folder {shown(folder)}",
+                f"it has no images{f', only {counted(names)}' if names else ''}",
+                "put its images there, or remove the folder",
+            )
 
 
 def _place(files: Files, name: str, has_splits: bool, reading: Reading) -> Place | None:

@@ -4,8 +4,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pattlite_dist.shards.sources.ckplus import CKPLUS_LABELS, CkPlus, matches, parse_name
-from tests.shards.sources.conftest import check_packings, images, read, refused, write_tree
+from pattlite_dist.shards.sources.base import EMOTIONS, Reading
+from pattlite_dist.shards.sources.ckplus import (
+    CKPLUS_LABELS,
+    CkPlus,
+    csv_names,
+    matches,
+    parse_name,
+)
+from pattlite_dist.shards.sources.registry import open_source
+from tests.shards.conftest import face, write_csv
+from tests.shards.sources.conftest import (
+    check_packings,
+    images,
+    read,
+    refused,
+    write_tree,
+    write_zip,
+)
 
 NAMES = [
     "anger/S010_004_00000017.png",
@@ -82,3 +98,52 @@ def test_any_name_is_read_or_refused_and_nothing_else(name: str) -> None:
         assert str(error).isprintable()
     else:
         assert label in range(7) and len(subject) == 4
+
+
+def ck_csv(path: Path) -> Path:
+    usages = ["Training", "PublicTest", "PrivateTest"]
+    return write_csv(path, [face(label, usages[label % 3], label) for label in range(8)])
+
+
+@pytest.mark.parametrize("name", ["ckextended.csv", "CK+.csv.gz", "ckplus.csv.xz"])
+def test_a_csv_named_like_ck_has_contempt_as_its_eighth_label(tmp_path: Path, name: str) -> None:
+    path = ck_csv(tmp_path / name.lower()).rename(tmp_path / name)
+    for where in (path, tmp_path):
+        source = open_source(where)
+        assert source.kind == "ck+csv"
+        assert source.labels == (*EMOTIONS, "contempt")
+        assert [item.label for item in source.items()] == list(range(8))
+        assert "read as CK+ with the labels 0 to 7" in source.notes[0]  # type: ignore[attr-defined]
+
+
+def test_it_is_known_inside_a_zip(tmp_path: Path) -> None:
+    data = ck_csv(tmp_path / "ckextended.csv").read_bytes()
+    assert open_source(write_zip(tmp_path / "a.zip", {"a/ckextended.csv": data})).kind == "ck+csv"
+
+
+def test_a_csv_of_another_name_can_be_read_as_ck(tmp_path: Path) -> None:
+    path = ck_csv(tmp_path / "faces.csv")
+    message = refused(lambda: list(open_source(path).items()), "label '7' is not from 0 to 6, FER")
+    assert "--source ck+csv" in message and "truncated" not in message
+    for where in (path, tmp_path):
+        source = open_source(where, Reading(kind="ck+csv"))
+        assert len(list(source.items())) == 8 and source.kind == "ck+csv"
+
+
+def test_a_csv_of_ck_without_usage_stays_one(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "ckextended.csv", [face(7), face(0)], ("emotion", "pixels"))
+    source = open_source(path)
+    assert [item.split for item in source.items()] == [None, None]
+    assert source.kind == "ck+csv"
+
+
+@pytest.mark.parametrize("name", ["checked.csv", "ckle.csv", "back.csv", "ck.npz", "fer2013.csv"])
+def test_other_names_are_not_cks(name: str) -> None:
+    assert csv_names([name, f"a/{name}"]) == []
+
+
+def test_labels_beyond_contempt_and_two_files_are_refused(tmp_path: Path) -> None:
+    write_csv(tmp_path / "ck_1.csv", [face(8)])
+    refused(lambda: list(open_source(tmp_path).items()), "label '8' is not from 0 to 7, CK+'s")
+    ck_csv(tmp_path / "ck_2.csv")
+    refused(lambda: open_source(tmp_path), "contains 2 CSV files of CK+")

@@ -228,7 +228,6 @@ def test_too_few_rows_for_what_the_source_passes_over_are_refused(tmp_path: Path
     [
         (line("Training", [1] * 9), "11 fields, but 12 are needed"),
         (line("Training", [1] * 11), "13 fields, but 12 are needed"),
-        ("", "0 fields, but 12 are needed"),
         (line("Training", ["x"] + [1] * 9), "'x' is not a number of votes"),
         (line("Training", [""] + [1] * 9), "'' is not a number of votes"),
         (line("Training", ["-1"] + [1] * 9), "'-1' is not a number of votes"),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.sources import files as module
+from pattlite_dist.shards.sources import walk
 from pattlite_dist.shards.sources.files import open_files
 from tests.shards.sources.conftest import refused, write_tree, write_zip
 
@@ -66,7 +67,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
 
 
 def test_a_maze_of_folders_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_FOLDERS", 50)
+    monkeypatch.setattr(walk, "_MOST_FOLDERS", 50)
     for here in "abcdef":
         (tmp_path / here).mkdir()
         for there in "abcdef":

@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.sources.base import EMOTIONS
-from pattlite_dist.shards.sources.rafdb import LABEL_LIST, RafDb, matches, parse_list
+from pattlite_dist.shards.sources.rafdb import (
+    LABEL_LIST,
+    LABEL_LISTS,
+    RafDb,
+    RafDbFolders,
+    matches,
+    parse_list,
+)
+from pattlite_dist.shards.sources.registry import open_source
 from tests.shards.sources.conftest import (
     check_packings,
     encoded,
@@ -163,3 +171,89 @@ def test_any_list_is_read_or_refused_and_nothing_else(data: bytes) -> None:
         assert str(error).startswith("list") and str(error).isprintable()
     else:
         assert entries and all(entry.label in range(7) for entry in entries)
+
+
+@pytest.mark.parametrize("name", LABEL_LISTS)
+def test_the_list_may_be_spelt_right(tmp_path: Path, name: str) -> None:
+    content = raf_tree()
+    content[name] = content.pop(LABEL_LIST)
+    write_tree(tmp_path, content)
+    source = open_source(tmp_path)
+    assert source.kind == "raf-db"
+    assert [EMOTIONS[item.label] for item in source.items()] == LABELS
+
+
+def kaggle(root: str = "DATASET/") -> dict[str, bytes]:
+    """The same faces as on Kaggle: by split and number."""
+    content = {}
+    for seed, line in enumerate(LINES):
+        name, label = line.replace(".jpg", "").split()
+        path = f"{root}{name.split('_')[0]}/{label}/{name}_aligned.jpg"
+        content[path] = encoded(picture(seed, "RGB", (100, 100)), "JPEG")
+    return content
+
+
+def tables(lines: list[str] = LINES) -> dict[str, bytes]:
+    rows: dict[str, list[str]] = {"train": [], "test": []}
+    for line in lines:
+        name, label = line.replace(".jpg", "_aligned.jpg").split()
+        rows[name.split("_")[0]].append(f"{name},{label}")
+    return {
+        f"{split}_labels.csv": "\n".join(["image,label", *found, ""]).encode()
+        for split, found in rows.items()
+    }
+
+
+@pytest.mark.parametrize("content", [kaggle(), kaggle("") | tables(), kaggle() | tables()])
+def test_faces_in_folders_by_number_get_their_emotions(
+    tmp_path: Path, content: dict[str, bytes]
+) -> None:
+    items = check_packings(RafDbFolders, tmp_path, content)
+    found = {str((item.facts or {})["file"]).split("/")[-1][:-12]: item for item in items}
+    for line, label in zip(LINES, LABELS, strict=True):
+        item = found[line.split(".")[0]]
+        assert EMOTIONS[item.label] == label
+        assert item.split == (None if line.startswith("train") else "test")
+    source = open_source(tmp_path / "tree")
+    assert (source.kind, source.labels, source.cut) == ("raf-db", EMOTIONS, ("val",))
+    (note,) = source.notes  # type: ignore[attr-defined]
+    assert "folders 1 to 7 read as RAF-DB's surprise, fear, disgust, happy" in note
+    assert ("test_labels.csv and train_labels.csv say too" in note) == (
+        "train_labels.csv" in content
+    )
+
+
+@pytest.mark.parametrize(
+    ("lines", "what"),
+    [
+        (["train_00001.jpg 4", *LINES[1:]], "train_labels.csv, line 2: it gives train_00001_align"),
+        ([*LINES, "test_0009.jpg 4"], "test_0009_aligned.jpg the label 4, but that is not there"),
+        ([*LINES[:-1], "test_0003.jpg 99"], "the label 99, but that is in the folder 6"),
+    ],
+)
+def test_a_table_that_contradicts_the_folders_is_refused(
+    tmp_path: Path, lines: list[str], what: str
+) -> None:
+    write_tree(tmp_path, kaggle() | tables(lines))
+    refused(lambda: read(RafDbFolders, tmp_path), what, "or remove the table")
+
+
+def test_a_table_without_labels_says_nothing(tmp_path: Path) -> None:
+    write_tree(tmp_path, kaggle() | {"train_labels.csv": b"image,label\nonly one field\n\n"})
+    assert len(read(RafDbFolders, tmp_path)[1]) == len(LINES)
+
+
+@pytest.mark.parametrize(
+    "name", ["train/1/test_0009_aligned.jpg", "train/8/train_9.jpg", "x/1.jpg"]
+)
+def test_a_face_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    write_tree(tmp_path, kaggle("") | {name: encoded(1, "JPEG")})
+    refused(lambda: open_source(tmp_path), name, "--source folder")
+
+
+def test_folders_without_train_or_without_test(tmp_path: Path) -> None:
+    train = {name: data for name, data in kaggle("").items() if name.startswith("train")}
+    assert open_source(write_tree(tmp_path / "a", train)).cut == ("val", "test")
+    test = {name: data for name, data in kaggle("").items() if name.startswith("test")}
+    write_tree(tmp_path / "b", test)
+    refused(lambda: open_source(tmp_path / "b"), "no train images")

@@ -1,6 +1,7 @@
 """The choice of reader, and what all readers refuse."""
 
 import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from pattlite_dist.shards.sources.base import Reading
 from pattlite_dist.shards.sources.ferplus import FerPlus
 from pattlite_dist.shards.sources.registry import KINDS, open_source
+from tests.conftest import ROOT
 from tests.shards.conftest import csv_text, face, pack, write_csv
 from tests.shards.sources.conftest import images, refused, write_tree, write_zip
 from tests.sources import read_rows
@@ -22,19 +24,48 @@ RAF_DB = {
 }
 CK48 = images(["anger/S010_004_00000017.png", "fear/S011_003_00000012.png"])
 TREE = images(["train/cat/1.png", "train/dog/2.png"])
+KAGGLE = {
+    **images(["DATASET/train/5/train_00001_aligned.jpg", "DATASET/test/1/test_0001_aligned.jpg"]),
+    "train_labels.csv": b"image,label\ntrain_00001_aligned.jpg,5\n",
+}
+NUMBERS = images(f"train/{label}/{i}.png" for label in range(7) for i in range(2))
 FOREIGN = {"train.csv": b"image,label\n1.png,cat\n", "train.txt": b"1.png cat\n"}
 
 CONTENT = {
     "fer2013.csv": ({"README.txt": b"read me", "fer2013.csv": CSV}, "fer2013-csv"),
     "icml": ({"icml_face_data.csv": CSV, "train.csv": b"", "test.csv": b""}, "fer2013-csv"),
+    "RAF-DB as on Kaggle": (KAGGLE, "raf-db"),
+    "FER2013 by number": (NUMBERS, "fer2013-folder"),
+    "a tree without suffixes": (
+        {name.removesuffix(".png"): data for name, data in TREE.items()},
+        "folder",
+    ),
     "fer2013.csv among images": ({"fer2013.csv": CSV, **FER_FOLDER}, "fer2013-csv"),
     "another csv alone": ({"faces.csv": CSV}, "fer2013-csv"),
     "challenge": ({"train.csv": FACES, "example_submission.csv": b"1"}, "fer2013-challenge"),
     "FER2013 as images": ({**FER_FOLDER, **FOREIGN}, "fer2013-folder"),
     "RAF-DB": ({**RAF_DB, **FOREIGN}, "raf-db"),
     "CK+48": ({**CK48, **FOREIGN}, "ck+48"),
-    "a tree": ({**TREE, **FOREIGN}, "folder"),
+    "a table": (
+        {"labels.csv": b"image,label\ntrain/cat/1.png,cat\n2.png,dog", **TREE},
+        "label-table",
+    ),
+    "Roboflow": (
+        {"train/_classes.csv": b"filename,cat,dog\n1.png,1,0\n2.png,0,1\n", **TREE},
+        "roboflow",
+    ),
+    "FER+ folders": (
+        {
+            "FER2013Train/label.csv": b'1.png,"(0, 0, 48, 48)",9,0,0,0,0,0,0,0,0,0\n'
+            b'2.png,"(0, 0, 48, 48)",0,9,0,0,0,0,0,0,0,0\n',
+            **images(["FER2013Train/1.png", "FER2013Train/2.png"]),
+        },
+        "ferplus-folder",
+    ),
+    "a tree": ({**TREE, "train.txt": b"1.png cat\n"}, "folder"),
 }
+# The others; see their own tests.
+ELSEWHERE = {"ck+csv", "expw", "affectnet", "webdataset", "hub-parquet"}
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -50,6 +81,15 @@ def test_the_reader_is_told_by_what_lies_there(tmp_path: Path, what: str, packed
         source = open_source(path)
         assert next(iter(source.items())).row == 0
         assert source.kind == kind
+
+
+def test_each_kind_is_in_the_table_of_the_specification_and_has_a_test() -> None:
+    names = [kind.name for kind in KINDS]
+    table = (ROOT / "shards/README.md").read_text().split("## What `create` reads")[1]
+    assert re.findall(r"^\| `([^`]+)` \|", table.split("## ")[0], re.MULTILINE) == names
+    assert {kind.removesuffix("-challenge") for _, kind in CONTENT.values()} - {"fer2013"} == (
+        set(names) - ELSEWHERE
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,7 +164,7 @@ def test_a_path_that_cannot_be_looked_at_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["faces.npz", "fer2013", "fer2013.csv.bz2", "fer2013.tsv", "faces.tar", ".csvx"]
+    "name", ["faces.npz", "fer2013", "fer2013.csv.bz2", "fer2013.tsvx", "faces.tar.xz", ".csvx"]
 )
 def test_an_unknown_kind_of_file_is_refused_with_the_known_ones(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("something")

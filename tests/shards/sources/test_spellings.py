@@ -4,9 +4,11 @@ from hypothesis import strategies as st
 
 from pattlite_dist.shards.sources.base import EMOTIONS
 from pattlite_dist.shards.sources.spellings import (
+    class_name,
     common_top,
     emotion,
-    images_of,
+    folded,
+    is_image,
     is_litter,
     plain_name,
     shown,
@@ -48,7 +50,31 @@ def test_splits_are_known_by_common_spellings() -> None:
 
 
 def test_images_are_told_by_suffix_in_any_case() -> None:
-    assert images_of(["a.PNG", "b.txt", "c.jpeg", "png", "d.png.txt"]) == (["a.PNG", "c.jpeg"], 3)
+    assert all(map(is_image, ["a.PNG", "c.jpeg", "a/b.jfif", "c.JPE", "d.pgm"]))
+    assert not any(map(is_image, ["b.txt", "png", "d.png.txt", "png/x"]))
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("Anger", "angry"),
+        ("CONTEMPT ", "contempt"),
+        ("Contemptuous", "contempt"),
+        ("Cat", "cat"),
+        ("cafe\u0301", "caf\u00e9"),
+        ("\u00c9tonne\u0301", "\u00e9tonn\u00e9"),
+        ("\u9ad8\u5174", "\u9ad8\u5174"),
+        ("not_angry", "not_angry"),
+    ],
+)
+def test_a_class_has_one_name_however_its_folder_is_written(folder: str, name: str) -> None:
+    assert class_name(folder) == name
+    assert class_name(name) == name
+
+
+@given(text=st.text("aB \u00c4\u00df\u00e9e\u0301\u0130\u0131\u212a"))
+def test_a_folded_name_stays_as_it_is(text: str) -> None:
+    assert folded(folded(text)) == folded(text) == folded(f" {text}")
 
 
 @pytest.mark.parametrize(

@@ -67,10 +67,16 @@ def test_emotions_take_the_order_and_names_of_fer2013(tmp_path: Path) -> None:
     assert [item.label for item in items] == [0, 3, 1, 2]
 
 
-def test_other_classes_beside_emotions_are_sorted_by_name(tmp_path: Path) -> None:
-    names = [f"{folder}/1.png" for folder in ("sad", "angry", "contempt")]
+def test_contempt_is_the_eighth_emotion(tmp_path: Path) -> None:
+    names = [f"{folder}/1.png" for folder in ("Sadness", "Contempt", "Anger")]
     source, _ = read(Tree, write_tree(tmp_path, images(names)))
-    assert source.labels == ("angry", "contempt", "sad")
+    assert source.labels == ("angry", "sad", "contempt")
+
+
+def test_other_classes_beside_emotions_are_sorted_by_name(tmp_path: Path) -> None:
+    names = [f"{folder}/1.png" for folder in ("Sadness", "bored", "Anger", "Contempt")]
+    source, _ = read(Tree, write_tree(tmp_path, images(names)))
+    assert source.labels == ("angry", "bored", "contempt", "sad")
 
 
 def test_one_emotion_may_be_spelled_in_two_ways(tmp_path: Path) -> None:
@@ -82,7 +88,7 @@ def test_one_emotion_may_be_spelled_in_two_ways(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_images_are_brought_to_the_form_of_the_first(tmp_path: Path) -> None:
+def test_images_are_brought_to_the_commonest_form(tmp_path: Path) -> None:
     content = {
         "a/1.png": encoded(picture(1, "RGB", (40, 50))),
         "a/2.png": encoded(picture(2, "RGBA", (40, 50))),
@@ -129,7 +135,7 @@ def test_a_test_split_without_labels_is_none(tmp_path: Path) -> None:
     ("names", "what"),
     [
         (["train/cat/1.png", "train/dog/1.png", "val/cow/1.png"], "class 'cow' has no images in"),
-        (["train/cat/1.png", "train/dog/1.png", "test/Cat/1.png"], "class 'Cat' has no images in"),
+        (["train/cat/1.png", "train/dog/1.png", "test/Cow/1.png"], "class 'Cow' has no images in"),
         (["val/cat/1.png", "test/dog/1.png"], "class 'cat' has no images in train"),
         (["train/cat/1.png", "test/cat/2.png"], "images of 1 class"),
         (["happy/1.png"], "images of 1 class"),
@@ -146,8 +152,12 @@ def test_a_tree_of_another_form_is_refused(tmp_path: Path, names: list[str], wha
     refused(lambda: read(Tree, tmp_path), str(tmp_path), what)
 
 
-def test_a_damaged_first_image_is_named(tmp_path: Path) -> None:
+def test_a_damaged_first_image_is_named_when_it_is_decoded(tmp_path: Path) -> None:
     write_tree(tmp_path, images(FLAT) | {FLAT[0]: b"no image"})
+    source, items = read(Tree, tmp_path)
+    assert source.image.shape == (1, 48, 48)
+    refused(lambda: source.decode(items[0]), FLAT[0], "not an image of a known format (PNG")
+    write_tree(tmp_path, dict.fromkeys(FLAT, b"no image"))
     refused(lambda: read(Tree, tmp_path), FLAT[0], "not an image of a known format (PNG")
     assert len(read(Tree, tmp_path, image_size=48, channels=1)[1]) == 3
 

@@ -1,0 +1,100 @@
+"""What the ranks of a run decide together: whether to stop, to save by the clock, or to give up."""
+
+import time
+from pathlib import Path
+
+from pattlite_dist.runtime.signals import Signals
+from pattlite_dist.runtime.world import Agreement, World
+from pattlite_dist.train.checkpoint import Unusable
+from pattlite_dist.train.names import listed
+from pattlite_dist.train.watch import NEVER
+
+_SHARE = 0.01  # largest share of the time spent on time-based checkpoints
+
+
+def next_save(now: float, every_minutes: float, last_seconds: float) -> float:
+    """When the next time-based checkpoint is due.
+
+    Args:
+        now: seconds.
+        every_minutes: as configured; 0 for never.
+        last_seconds: duration of the last checkpoint; the longer it was, the longer the interval,
+            so that time-based saving takes less than one hundredth of the time.
+    """
+    if not every_minutes:
+        return float("inf")
+    return now + max(60 * every_minutes, last_seconds / _SHARE)
+
+
+class Decisions:
+    """Each rank says what it knows; all get the same answer.
+
+    An answer is the signal received by any rank (0 if none), and whether a time-based save is due.
+    Every method but `saved` and `advice` is collective, and raises `Unusable` on all ranks if a
+    loss was NaN or infinite on any.
+
+    Args:
+        folder: of the run's checkpoints.
+        world: which rank this is.
+        signals: received by this rank.
+        agreement: between the ranks.
+        every_minutes: save at least this often; 0 for never.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        world: World,
+        signals: Signals,
+        agreement: Agreement,
+        every_minutes: float,
+    ) -> None:
+        self.folder, self.world, self.signals = folder, world, signals
+        self.agreement, self.every_minutes = agreement, every_minutes
+        self.saved(0)
+
+    def now(self, bad_step: int = NEVER) -> tuple[int, bool]:
+        """Ask all ranks and wait for the answer.
+
+        Args:
+            bad_step: the first step with a NaN or infinite loss on this rank.
+        """
+        return self._judge(self.agreement.largest(self._known(bad_step)))
+
+    def earlier(self) -> tuple[int, bool]:
+        """The answer to what was asked by `later`, if anything was since the last answer."""
+        answer = self.agreement.answer()
+        return (0, False) if answer is None else self._judge(answer)
+
+    def later(self, bad_step: int = NEVER) -> None:
+        """Ask all ranks without waiting; arguments as for `now`."""
+        self.agreement.ask(self._known(bad_step))
+
+    def saved(self, seconds: float) -> None:
+        """Begin to wait for the next time-based save.
+
+        Args:
+            seconds: how long the last one took.
+        """
+        self._due = next_save(time.monotonic(), self.every_minutes, seconds)
+
+    def advice(self) -> str:
+        """What to do about a run that has diverged."""
+        found = listed(self.folder)
+        kept = (
+            f"the last good checkpoint is {max(found).name}" if found else "there is no checkpoint"
+        )
+        return (
+            f"training has diverged and was stopped; {kept}; "
+            "train under another name with a lower optim.lr, or with optim.clip_norm"
+        )
+
+    def _known(self, bad_step: int) -> tuple[int, int, int]:
+        due = self.world.main and time.monotonic() >= self._due
+        return self.signals.got, int(due), -bad_step
+
+    def _judge(self, answer: list[int]) -> tuple[int, bool]:
+        signum, saving, bad = answer
+        if bad > -NEVER:
+            raise Unusable(f"the loss of step {-bad:,} is NaN or infinite: {self.advice()}")
+        return signum, bool(saving)

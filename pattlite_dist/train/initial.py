@@ -1,0 +1,110 @@
+"""The weights that a run begins with: random ones, a backbone's, or those of another run."""
+
+from pathlib import Path
+from typing import Any
+
+from pattlite_dist.errors import UserError
+from pattlite_dist.files import load_tensors
+from pattlite_dist.model.backbones import fill, pretrained, state_of
+from pattlite_dist.model.build import MobileNetV2ViT, PattLite
+from pattlite_dist.train import checkpoint as checkpoints
+
+RANDOM = "the weights are random; model.weights names others to begin with"
+
+
+def initialise(model: PattLite | MobileNetV2ViT, weights: str | None, labels: list[str]) -> str:
+    """Give a new network the weights that `model.weights` names; returns what to say of them.
+
+    Args:
+        model: with random weights.
+        weights: `imagenet`, a file of a backbone's weights, a checkpoint or a run folder of ours,
+            or None or `none`.
+        labels: class names, in the order of the network's outputs.
+
+    Raises:
+        UserError: there are no such weights, or they do not fit the backbone.
+    """
+    if weights in (None, "none"):
+        return RANDOM
+    if weights == "imagenet":
+        fill(model.backbone, pretrained(model.backbone), weights)
+        return "the backbone's weights are torchvision's of ImageNet"
+    path = find(Path(str(weights)))
+    content = load_tensors(path)
+    if not checkpoints.is_ours(content):
+        fill(model.backbone, state_of(content, path), str(path))
+        return f"the backbone's weights are those of {path}"
+    left_out = transfer(model, checkpoints.checked(content, path), path, labels)
+    but = f", all but {', '.join(left_out)}, which are random" if left_out else ""
+    return f"the weights are those of {path}{but}"
+
+
+def find(path: Path) -> Path:
+    """The file that `model.weights` means: itself, or a run's best checkpoint on val.
+
+    Raises:
+        UserError: there is no such file, or a folder without checkpoints.
+    """
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise UserError(
+            f"model.weights: {path} does not exist; give a local file, a checkpoint or a run "
+            "folder of yours, `imagenet` to download torchvision's, or `none`"
+        )
+    folder = path if path.name == "checkpoints" else path / "checkpoints"
+    if not folder.is_dir():
+        raise UserError(
+            f"model.weights: {path} is a folder, but not that of a run; give a run folder, one of "
+            "its checkpoints, or a file of weights"
+        )
+    return checkpoints.best(folder)
+
+
+def transfer(
+    model: PattLite | MobileNetV2ViT, content: dict[str, Any], path: Path, labels: list[str]
+) -> list[str]:
+    """Copy the weights of a run's network into another network, as far as they fit.
+
+    They are the averaged weights if the run averaged them, as in an evaluation. The backbone has to
+    fit as a whole. The head is copied by class names, in whatever order they are.
+
+    Returns:
+        Names of the parameters and statistics that keep their initial values: those of another
+        shape, such as positions for another image size, and the head of other classes.
+
+    Raises:
+        UserError: the checkpoint is one of another backbone.
+    """
+    given = {name.removeprefix("model."): value for name, value in content["state_dict"].items()}
+    theirs = content["pattlite"]["labels"]
+    for name in [name for name in given if is_head(name)]:
+        if sorted(theirs) != sorted(labels) or len(given[name]) != len(theirs):
+            del given[name]
+        elif theirs != labels:
+            given[name] = given[name][[theirs.index(label) for label in labels]]
+    own = model.state_dict()
+    fitting = {
+        name: given[name]
+        for name, value in own.items()
+        if name in given and given[name].shape == value.shape
+    }
+    left_out = [name for name in own if name not in fitting]
+    wrong = next((name for name in left_out if name.startswith("backbone.")), None)
+    if wrong is not None:
+        raise UserError(
+            f"model.weights: {path} is of a network with another backbone ({wrong} is missing or "
+            "has another shape); set model.name and model.cut as in its run"
+        )
+    model.load_state_dict({**own, **fitting})
+    return left_out
+
+
+def is_head(name: str) -> bool:
+    """Whether a parameter is of the layer whose outputs are the classes."""
+    return name.rpartition(".")[0].rpartition(".")[2] == "head"
+
+
+def said_before(weights: str | None) -> str | None:
+    """What a continued run says of the weights that it began with; None if they were trained."""
+    return "it began with random weights" if weights in (None, "none") else None

@@ -1,0 +1,126 @@
+"""The Makefile, with stand-ins for what it calls."""
+
+import http.server
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+Make = Callable[..., "subprocess.CompletedProcess[str]"]
+
+# Shows its arguments, a line each.
+_SHOWS = """#!/bin/sh
+printf "[%s]" "$(basename "$0")" "$@"
+echo
+"""
+# Makes an environment that only shows what is installed; runs all else.
+_PYTHON = f"""#!/bin/sh
+if [ "$1 $2" = "-m venv" ]; then
+  mkdir -p .venv/bin
+  cat > .venv/bin/python <<'END'
+{_SHOWS}END
+  chmod +x .venv/bin/python
+else
+  exec {sys.executable} "$@"
+fi
+"""
+
+
+def script(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Run make in a folder with a Makefile and stand-ins."""
+    for name in ("Makefile", "setup.cfg", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    script(tmp_path / "python", _PYTHON)
+    script(tmp_path / "launch" / "torchrun.sh", _SHOWS)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            ["make", "NPROC=2", f"PYTHON={tmp_path / 'python'}", *arguments],
+            cwd=tmp_path, env={**env, "HOME": "/home/me"}, capture_output=True, text=True,
+            check=True, timeout=60,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("source", "path"),
+    [
+        ("fer2013.csv", "fer2013.csv"),
+        ("my data/x.csv", "my data/x.csv"),
+        ("two  blanks.csv", "two  blanks.csv"),
+        ('it\'s "quoted".csv', 'it\'s "quoted".csv'),
+        ("$HOME $(shell false) `false` \\ & ; x.csv", "$HOME $(shell false) `false` \\ & ; x.csv"),
+        ("a,b (1)*.zip", "a,b (1)*.zip"),
+        ("~/my data/x.csv", "/home/me/my data/x.csv"),
+        ("a~/x.csv", "a~/x.csv"),
+    ],
+)
+def test_the_source_of_the_demo_may_be_any_path(
+    source: str, path: str, make: Make, tmp_path: Path
+) -> None:
+    script(tmp_path / ".venv" / "bin" / "pattlite", _SHOWS)
+    (tmp_path / ".venv" / "installed").touch()
+    calls = [
+        line for line in make("demo", f"SOURCE={source}").stdout.splitlines() if line[0] == "["
+    ]
+    assert calls[0] == f"[pattlite][shards][create][{path}][demo/fer2013]"
+    assert [call.split("]")[1] for call in calls[1:]] == ["[train", "[evaluate"]
+
+
+class Index(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/cpu/torch/" else 404)
+        self.end_headers()
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def index() -> Iterator[str]:
+    """The address of an index of packages."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Index) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/cpu"
+        server.shutdown()
+
+
+def test_the_build_of_pytorch_is_that_for_the_machine_and_told_before_it_is_fetched(
+    make: Make, index: str
+) -> None:
+    def installed(*arguments: str) -> tuple[str, str]:
+        done = make("--always-make", ".venv/installed", *arguments)
+        *_, last = [line for line in done.stdout.splitlines() if line[0] == "["]
+        said = [line for line in done.stderr.splitlines() if line.startswith("make: ")]
+        return last.removeprefix("[python][-m][pip][install][--quiet]"), "".join(said)
+
+    package = "[--editable][.[dev]]"
+    here, told = f"CPU_INDEX={index}", "make: no GPU found; "
+    assert installed("GPUS=", here) == (
+        f"[--extra-index-url][{index}]{package}",
+        f"{told}PyTorch comes without CUDA (see `make help`)",
+    )
+    for address in ("http://127.0.0.1:9/cpu", f"{index}s"):
+        assert installed("GPUS=", f"CPU_INDEX={address}", "PIP_ARGS=--no-compile") == (
+            f"[--no-compile]{package}",
+            f"{told}{address} cannot be reached: PyTorch comes with CUDA, several gigabytes "
+            "(see `make help`)",
+        )
+    assert installed("GPUS=/dev/nvidia0", here) == (package, "")
+    assert installed("GPUS=", here, "PIP_ARGS=--index-url x") == (f"[--index-url][x]{package}", "")
