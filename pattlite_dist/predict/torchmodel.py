@@ -129,7 +129,7 @@ def read_safetensors(path: Path, accelerator: str) -> TorchNetwork:
 
 
 def _build(config: Config, classes: int) -> PattLite | MobileNetV2ViT:
-    model = build_model(config.model, config.data.image_size, classes, pretrained=False)
+    model = build_model(config.model, config.data.image_size, classes)
     refuse_batch_dependent(model, "predict")
     return model
 
