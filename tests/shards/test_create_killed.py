@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pattlite_dist.shards.companions import COMPANION_NAMES
 from pattlite_dist.shards.faces import write_faces
 from tests.conftest import command, environment
 from tests.shards.conftest import snapshot
@@ -86,7 +87,7 @@ def test_twenty_kills_leave_the_bytes_of_an_undisturbed_run(tmp_path: Path) -> N
 
     finish(start("whole"))
     expected = snapshot(tmp_path / "whole")
-    assert len(expected) == 27
+    assert len(expected) == 27 + len(COMPANION_NAMES)
 
     out, chance = tmp_path / "out", random.Random(20)
     kills, killed_with = 0, set()

@@ -13,6 +13,7 @@ from pattlite_dist.data.cache import Cache
 from pattlite_dist.data.fetch import Origin, fetch_manifest
 from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.errors import UserError
+from pattlite_dist.shards.companions import COMPANION_NAMES
 from pattlite_dist.shards.create import create_shards
 from pattlite_dist.shards.sources.registry import open_source
 from tests.conftest import Run, command, environment
@@ -89,7 +90,9 @@ def test_a_set_goes_into_a_bucket_and_comes_back_from_it(
     assert done.returncode == 0, done.stderr
     assert out in done.stdout
     assert lying_at(out) == expected
-    assert puts(server) == dict.fromkeys([".writable", *SHARDS, "manifest.json"], 1)
+    assert puts(server) == dict.fromkeys(
+        [".writable", *SHARDS, "manifest.json", *COMPANION_NAMES], 1
+    )
     assert not any(path.is_file() for path in (tmp_path / "cache").rglob("*"))
 
     origin = Origin(out, retries=0)
