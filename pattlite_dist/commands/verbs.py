@@ -81,6 +81,24 @@ VERBS = {
         "score a run on val, test and the clean test",
         "evaluate runs/fer2013 --views one,flip",
     ),
+    "calibrate": Verb(
+        f"{_COMMANDS}.calibrate",
+        "RUN",
+        "fit a temperature on val, so that probabilities are honest",
+        "calibrate runs/fer2013",
+    ),
+    "predict": Verb(
+        f"{_COMMANDS}.predict",
+        "MODEL SOURCE ...",
+        "find faces in pictures and videos, and name their expressions",
+        "predict runs/fer2013 photo.jpg album --draw drawn",
+    ),
+    "export": Verb(
+        f"{_COMMANDS}.export",
+        "RUN OUT",
+        "write a run as one file: ONNX, safetensors, .pt2",
+        "export runs/fer2013 faces.onnx",
+    ),
     "audit": Verb(
         f"{_COMMANDS}.audit",
         "RUN",

@@ -12,6 +12,7 @@ from pattlite_dist.compat.torch import check
 from pattlite_dist.data.module import FERData, origin
 from pattlite_dist.errors import UserError
 from pattlite_dist.evaluation.bootstrap import LEVEL, RESAMPLES, SEED
+from pattlite_dist.evaluation.calibration import calibrate, calibrated_scores, save_calibration
 from pattlite_dist.evaluation.classes import Classes
 from pattlite_dist.evaluation.collect import collect
 from pattlite_dist.evaluation.independence import measure_split
@@ -91,6 +92,12 @@ def evaluate(
             packed = pack_predictions(classes.both, splits, origins)
             independence = _independence(subject.path, model, data, list(splits)[-1], device)
             evaluation = _evaluation(subject, manifest, classes, found, views, packed, independence)
+            if "val" in splits and run == subject.run and subject.labels == manifest.labels:
+                fitted = calibrate(subject, splits["val"], evaluation.manifest)
+                calibrated = calibrated_scores(fitted.temperature, found)
+                evaluation = evaluation.model_copy(update={"calibration": calibrated})
+                if world.main:
+                    save_calibration(run, fitted)
             if world.main:
                 with atomic_write(run / PREDICTIONS_NAME) as stream:
                     stream.write(packed)

@@ -117,6 +117,18 @@ class Independence(Strict):
         return self.largest <= self.tolerance
 
 
+class Calibrated(Strict):
+    """The view `one` after calibration; before it, see `PartScores.ece`.
+
+    Attributes:
+        temperature: fitted on val, that the logits are divided by.
+        ece: of each part.
+    """
+
+    temperature: float = Field(gt=0)
+    ece: dict[Part, Share]
+
+
 class Evaluation(Strict):
     """`evaluation.json`.
 
@@ -130,6 +142,7 @@ class Evaluation(Strict):
         splits: scores from one view of each image.
         more_views: the same from the further views, separately.
         independence: proof that a prediction does not depend on its batch.
+        calibration: if there is a val split to calibrate on.
     """
 
     format: Literal["pattlite-evaluation"] = "pattlite-evaluation"
@@ -148,6 +161,7 @@ class Evaluation(Strict):
     independence: Independence
     bootstrap: Bootstrap
     predictions: PredictionsFile
+    calibration: Calibrated | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Evaluation":

@@ -34,11 +34,7 @@ def score(found: Predictions, classes: Sequence[str], view: View = "one") -> Par
         **points,
         **{f"{name}_interval": interval for name, interval in around.items()},
         nll=float(-np.log(np.maximum(certain, _LEAST)).mean()),
-        ece=float(
-            multiclass_calibration_error(
-                torch.from_numpy(table), torch.from_numpy(labels), len(classes), BINS
-            )
-        ),
+        ece=calibration_error(table, labels),
         recall=_by_class(classes, shares(right, true)),
         precision=_by_class(classes, shares(right, predicted)),
         average_precision=_by_class(classes, average_precisions(table, labels)),
@@ -88,6 +84,14 @@ def _one_against_rest(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     scores = torch.from_numpy(np.ascontiguousarray(table[:, number]))
     return scores, torch.from_numpy((labels == number).astype(np.int64))
+
+
+def calibration_error(table: Floats, labels: NDArray[np.int64]) -> float:
+    """The expected calibration error over `BINS` bins."""
+    found = multiclass_calibration_error(
+        torch.from_numpy(table), torch.from_numpy(labels), table.shape[1], BINS
+    )
+    return float(found)
 
 
 def calibration(table: Floats, labels: NDArray[np.int64]) -> tuple[Counts, Floats, Floats]:

@@ -86,9 +86,9 @@ class AttentionClassifier(nn.Module):
         if self.attention != "patches":
             patches = reduce(patches, "n p c -> n 1 c", "mean")
         tokens = F.relu(self.dense(self.dropout(patches)))
-        tokens = rearrange(
-            self.norm(rearrange(tokens, "n p c -> (n p) c")), "(n p) c -> n p c", n=len(patches)
-        )
+        n = patches.shape[0]  # `len` would fix the batch of an exported network
+        flat = self.norm(rearrange(tokens, "n p c -> (n p) c"))
+        tokens = rearrange(flat, "(n p) c -> n p c", n=n)
         if self.attention == "patches":
             tokens = self._attend(tokens)
         elif self.attention == "batch":

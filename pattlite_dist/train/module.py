@@ -11,6 +11,7 @@ from pattlite_dist.config import Config, to_tree
 from pattlite_dist.data.plan import DROPOUT, raw_stream
 from pattlite_dist.location import with_absolute_paths
 from pattlite_dist.runtime.arithmetic import plain_arithmetic
+from pattlite_dist.shards.manifest import ImageInfo
 from pattlite_dist.train.casting import forward
 from pattlite_dist.train.checkpoint import check_fit, unwrapped
 from pattlite_dist.train.metrics import Census, Scores
@@ -57,6 +58,7 @@ class FERModule(pl.LightningModule):
         steps_per_epoch: the same on every rank.
         val_samples: number of samples that a validation must count.
         shards: fingerprint of the shards that it is trained on.
+        image: the form of the images, for those who predict with a checkpoint.
     """
 
     def __init__(
@@ -67,9 +69,10 @@ class FERModule(pl.LightningModule):
         steps_per_epoch: int,
         val_samples: int,
         shards: str | None = None,
+        image: ImageInfo | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.labels, self.shards = config, labels, shards
+        self.config, self.labels, self.shards, self.image = config, labels, shards, image
         self.steps_per_epoch, self.val_samples = steps_per_epoch, val_samples
         self.model = model
         # Samples of this epoch, since start-up: correct ones, and all.
@@ -228,6 +231,7 @@ class FERModule(pl.LightningModule):
             "labels": list(self.labels),
             "shards": self.shards,
             "counted": list(self._counted()),
+            **({"image": list(self.image.shape)} if self.image else {}),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

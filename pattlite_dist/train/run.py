@@ -200,7 +200,13 @@ def fit(
         model.compile(mode=mode)  # in place, so the names in a checkpoint do not change
     manifest = data.manifest
     module = FERModule(
-        config, model, manifest.labels, steps, manifest.samples("val"), manifest.fingerprint()
+        config,
+        model,
+        manifest.labels,
+        steps,
+        manifest.samples("val"),
+        manifest.fingerprint(),
+        manifest.image,
     )
     if world.main:
         said = began or said_before(config.model.weights)

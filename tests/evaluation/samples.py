@@ -28,13 +28,13 @@ def predictions(
     return Predictions(ids, labels, flags.astype(np.uint8), tables, target)  # type: ignore[arg-type]
 
 
-def settle(net: nn.Module) -> None:
+def settle(net: nn.Module, size: int = 48) -> None:
     """Give BatchNorm the statistics of images, without which all images are nearly the same."""
     for module in net.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.momentum = 1.0
     draw = torch.Generator().manual_seed(0)
-    images = torch.rand(16, 3, 48, 48, generator=draw) * torch.rand(16, 1, 1, 1, generator=draw)
+    images = torch.rand(16, 3, size, size, generator=draw) * torch.rand(16, 1, 1, 1, generator=draw)
     with torch.no_grad():
         for _ in range(2):
             net.train()(images * 2 - 1)

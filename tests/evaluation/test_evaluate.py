@@ -49,6 +49,11 @@ def test_the_report_says_what_was_scored(run: Path, capsys: pytest.CaptureFixtur
         low, high = split["top1_interval"]
         assert low <= split["top1"] <= high
     assert found["checkpoint"].startswith("epoch=")
+    assert found["calibration"]["ece"].keys() == splits.keys()
+    fitted = json.loads((run / "calibration.json").read_text())
+    assert fitted["temperature"] == found["calibration"]["temperature"]
+    assert fitted["ece"] == [splits["val"]["ece"], found["calibration"]["ece"]["val"]]
+    assert fitted["checkpoint"] == found["checkpoint"]
     for name in ("confusion", "reliability", "precision_recall", "mistakes"):
         assert (run / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     told = capsys.readouterr().out

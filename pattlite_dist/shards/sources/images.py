@@ -67,20 +67,25 @@ class EncodedImage:
         """
         picture, form = open_image(item.data, item.where)
         mode = "L" if self.image.channels == 1 else "RGB"
-        size = (self.image.width, self.image.height)
-        wanted = f"{mode} {size[0]}x{size[1]}"
+        wanted = f"{mode} {self.image.width}x{self.image.height}"
         if form != wanted and self.other_images == "refuse":
             raise refusal(
                 item.where,
                 f"it is {form}, but the set is {wanted}",
                 "replace it, or leave out --other-images refuse",
             )
-        if picture.mode != mode:
-            picture = picture.convert(mode)
-        if picture.size != size:
-            picture = ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
-        pixels = np.asarray(picture, np.uint8).reshape(*size[::-1], self.image.channels)
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1)), form != wanted
+        return fit(picture, self.image), form != wanted
+
+
+def fit(picture: Image.Image, image: ImageInfo) -> Pixels:
+    """Pixels of a set's size and mode, uint8 [C, H, W], of an upright `L` or `RGB` picture."""
+    mode = "L" if image.channels == 1 else "RGB"
+    if picture.mode != mode:
+        picture = picture.convert(mode)
+    if picture.size != (image.width, image.height):
+        picture = ImageOps.fit(picture, (image.width, image.height), Image.Resampling.LANCZOS)
+    pixels = np.asarray(picture, np.uint8).reshape(image.height, image.width, image.channels)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def open_image(data: bytes, where: str) -> tuple[Image.Image, str]:
@@ -121,6 +126,16 @@ def open_image(data: bytes, where: str) -> tuple[Image.Image, str]:
     if turn is not None:
         plain, form = plain.transpose(turn), f"{form} rotated by its EXIF orientation"
     return plain, form
+
+
+def upright(picture: Image.Image, where: str) -> Image.Image:
+    """Convert a picture that is already open as `open_image` converts a file.
+
+    Raises:
+        Damaged: it has 32 bits.
+    """
+    turn, plain = UPRIGHT.get(orientation(picture)), _plain(picture, where)
+    return plain if turn is None else plain.transpose(turn)
 
 
 def set_image(

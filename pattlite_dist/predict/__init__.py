@@ -1,0 +1,1 @@
+"""A trained network at work: from photographs, folders and videos to labels."""
