@@ -22,20 +22,13 @@ def draw_what_is_new(run: Path) -> None:
         lines, picture = read_metrics(run / RECORD_NAME), run / CURVES_NAME
         ended = max((line["time"] for line in lines if "val/top1" in line), default=None)
         if ended is not None and not (picture.exists() and picture.stat().st_mtime > ended):
-            draw_curves(run)
+            _draw(run, lines)
     except Exception as error:
         print(f"cannot draw {run / CURVES_NAME}: {error}", file=sys.stderr, flush=True)
 
 
-def draw_curves(run: Path) -> Path | None:
-    """Draw loss, accuracy and learning rate over epochs from a run's `metrics.jsonl`.
-
-    Returns:
-        The picture's path, or None if nothing was logged yet.
-    """
-    lines = read_metrics(run / RECORD_NAME)
-    if not any("val/top1" in line for line in lines):
-        return None
+def _draw(run: Path, lines: list[dict[str, Any]]) -> None:
+    """Draw loss, accuracy and learning rate over epochs from the lines of a run's record."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.6), layout="constrained")
@@ -52,9 +45,7 @@ def draw_curves(run: Path) -> Path | None:
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend(fontsize=8)
-    path = run / CURVES_NAME
-    write_figure(figure, path)
-    return path
+    write_figure(figure, run / CURVES_NAME)
 
 
 def _plot(axis: "Axes", lines: list[dict[str, Any]], key: str, label: str, **style: Any) -> None:

@@ -1,5 +1,6 @@
 """Checkpoint files: written atomically, loaded without running code, found by name."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -172,15 +173,24 @@ def check_fit(model: torch.nn.Module, state: dict[str, torch.Tensor], path: Path
         )
 
 
-def newest(folder: Path) -> Path | None:
-    """The valid checkpoint with the highest step; damaged newer ones are skipped with a warning."""
+def newest(
+    folder: Path, check: Callable[[dict[str, Any], Path], None] = lambda content, path: None
+) -> Path | None:
+    """The valid checkpoint with the highest step; damaged newer ones are skipped with a warning.
+
+    Args:
+        folder: of the checkpoints.
+        check: called with the content and path of the one that is found; what it raises is raised.
+    """
     for item in sorted(listed(folder), reverse=True):
+        path = folder / item.name
         try:
-            load(folder / item.name)
+            content = load(path)
         except UserError as error:
             rank_zero_warn(f"skipped: {error}")
         else:
-            return folder / item.name
+            check(content, path)
+            return path
     return None
 
 

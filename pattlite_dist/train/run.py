@@ -1,5 +1,6 @@
 """A training run, from a resolved configuration to a finished run folder."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -149,12 +150,13 @@ def continues_from(config: Config, run: Path, manifest: Manifest) -> Path | None
     Raises:
         UserError: it was trained on other shards than those of the manifest.
     """
-    found = checkpoints.newest(run / "checkpoints")
-    if found is not None:
-        fix = "give data.shards the place of those, or set name to start a new run"
-        now, where = manifest.fingerprint(), without_secrets(config.data.shards)
-        checkpoints.check_shards(checkpoints.load(found), found, now, where, fix)
-    return found
+    check = functools.partial(
+        checkpoints.check_shards,
+        now=manifest.fingerprint(),
+        where=without_secrets(config.data.shards),
+        fix="give data.shards the place of those, or set name to start a new run",
+    )
+    return checkpoints.newest(run / "checkpoints", check)
 
 
 def begin(config: Config, model: PattLite | MobileNetV2ViT, manifest: Manifest) -> str:

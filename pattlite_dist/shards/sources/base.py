@@ -104,6 +104,22 @@ class Decoder(Protocol):
         ...
 
 
+class Hashed:
+    """A reader that knows the hash of its content once all of that has been read."""
+
+    _sha256 = ""
+    _read_by = "items"  # the method that reads it
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the content; known once its reading has come to the end."""
+        if not self._sha256:
+            raise RuntimeError(
+                f"the hash is known only after {self._read_by}() has been read to its end"
+            )
+        return self._sha256
+
+
 class Source(Protocol):
     """A data set that can be read, each time from the beginning.
 

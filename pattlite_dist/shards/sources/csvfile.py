@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 from pattlite_dist.errors import UserError
+from pattlite_dist.shards.sources.base import Hashed
 from pattlite_dist.shards.sources.spellings import shown
 
 _BLOCK = 1 << 20
@@ -67,7 +68,7 @@ class _Source(io.RawIOBase):
 
 
 @dataclass
-class CsvFile:
+class CsvFile(Hashed):
     """A file, or a member of a zip archive.
 
     Attributes:
@@ -77,9 +78,9 @@ class CsvFile:
 
     path: Path
     member: str | None = None
+    _read_by = "records"
 
     def __post_init__(self) -> None:
-        self._sha256 = ""
         self._raw: IO[bytes] | None = None
         self._start, self._size = 0, 1  # of its packed bytes, within the file
 
@@ -87,13 +88,6 @@ class CsvFile:
     def shown(self) -> str:
         """Its name in messages."""
         return shown(f"{self.path}, member {self.member}" if self.member else str(self.path))
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the uncompressed bytes; known once `records` is exhausted."""
-        if not self._sha256:
-            raise RuntimeError("the hash is known only after records() has been read to its end")
-        return self._sha256
 
     def share(self) -> float:
         """The fraction of the (packed) file that has been read, from 0 to 1."""

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.manifest import ImageInfo, SplitName
-from pattlite_dist.shards.sources.base import Damaged, Decoder, Item, Reading
+from pattlite_dist.shards.sources.base import Damaged, Decoder, Hashed, Item, Reading
 from pattlite_dist.shards.sources.files import Files
 from pattlite_dist.shards.sources.forms import form_of_most
 from pattlite_dist.shards.sources.images import EncodedImage, set_image
@@ -23,7 +23,7 @@ class Picture(NamedTuple):
     facts: dict[str, Any] | None = None
 
 
-class ImageFiles:
+class ImageFiles(Hashed):
     """A data set of image files whose labels come from names and lists.
 
     Rows are numbered from 0 in the order of the pictures. The hash covers their names and contents
@@ -82,20 +82,12 @@ class ImageFiles:
             *(f"passed over, {reason}: {counted(names)}" for reason, names in skipped.items()),
         ]
         self._files, self._pictures, self._lists = files, pictures, lists
-        self._sha256 = ""
         name = pictures[0].name
         if own is None and (reading.image_size is None or reading.channels is None):
             own, note = form_of_most(files, [picture.name for picture in pictures], reading)
             self.notes = [*self.notes, note] if note else self.notes
         self.image = set_image(reading, own, lambda: (files.read(name), files.where(name)))
         self.decode: Decoder = EncodedImage(self.image, reading.other_images)
-
-    @property
-    def sha256(self) -> str:
-        """Hash of names and contents; known once `items` is exhausted."""
-        if not self._sha256:
-            raise RuntimeError("the hash is known only after items() has been read to its end")
-        return self._sha256
 
     def items(self) -> Iterator[Item]:
         """Yield every picture; the damaged ones for the decoder to refuse.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.shards.manifest import SplitName
-from pattlite_dist.shards.sources.base import Decoder, Item, Reading, refusal
+from pattlite_dist.shards.sources.base import Decoder, Hashed, Item, Reading, refusal
 from pattlite_dist.shards.sources.classnames import in_order, name_classes, number
 from pattlite_dist.shards.sources.forms import MOST_EXAMINED, Form, decided, form_of
 from pattlite_dist.shards.sources.images import EncodedImage, set_image
@@ -35,7 +35,7 @@ class Loose(NamedTuple):
     file: str
 
 
-class Streamed(ABC):
+class Streamed(Hashed, ABC):
     """A source that is read once for its labels and once for its images.
 
     Rows are positions in the source, those of skipped samples included. Splits that it lacks are
@@ -115,7 +115,6 @@ class Streamed(ABC):
         self.notes = [note] if note else []
         self.image = set_image(reading, own, lambda: (sample.data, sample.where))
         self.decode: Decoder = EncodedImage(self.image, reading.other_images)
-        self._sha256 = ""
 
     def _label_fix(self) -> str:
         return "name the labels with --label-column, or skip such samples with --unlabelled skip"
@@ -123,13 +122,6 @@ class Streamed(ABC):
     @abstractmethod
     def _name_fix(self) -> str:
         """What to do if the labels are no classes, or numbers without names."""
-
-    @property
-    def sha256(self) -> str:
-        """Hash of names, labels and images; known once `items` is exhausted."""
-        if not self._sha256:
-            raise RuntimeError("the hash is known only after items() has been read to its end")
-        return self._sha256
 
     def items(self) -> Iterator[Item]:
         """Yield every labelled image.
