@@ -23,7 +23,7 @@ from pattlite_dist.shards.sources.base import (
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 MOST_PIXELS = 1 << 26  # 200 MB in colour, more than any camera produces
 _LONGEST_SIDE = 4096  # of an image of the set; readers of shards accept 16 MiB per member
-_FIX = "replace it or remove it"
+_FIX = "replace it"
 _ORIENTATION = 0x0112  # EXIF's tag
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
