@@ -54,6 +54,14 @@ class Config(Strict):
             raise ValueError(f"finetune.unfreeze {last} is above the backbone's {blocks} blocks")
         return self
 
+    @model_validator(mode="after")
+    def _partners_for_mixing(self) -> "Config":
+        if self.trainer.global_batch == 1 and (self.augment.mixup or self.augment.cutmix):
+            raise ValueError(
+                "augment.mixup and augment.cutmix require a trainer.global_batch of at least 2"
+            )
+        return self
+
 
 def parse_config(content: Any, where: str) -> Config:
     """Check plain data of the newest version against the models.

@@ -38,14 +38,24 @@ class Parameters:
     box: NDArray[np.float32]
 
 
+def uniform(raw: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Random words as numbers in [0, 1)."""
+    numbers: NDArray[np.float64] = (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return numbers
+
+
 def draw(
-    config: AugmentConfig, seed: int, epoch: int, step: int, global_batch: int, part: slice
+    config: AugmentConfig,
+    seed: int,
+    epoch: int,
+    step: int,
+    global_batch: int,
+    part: slice | NDArray[np.int64],
 ) -> Parameters:
-    """Draw the parameters of one step's global batch and keep a rank's part of them."""
+    """Draw the parameters of one step's global batch and keep those at a rank's places."""
     raw = raw_stream(seed, epoch, AUGMENT, step, global_batch * _DRAWS)
-    uniform = (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    (flip, turn, dx, dy, zoom, contrast, brightness, erase, area, aspect, left, top) = (
-        uniform.reshape(global_batch, _DRAWS)[part].T
+    (flip, turn, dx, dy, zoom, contrast, brightness, erase, area, aspect, left, top) = uniform(
+        raw.reshape(global_batch, _DRAWS)[part].T
     )
     mirror = np.where(flip < config.flip, -1.0, 1.0)
     angle = np.deg2rad(config.rotation) * _signed(turn)
@@ -65,9 +75,9 @@ def _signed(uniform: NDArray[np.float64]) -> NDArray[np.float64]:
     return 2 * uniform - 1
 
 
-def _boxes(config: AugmentConfig, *uniform: NDArray[np.float64]) -> NDArray[np.float64]:
+def _boxes(config: AugmentConfig, *draws: NDArray[np.float64]) -> NDArray[np.float64]:
     """Rectangles to erase (Zhong et al., arXiv:1708.04896), aspect 0.3 to 3.3."""
-    erase, area, aspect, left, top = uniform
+    erase, area, aspect, left, top = draws
     smallest, largest = config.erasing_area
     wanted = smallest + (largest - smallest) * area
     ratio = np.exp(math.log(3.3) * _signed(aspect))
@@ -107,7 +117,7 @@ class Preprocess:
             return self._normalise(self._resize(x))
         # A transform that is switched off is off on every rank, and costs nothing.
         used = {name: v for name, v in vars(parameters).items() if (v != _NEUTRAL.get(name)).any()}
-        p = _together(used, x.device)
+        p = together(used, x.device)
         x = self._warp(x, p["affine"], p.get("shift"))
         if "contrast" in p or "brightness" in p:
             contrast, brightness = (
@@ -167,11 +177,11 @@ class Preprocess:
         return self._there[device]
 
 
-def _together(
+def together(
     arrays: dict[str, NDArray[np.float32]], device: torch.device
 ) -> dict[str, torch.Tensor]:
     """The arrays as tensors on a device, in one copy that a GPU need not be waited for."""
-    n = len(arrays["affine"])
+    n = len(next(iter(arrays.values())))
     packed = torch.from_numpy(np.concatenate([v.reshape(n, -1) for v in arrays.values()], 1))
     if device.type == "cuda":
         packed = packed.pin_memory()

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 
@@ -12,6 +13,7 @@ from pattlite_dist.data.batch import Batch
 from pattlite_dist.data.cache import Cache
 from pattlite_dist.data.fetch import Origin
 from pattlite_dist.data.loader import BatchLoader, TrainLoader, eval_loader
+from pattlite_dist.data.mix import draw_mixing, mixed, mixes
 from pattlite_dist.data.plan import TrainPlan, rank_slice
 from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.data.resident import Resident, fits
@@ -83,6 +85,7 @@ class FERData(pl.LightningDataModule):
             self._start_method(),
             self.manifest.fingerprint(),
             use_gpu(self.config.trainer.accelerator),
+            mixes(self.config.augment),
         )
         self._loaders.append(loader)
         return loader
@@ -135,9 +138,10 @@ class FERData(pl.LightningDataModule):
         return {**moved, **resident.fill(moved["id"])} if resident else moved
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> dict[str, Any]:
-        """Turn the uint8 images into the model's input, augmented while training."""
+        """Turn the uint8 images into the model's input, augmented and mixed while training."""
         training = self.trainer is not None and self.trainer.training
-        return {**batch, "image": self.prepare(batch, training)}
+        ready: dict[str, Any] = {**batch, "image": self.prepare(batch, training)}
+        return self._mix(ready) if training and mixes(self.config.augment) else ready
 
     def prepare(self, batch: Batch, training: bool) -> torch.Tensor:
         """The model's input, float32 [n, 3, size, size], for a batch already on its device."""
@@ -145,6 +149,16 @@ class FERData(pl.LightningDataModule):
             return self.preprocess(batch["image"])
         config = self.config
         whole = config.trainer.global_batch
-        part = rank_slice(whole, self.world.rank, self.world.size)
-        parameters = draw(config.augment, config.seed, batch["epoch"], batch["step"], whole, part)
+        first = rank_slice(whole, self.world.rank, self.world.size).start
+        places = np.arange(first, first + len(batch["image"])) % whole  # with its partner, if any
+        parameters = draw(config.augment, config.seed, batch["epoch"], batch["step"], whole, places)
         return self.preprocess(batch["image"], parameters)
+
+    def _mix(self, batch: dict[str, Any]) -> dict[str, Any]:
+        config = self.config
+        whole = config.trainer.global_batch
+        part = rank_slice(whole, self.world.rank, self.world.size)
+        place, size = (batch["epoch"], batch["step"]), batch["image"].shape[-1]
+        mixing = draw_mixing(config.augment, config.seed, *place, whole, part, size)
+        soft = config.data.targets != "labels"
+        return mixed(batch, mixing, len(self.manifest.labels), soft)

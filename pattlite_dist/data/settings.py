@@ -123,6 +123,30 @@ class AugmentConfig(Strict):
         free=False,
         description="Smallest and largest erased area, as fractions of the image.",
     )
+    mixup: float = setting(
+        0.0,
+        free=False,
+        ge=0,
+        description="Blend an image and its target with those of the next one of the batch: alpha "
+        "of mixup, whose share is drawn from Beta(alpha, alpha).",
+    )
+    cutmix: float = setting(
+        0.0,
+        free=False,
+        ge=0,
+        description="Paste a rectangle of the next image of the batch, and its area's share of the "
+        "target: alpha of cutmix.",
+    )
+    mix_prob: float = setting(
+        1.0, free=False, ge=0, le=1, description="Probability that an image is mixed at all."
+    )
+    mix_switch: float = setting(
+        0.5,
+        free=False,
+        ge=0,
+        le=1,
+        description="Probability of cutmix instead of mixup, if both are on.",
+    )
     mean: tuple[float, float, float] | None = setting(
         None,
         free=False,

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pattlite_dist.config import Config, to_tree
+from pattlite_dist.data.mix import mixes
 from pattlite_dist.data.plan import DROPOUT, raw_stream
 from pattlite_dist.location import with_absolute_paths
 from pattlite_dist.runtime.arithmetic import plain_arithmetic
@@ -20,7 +21,7 @@ from pattlite_dist.train.watch import LossWatch
 
 
 def loss_of(logits: torch.Tensor, batch: dict[str, Any], config: Config) -> torch.Tensor:
-    """Weighted mean cross entropy of a batch against its labels, or against its vote shares.
+    """Weighted mean cross entropy of a batch against its labels, or its vote or mixed shares.
 
     Samples that fill a short last batch have weight 0, and the others weigh so much more that the
     mean over all ranks is theirs. Placeholders for the samples of a skipped shard also have weight
@@ -29,9 +30,10 @@ def loss_of(logits: torch.Tensor, batch: dict[str, Any], config: Config) -> torc
     Args:
         logits: float [n, classes].
         batch: see `data.batch.Batch`.
-        config: of the run; label smoothing applies to both kinds of target.
+        config: of the run; label smoothing applies to every kind of target.
     """
-    goal: torch.Tensor = batch["target" if config.data.targets == "votes" else "label"]
+    shares = config.data.targets == "votes" or mixes(config.augment)
+    goal: torch.Tensor = batch["target" if shares else "label"]
     smoothing = config.optim.label_smoothing
     if config.data.bad_shards == "skip" or config.data.tail == "pad":
         losses = F.cross_entropy(logits, goal, label_smoothing=smoothing, reduction="none")
@@ -172,7 +174,10 @@ class FERModule(pl.LightningModule):
             nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
     def on_train_epoch_end(self) -> None:
-        """Log the accuracy over the epoch, including its earlier starts."""
+        """Log the accuracy over the epoch, including its earlier starts.
+
+        Of a mixed image, it counts the label with the larger share.
+        """
         right, seen = self._counted()
         self.log("train/top1", right / max(seen, 1), sync_dist=True)  # equal on all ranks
         self._right, self._seen = torch.zeros((), dtype=torch.int64), 0
