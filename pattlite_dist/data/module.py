@@ -17,7 +17,8 @@ from pattlite_dist.data.mix import draw_mixing, mixed, mixes
 from pattlite_dist.data.plan import TrainPlan, rank_slice
 from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.data.resident import Resident, fits
-from pattlite_dist.data.settings import DataConfig
+from pattlite_dist.data.schedule import augment_at, side_at
+from pattlite_dist.data.settings import AugmentConfig, DataConfig
 from pattlite_dist.data.trust import default_cache
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.runtime.devices import use_gpu
@@ -147,18 +148,22 @@ class FERData(pl.LightningDataModule):
         """The model's input, float32 [n, 3, size, size], for a batch already on its device."""
         if not training:
             return self.preprocess(batch["image"])
-        config = self.config
+        config, epoch = self.config, batch["epoch"]
         whole = config.trainer.global_batch
         first = rank_slice(whole, self.world.rank, self.world.size).start
         places = np.arange(first, first + len(batch["image"])) % whole  # with its partner, if any
-        parameters = draw(config.augment, config.seed, batch["epoch"], batch["step"], whole, places)
-        return self.preprocess(batch["image"], parameters)
+        augment = self._augment(epoch)
+        parameters = draw(augment, config.seed, epoch, batch["step"], whole, places)
+        return self.preprocess(batch["image"], parameters, side_at(config.data, epoch))
+
+    def _augment(self, epoch: int) -> AugmentConfig:
+        return augment_at(self.config.augment, epoch, self.config.trainer.epochs)
 
     def _mix(self, batch: dict[str, Any]) -> dict[str, Any]:
         config = self.config
         whole = config.trainer.global_batch
         part = rank_slice(whole, self.world.rank, self.world.size)
-        place, size = (batch["epoch"], batch["step"]), batch["image"].shape[-1]
-        mixing = draw_mixing(config.augment, config.seed, *place, whole, part, size)
+        epoch, step, size = batch["epoch"], batch["step"], batch["image"].shape[-1]
+        mixing = draw_mixing(self._augment(epoch), config.seed, epoch, step, whole, part, size)
         soft = config.data.targets != "labels"
         return mixed(batch, mixing, len(self.manifest.labels), soft)

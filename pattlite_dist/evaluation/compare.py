@@ -18,7 +18,7 @@ from pattlite_dist.train.names import chosen, listed
 
 METRICS = ("top1", "macro_f1", "balanced_accuracy", "nll", "ece")
 # The settings of these two sections that make it a different configuration.
-_OF_THE_DATA = ("image_size", "window", "tail", "targets")
+_OF_THE_DATA = ("image_size", "image_sizes", "window", "tail", "targets")
 _OF_THE_TRAINER = ("epochs", "global_batch", "precision")
 _HEADS = ("top-1 %", "macro-F1 %", "balanced %", "nll", "ece %")
 

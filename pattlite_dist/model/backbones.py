@@ -23,9 +23,16 @@ def same_padding(x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
 class SameConv2d(nn.Conv2d):
     """A convolution with TensorFlow's SAME padding, which differs from PyTorch's at stride 2."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map [n, C, H, W] to [n, C', ceil(H / stride), ceil(W / stride)]."""
-        return super().forward(same_padding(x, self.kernel_size[0], self.stride[0]))
+    def forward(self, x: torch.Tensor, stride: int | None = None) -> torch.Tensor:
+        """Map [n, C, H, W] to [n, C', ceil(H / stride), ceil(W / stride)].
+
+        Args:
+            x: the map.
+            stride: instead of the convolution's own.
+        """
+        stride = stride or self.stride[0]
+        padded = same_padding(x, self.kernel_size[0], stride)
+        return F.conv2d(padded, self.weight, self.bias, stride, groups=self.groups)
 
 
 def _keras_norm(channels: int) -> nn.BatchNorm2d:

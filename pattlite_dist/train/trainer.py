@@ -35,6 +35,7 @@ def build_preprocess(config: Config, model: PattLite | MobileNetV2ViT) -> Prepro
         config.data.image_size,
         augment.mean or model.backbone.mean,
         augment.std or model.backbone.std,
+        [side for _, side in config.data.image_sizes],
     )
 
 

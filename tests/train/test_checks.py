@@ -47,3 +47,19 @@ def test_a_warm_up_has_to_end_before_its_stage(
         model={"weights": "none"},
     )
     assert [line.partition(", so")[0] for line in lines] == ([] if told is None else [told])
+
+
+@pytest.mark.parametrize(("calm", "epochs", "sound"), [(9, 10, True), (10, 10, False)])
+def test_some_epochs_have_to_be_augmented_in_full(calm: int, epochs: int, sound: bool) -> None:
+    lines = check(augment={"calm_epochs": calm}, trainer={"epochs": epochs})
+    told = [f"augment.calm_epochs {calm} is not below trainer.epochs {epochs}"]
+    assert [line.partition(", so")[0] for line in lines] == ([] if sound else told)
+
+
+@pytest.mark.parametrize(("epoch", "epochs", "sound"), [(9, 10, True), (10, 10, False)])
+def test_the_last_image_size_has_to_be_reached(epoch: int, epochs: int, sound: bool) -> None:
+    sizes = {"image_size": 64, "image_sizes": [[0, 48], [epoch, 64]]}
+    lines = check(data=sizes, trainer={"epochs": epochs})
+    told = f"data.image_size at epoch {epoch}, which trainer.epochs {epochs} does not reach"
+    assert [told in line for line in lines] == ([] if sound else [True])
+    assert check(data={"image_size": 64, "image_sizes": [[0, 64]]}) == []
