@@ -15,12 +15,13 @@ from torch import nn
 from pattlite_dist.cli import main
 from pattlite_dist.config import parse_config, parse_written
 from pattlite_dist.errors import UserError
+from pattlite_dist.model.backbones import blocks
 from pattlite_dist.model.build import PattLite, build_model
 from pattlite_dist.model.settings import V1_BLOCKS, ModelConfig
 from pattlite_dist.train import checkpoint as checkpoints
 from pattlite_dist.train import run as runs
 from pattlite_dist.train.checkpoint import AtomicCheckpointIO
-from pattlite_dist.train.stages import blocks, unfrozen
+from pattlite_dist.train.stages import unfrozen
 from tests.conftest import ROOT, tiny
 from tests.starts import Zygote
 from tests.train.faults import Fault, killer
