@@ -107,13 +107,13 @@ def blocks(backbone: MobileNetV1 | MobileNetV2) -> list[nn.Module]:
 
 
 def freeze(backbone: MobileNetV1 | MobileNetV2, number: int) -> None:
-    """Keep its first blocks as they are: without gradients, BatchNorm in evaluation mode.
+    """Train none of its first blocks' parameters; their BatchNorm is the caller's to stop.
 
     Nothing before them requires a gradient, so that autograd does not record what they compute, and
     the backward pass ends behind them.
     """
     for block in blocks(backbone)[:number]:
-        block.requires_grad_(False).eval()
+        block.requires_grad_(False)
 
 
 def probe(backbone: nn.Module, image_size: int) -> tuple[int, int]:

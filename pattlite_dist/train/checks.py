@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable
 
 from pattlite_dist.config import Config
-from pattlite_dist.settings import Strict
 from pattlite_dist.train.optim import ema_decay, lr_scale, warmup_steps
 
 _LEFT = 0.1  # of the weights that an average began with, at its end: more is told
@@ -64,31 +63,32 @@ def remarks(config: Config, steps: int) -> list[str]:
 
 def _without_effect(config: Config) -> list[str]:
     optim, finetune = config.optim, config.finetune
-    unused: list[tuple[str, Strict, Iterable[str], str]] = []
-    if optim.name == "sgd":
-        unused.append(("optim", optim, ("betas", "eps"), "with optim.name sgd"))
-    else:
-        keys = ("momentum", "nesterov")
-        unused.append(("optim", optim, keys, f"with optim.name {optim.name}"))
-    if optim.schedule != "inverse_time":
-        reason = f"with optim.schedule {optim.schedule}"
-        unused.append(("optim", optim, ("decay_epochs",), reason))
+    staged = finetune.start_epoch is not None
+    of_others = ("momentum", "nesterov") if optim.name != "sgd" else ("betas", "eps")
+    unused: list[tuple[str, str, Iterable[str]]] = [
+        (f"with optim.name {optim.name}", "optim", of_others),
+        *_without_decay_epochs("optim", optim.schedule),
+        *(_without_decay_epochs("finetune", finetune.schedule) if staged else []),
+    ]
     if optim.lr_rule == "none":
-        unused.append(("optim", optim, ("reference_batch",), "with optim.lr_rule none"))
-    if finetune.start_epoch is None:
-        keys = tuple(type(finetune).model_fields)
-        unused.append(("finetune", finetune, keys, "without finetune.start_epoch"))
-    elif finetune.schedule != "inverse_time":
-        reason = f"with finetune.schedule {finetune.schedule}"
-        unused.append(("finetune", finetune, ("decay_epochs",), reason))
+        unused.append(("with optim.lr_rule none", "optim", ["reference_batch"]))
+    if not staged:
+        unused.append(("without finetune.start_epoch", "finetune", type(finetune).model_fields))
     lines = []
-    for part, settings, keys, reason in unused:
-        fields = type(settings).model_fields
-        changed = [key for key in keys if getattr(settings, key) != fields[key].default]
+    for reason, part, names in unused:
+        given, default = getattr(config, part), getattr(Config(), part)
+        changed = [
+            f"{part}.{name}" for name in names if getattr(given, name) != getattr(default, name)
+        ]
         if changed:
-            names = ", ".join(f"{part}.{key}" for key in changed)
-            lines.append(f"without effect {reason}: {names}")
+            lines.append(f"without effect {reason}: {', '.join(changed)}")
     return lines
+
+
+def _without_decay_epochs(part: str, schedule: str) -> list[tuple[str, str, Iterable[str]]]:
+    if schedule == "inverse_time":
+        return []
+    return [(f"with {part}.schedule {schedule}", part, ["decay_epochs"])]
 
 
 def _decay_in_the_gradient(config: Config) -> str | None:

@@ -65,11 +65,13 @@ class Frozen(Callback):
         freeze(_network(pl_module).backbone, self.number)
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Say so."""
+        """Stop their statistics, and say so; earlier, Lightning would warn of it."""
         network = _network(pl_module)
+        parts = blocks(network.backbone)
+        for part in parts[: self.number]:
+            part.eval()
         if trainer.is_global_zero:
-            every = len(blocks(network.backbone))
-            _say(f"first {self.number} of {every} backbone blocks frozen", network)
+            _say(f"first {self.number} of {len(parts)} backbone blocks frozen", network)
 
 
 class Stages(Callback):
