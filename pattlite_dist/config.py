@@ -16,7 +16,7 @@ from pattlite_dist.errors import UserError, first_problem
 from pattlite_dist.location import Location
 from pattlite_dist.logins import without_secrets
 from pattlite_dist.migrate import VERSION, migrate
-from pattlite_dist.model.settings import V1_BLOCKS, ModelConfig
+from pattlite_dist.model.settings import ModelConfig
 from pattlite_dist.settings import Strict, is_free, setting
 from pattlite_dist.tracking.settings import WandbConfig
 from pattlite_dist.train.settings import FinetuneConfig, OptimConfig, TrainerConfig
@@ -48,8 +48,7 @@ class Config(Strict):
         start, epochs = self.finetune.start_epoch, self.trainer.epochs
         if start is not None and start > epochs:
             raise ValueError(f"finetune.start_epoch {start} is above trainer.epochs {epochs}")
-        last = self.finetune.unfreeze
-        blocks = V1_BLOCKS if self.model.name == "pattlite" else self.model.cut
+        last, blocks = self.finetune.unfreeze, self.model.blocks
         if last is not None and last > blocks:
             raise ValueError(f"finetune.unfreeze {last} is above the backbone's {blocks} blocks")
         return self

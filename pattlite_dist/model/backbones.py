@@ -106,6 +106,23 @@ class MobileNetV2(nn.Module):
         return self.features(x)  # type: ignore[no-any-return]
 
 
+def blocks(backbone: MobileNetV1 | MobileNetV2) -> list[nn.Module]:
+    """The backbone's blocks from input to output; V1's stem counts as one."""
+    if isinstance(backbone, MobileNetV1):
+        return [backbone.stem, *backbone.blocks]
+    return list(backbone.features)
+
+
+def freeze(backbone: MobileNetV1 | MobileNetV2, number: int) -> None:
+    """Train none of its first blocks' parameters; their BatchNorm is the caller's to stop.
+
+    Nothing before them requires a gradient, so that autograd does not record what they compute, and
+    the backward pass ends behind them.
+    """
+    for block in blocks(backbone)[:number]:
+        block.requires_grad_(False)
+
+
 def probe(backbone: nn.Module, image_size: int) -> tuple[int, int]:
     """Channels and side of the feature map for images of this size."""
     training = backbone.training

@@ -25,7 +25,7 @@ from pattlite_dist.train.checkpoint import AtomicCheckpointIO
 from pattlite_dist.train.optim import Ema, ema_decay, warmup_steps
 from pattlite_dist.train.reduction import MeanGradients, PlainRanks
 from pattlite_dist.train.saving import Saver
-from pattlite_dist.train.stages import Stages
+from pattlite_dist.train.stages import Frozen, Stages
 
 
 def build_preprocess(config: Config, model: PattLite | MobileNetV2ViT) -> Preprocess:
@@ -94,7 +94,10 @@ def build_trainer(config: Config, world: World, run: Path, saver: Saver, steps: 
     if world.size > 1:
         callbacks.append(MeanGradients())
     if config.finetune.start_epoch is not None:
-        callbacks.append(Stages(config.finetune.start_epoch, config.finetune))
+        stages = Stages(config.finetune.start_epoch, config.finetune, config.model.freeze)
+        callbacks.append(stages)
+    elif config.model.freeze:
+        callbacks.append(Frozen(config.model.freeze))
     if config.optim.ema:
         decay = ema_decay(config.optim, settings.global_batch)
         callbacks.append(Ema(decay, warmup_steps(config.optim, steps)))
