@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pattlite_dist.commands.options import MODELS
 from pattlite_dist.runtime.imports import quick_imports
 
 if TYPE_CHECKING:
@@ -13,13 +14,13 @@ def add_options(parser: "ArgumentParser") -> None:
     """Options of `export`."""
     from pattlite_dist.location import Location
 
-    parser.add_argument("target", type=Path, help="run folder, or one of its checkpoints")
+    parser.add_argument("target", type=Path, help=MODELS)
     parser.add_argument(
         "out", type=Path, help="file to write: .safetensors, .onnx or .pt2; its card goes beside it"
     )
     parser.add_argument(
-        "--format", choices=("safetensors", "onnx", "onnx-int8", "pt2"), default=None,
-        help="default: by the name of the file",
+        "--format", choices=("safetensors", "safetensors-half", "onnx", "onnx-int8", "pt2"),
+        default=None, help="default: by the name of the file",
     )  # fmt: skip
     parser.add_argument(
         "--shards", type=Location, default=None,

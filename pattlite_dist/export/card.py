@@ -6,11 +6,11 @@ from pathlib import Path
 import yaml
 
 from pattlite_dist import __version__
-from pattlite_dist.evaluation.calibration import Calibration
 from pattlite_dist.evaluation.schema import Evaluation, Part, PartScores
 from pattlite_dist.export.check import Checked
-from pattlite_dist.predict.description import Description
+from pattlite_dist.model.description import Description
 from pattlite_dist.shards.manifest import Manifest
+from pattlite_dist.train.temperature import Calibration
 
 _PARTS: dict[Part, str] = {
     "val": "val",

@@ -15,13 +15,15 @@ from pattlite_dist.compat.torch import check as check_torch
 from pattlite_dist.data.module import FERData
 from pattlite_dist.errors import UserError
 from pattlite_dist.evaluation.calibrating import manifest_with_val
-from pattlite_dist.evaluation.calibration import calibrate, known_temperature, tempered
+from pattlite_dist.evaluation.calibration import calibrate, known_temperature
 from pattlite_dist.evaluation.collect import collect
 from pattlite_dist.evaluation.schema import EVALUATION_NAME, Evaluation, read_evaluation
 from pattlite_dist.evaluation.subject import Subject, read_subject
 from pattlite_dist.export import graph as graphs
 from pattlite_dist.export.card import card
 from pattlite_dist.export.check import (
+    HALF,
+    TOLERANCE,
     Checked,
     Gather,
     Predict,
@@ -32,17 +34,20 @@ from pattlite_dist.export.check import (
 from pattlite_dist.export.quantize import to_int8
 from pattlite_dist.files import atomic_write, write_text
 from pattlite_dist.model.build import refuse_batch_dependent
-from pattlite_dist.predict.description import Description
+from pattlite_dist.model.description import Description
+from pattlite_dist.model.exported import SUFFIX
 from pattlite_dist.predict.onnxfile import OnnxNetwork
-from pattlite_dist.predict.torchmodel import image_form, network_of, read_safetensors
+from pattlite_dist.predict.torchmodel import image_form, network_of, read_network
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.shards.manifest import SplitName
 from pattlite_dist.shards.sources.base import Pixels
+from pattlite_dist.train.temperature import tempered
 from pattlite_dist.train.trainer import quiet_libraries
 
-Format = Literal["safetensors", "onnx", "onnx-int8", "pt2"]
+Format = Literal["safetensors", "safetensors-half", "onnx", "onnx-int8", "pt2"]
 SUFFIXES: dict[Format, str] = {
-    "safetensors": ".safetensors", "onnx": ".onnx", "onnx-int8": ".onnx", "pt2": ".pt2",
+    "safetensors": SUFFIX, "safetensors-half": SUFFIX, "onnx": ".onnx", "onnx-int8": ".onnx",
+    "pt2": ".pt2",
 }  # fmt: skip
 _RANGES = 512  # images of train that int8's ranges are measured on
 
@@ -68,7 +73,7 @@ def export(
     """Write a run's best checkpoint on val, or a checkpoint, as one file with a card beside it.
 
     Args:
-        target: run folder or checkpoint.
+        target: run folder, checkpoint, exported .safetensors file, or `pretrained[:NAME]`.
         out: the file.
         form: its format; default: by its name.
         shards: to use instead of the run's own.
@@ -108,7 +113,10 @@ def export(
         checked = check(predict, _gather(data, "val"), table, val.labels)
     finally:
         data.close()
-    (require_accurate if form == "onnx-int8" else require_equal)(checked)
+    if form == "onnx-int8":
+        require_accurate(checked)
+    else:
+        require_equal(checked, HALF if form == "safetensors-half" else TOLERANCE)
     text = card(out, form, len(content), description, manifest, found, checked, _evaluated(subject))
     return _write(out, content, text), checked
 
@@ -118,8 +126,8 @@ def _make(
 ) -> tuple[bytes, Predict]:
     """The bytes of a file, and a function that runs just these."""
     bare = description.model_copy(update={"config": None})
-    if form == "safetensors":
-        content = graphs.to_safetensors(graph.model, description)
+    if SUFFIXES[form] == SUFFIX:
+        content = graphs.to_safetensors(graph.model, description, form == "safetensors-half")
         return content, _from_file(content)
     if form == "pt2":
         content = graphs.to_pt2(graph, bare)
@@ -137,7 +145,7 @@ def _from_file(content: bytes) -> Callable[[Pixels], NDArray[np.float64]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "exported.safetensors")
         path.write_bytes(content)
-        return read_safetensors(path, "cpu").probabilities
+        return read_network(path, "cpu").probabilities
 
 
 def _gather(data: FERData, split: SplitName) -> Gather:
