@@ -23,7 +23,7 @@ def calibrate(subject: Subject, val: Predictions, manifest: str) -> Calibration:
         val: its predictions of the val split, from one view.
         manifest: fingerprint of the shards.
     """
-    fixed = subject.exported and subject.exported.temperature
+    fixed = subject.exported.temperature if subject.exported else None
     return measure(val.probabilities["one"], val.labels, subject.mark, manifest, fixed)
 
 
