@@ -50,16 +50,18 @@ Done = subprocess.CompletedProcess[str]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory, face_shards: Path) -> Iterator[Path]:
-    """A wheel of the tracked files, and of a network of our own that comes with it."""
+    """A wheel of the files that git knows or would, with a network of this test's own."""
     from pattlite_dist.export.export import export
 
     folder = tmp_path_factory.mktemp("build")
     tree = folder / "tree"
     listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split("\0")
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split("\0")  # fmt: skip
     for name in filter(None, listed):
-        if not name.startswith(("tests/", "docs/", "pattlite_dist/weights/")):
+        left_out = name.startswith(("tests/", "docs/", "pattlite_dist/weights/"))
+        if not left_out and (ROOT / name).exists():
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, tree / name)
     weights = tree / "pattlite_dist" / "weights"
@@ -173,5 +175,5 @@ def test_the_examples_run(fresh: Path, place: Path) -> None:
     (place / "examples.json").write_text(json.dumps(predicts))
     done = run(fresh, place, "python", "-c", USE)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("photo.jpg") >= 3
+    assert done.stdout.count("photo.jpg") >= 2
     assert (place / "tiny-evaluation" / "evaluation.json").is_file()

@@ -26,6 +26,10 @@ def add_options(parser: "ArgumentParser") -> None:
         "--shards", type=Location, default=None,
         help="to compare the file with the run on, instead of the run's own",
     )  # fmt: skip
+    parser.add_argument(
+        "--notes", type=Path, default=None, metavar="FILE",
+        help="Markdown to add to the card, such as further looks at test",
+    )  # fmt: skip
 
 
 def work(options: Any) -> int:
@@ -33,7 +37,7 @@ def work(options: Any) -> int:
     with quick_imports():
         from pattlite_dist.export.export import export
 
-    card, found = export(options.target, options.out, options.format, options.shards)
+    card, found = export(options.target, options.out, options.format, options.shards, options.notes)
     print(
         f"{options.out}: {options.out.stat().st_size:,} bytes; val top-1 {100 * found.top1:.2f} % "
         f"(the run: {100 * found.top1_run:.2f} %), largest difference of a probability "

@@ -36,6 +36,7 @@ from pattlite_dist.logins import without_secrets
 from pattlite_dist.model.build import refuse_batch_dependent
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.shards.manifest import Manifest, SplitName
+from pattlite_dist.tracking.history import append
 from pattlite_dist.train.temperature import save_calibration
 from pattlite_dist.train.trainer import quiet_libraries
 
@@ -106,6 +107,9 @@ def evaluate(
                 if pictures:
                     _draw(run, evaluation, splits, found, data, origins)
                 evaluation.save(run)  # last, once the files it names exist
+                if run == subject.run and not subject.exported:
+                    append(run, "evaluated", kind="evaluate", checkpoint=subject.path.name,
+                           splits=list(splits))  # fmt: skip
         finally:
             data.close()
         return run, evaluation

@@ -32,6 +32,7 @@ from pattlite_dist.export.check import (
     require_equal,
 )
 from pattlite_dist.export.quantize import to_int8
+from pattlite_dist.export.training import account
 from pattlite_dist.files import atomic_write, write_text
 from pattlite_dist.model.build import refuse_batch_dependent
 from pattlite_dist.model.description import Description
@@ -68,7 +69,11 @@ def format_of(out: Path, form: Format | None) -> Format:
 
 
 def export(
-    target: Path, out: Path, form: Format | None = None, shards: str | None = None
+    target: Path,
+    out: Path,
+    form: Format | None = None,
+    shards: str | None = None,
+    notes: Path | None = None,
 ) -> tuple[Path, Checked]:
     """Write a run's best checkpoint on val, or a checkpoint, as one file with a card beside it.
 
@@ -77,6 +82,7 @@ def export(
         out: the file.
         form: its format; default: by its name.
         shards: to use instead of the run's own.
+        notes: Markdown for the card, such as further looks at test.
 
     Returns:
         The card, and what was found when the file was compared with the run.
@@ -86,6 +92,7 @@ def export(
             would differ from the run; nothing has been written then.
     """
     form = format_of(out, form)
+    said = [] if notes is None else [_read_notes(notes)]
     quiet_libraries()
     check_torch()
     subject = read_subject(target, shards)
@@ -117,8 +124,19 @@ def export(
         require_accurate(checked)
     else:
         require_equal(checked, HALF if form == "safetensors-half" else TOLERANCE)
-    text = card(out, form, len(content), description, manifest, found, checked, _evaluated(subject))
+    training = [*account(subject), *said]
+    text = card(
+        out, form, len(content), description, manifest, found, checked, _evaluated(subject),
+        training,
+    )  # fmt: skip
     return _write(out, content, text), checked
+
+
+def _read_notes(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read --notes {path} ({error}); give a Markdown file") from error
 
 
 def _make(

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from pattlite_dist.model.attention import AttentionClassifier
 from pattlite_dist.model.description import KEY, Description
 from pattlite_dist.model.exported import read_exported
 from pattlite_dist.shards.manifest import ImageInfo
+from pattlite_dist.tracking.record import RECORD_NAME
 from tests.conftest import ROOT, environment
 from tests.ready import NAME, PHOTOGRAPH, unpack, write_run
 
@@ -71,6 +73,9 @@ def run(
     face_shards: Path, tmp_path_factory: pytest.TempPathFactory, patch: pytest.MonkeyPatch
 ) -> Path:
     run = write_run(tmp_path_factory.mktemp("runs") / "ready", face_shards)
+    (run / RECORD_NAME).write_text(
+        '{"step": 12, "val/top1": 0.25}\n{"step": 38, "val/top1": 0.5}\n'
+    )
     patch.setattr(bootstrap, "RESAMPLES", 100)
     evaluate(run, pictures=False)
     return run
@@ -129,6 +134,21 @@ def test_the_card_says_what_the_file_is_and_how_good(run: Path, exported: Path) 
     assert f"| test | 41 | {100 * scores['top1']:.1f} %" in text
     assert "on all 37 images of val" in text and "(+0.00 points)" in text
     assert f"{exported.stat().st_size:,} bytes" in text
+    assert re.search(r"from random weights, for \d+ epochs with the seed 0; epoch 3 was", text)
+    assert "Top-1 on val by epoch, %: 25.0, 50.0." in text
+    assert "Looks at test with checkpoints of this run: 1 (20" in text
+    recipe = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
+    assert recipe["model"] == {"cut": 7, "width": 32, "heads": 4} and "runs" not in recipe
+
+
+def test_the_hub_reads_the_cards_head(run: Path, exported: Path) -> None:
+    """As `datasets` has installed it; what the Hub's own check asks for needs a network."""
+    hub = pytest.importorskip("huggingface_hub")
+    data = hub.ModelCard.load(exported.with_name("faces.onnx.md")).data
+    assert data.library_name == "pattlite_dist" and data.model_name == "faces"
+    [first, second] = data.eval_results
+    assert (first.metric_type, second.metric_type) == ("accuracy", "f1")
+    assert first.dataset_split == "test" and first.task_type == "image-classification"
 
 
 def test_it_is_used_without_pytorch_and_lightning(
@@ -283,7 +303,11 @@ def test_a_network_that_comes_with_the_package_is_used_by_its_name(
     assert main(["predict", "pretrained:tiny", str(PHOTOGRAPH), "--faces=whole"]) == 0
     assert main(["export", "pretrained", "again.safetensors"]) == 2
     assert "does not say where the shards faces are; give" in capsys.readouterr().err
-    assert main(["export", "pretrained", "again.safetensors", f"--shards={face_shards}"]) == 0
+    Path("more.md").write_text("Looked at by another eye.\n")
+    command = ["export", "pretrained", "again.safetensors", f"--shards={face_shards}"]
+    assert main([*command, "--notes=more.md"]) == 0
+    assert "## Training" in (card := Path("again.safetensors.md").read_text())
+    assert "another eye" in card and "Looks at test" not in card
     assert load("again.safetensors").temperature == load(run).temperature
     command = ["evaluate", "pretrained:tiny", f"--shards={face_shards}", "--pictures=false"]
     assert main(command) == 0
@@ -294,6 +318,7 @@ def test_a_network_that_comes_with_the_package_is_used_by_its_name(
     assert main(["audit", "again.safetensors", f"--shards={face_shards}"]) == 0
     assert {path.name for path in Path().iterdir()} == {
         "again.safetensors", "again.safetensors.md", "again-evaluation", "tiny-evaluation",
+        "more.md",
     }  # fmt: skip
     names = {path.name for path in Path().glob("*-evaluation/*")}
     assert names == {"evaluation.json", "predictions.npz", "audit.json"}
