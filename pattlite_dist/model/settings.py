@@ -37,8 +37,9 @@ class ModelConfig(Strict):
         None,
         free=True,
         description="What a new run begins with: `imagenet` (the backbone's, downloaded from "
-        "torchvision), a local file of a backbone's weights, a checkpoint or a run folder of yours "
-        "(the whole network, but not the head of other classes), or `none`.",
+        "torchvision), a local file of a backbone's weights, a checkpoint, a run folder or an "
+        "exported file of yours, or `pretrained[:NAME]`, which is installed (the whole network, "
+        "but not the head of other classes), or `none`.",
     )
     freeze: int = setting(
         0,

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
@@ -15,8 +17,9 @@ from pattlite_dist.runtime.arithmetic import plain_arithmetic
 from pattlite_dist.shards.manifest import ImageInfo
 from pattlite_dist.train.casting import forward
 from pattlite_dist.train.checkpoint import check_fit, unwrapped
-from pattlite_dist.train.metrics import Census, Scores
+from pattlite_dist.train.metrics import Census, Outputs, Scores
 from pattlite_dist.train.optim import build_optimizer, lr_relative, lr_scale
+from pattlite_dist.train.temperature import Calibration, Mark, measure
 from pattlite_dist.train.watch import LossWatch
 
 
@@ -84,6 +87,8 @@ class FERModule(pl.LightningModule):
         # In steps that are logged: this rank's loss, and the mean weight of its samples.
         self.logged: torch.Tensor | None = None
         self.scores, self.census = Scores(len(labels)), Census(val_samples)
+        self.outputs = Outputs(val_samples, len(labels))
+        self.predicted: tuple[NDArray[np.float64], NDArray[np.int64]] | None = None
         self.watch = LossWatch()
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -205,16 +210,25 @@ class FERModule(pl.LightningModule):
             logits = self.model.forward(images)  # called, it might be compiled
         self.scores.update(logits, batch["label"], batch["counts"])
         self.census.update(batch["id"], batch["counts"])
+        self.outputs.update(batch["id"], logits, batch["label"], batch["counts"])
 
     def on_validation_epoch_end(self) -> None:
-        """Log the scores of the whole val split."""
+        """Log the scores of the whole val split, and keep what it is calibrated with."""
         self.census.compute()
         result = self.scores.compute(self.val_samples)
-        self.census.reset()
-        self.scores.reset()
+        self.predicted = self.outputs.compute()
+        for metric in (self.census, self.scores, self.outputs):
+            metric.reset()
         for name in ("top1", "macro_f1", "nll"):
             shown = self._bar and name == "top1"
             self.log(f"val/{name}", getattr(result, name), prog_bar=shown, sync_dist=True)
+
+    def calibration(self, mark: Mark) -> Calibration | None:
+        """How a checkpoint that was just validated is calibrated; None if it cannot be."""
+        dependent = getattr(self.model, "batch_dependent", False)
+        if self.predicted is None or self.shards is None or dependent:
+            return None
+        return measure(*self.predicted, mark, self.shards)
 
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule, updated every step."""
