@@ -38,7 +38,7 @@ class _Curves(NamedTuple):
     title: str
     metrics: dict[str, str]  # by the name of the curve
     form: str = ".4~f"  # of a value, as D3 writes it
-    axis: str = "~g"
+    axis: str | None = None
     marks_best: bool = False
 
 
@@ -64,9 +64,11 @@ _OF_SEVERAL = (
     _Curves("Gradient norm", {"gradient norm": "train/grad_norm"}, ".3~g"),
 )
 _NOTES = {
-    "Loss": "Train: with label smoothing and augmentation, the mean over all ranks; val: without.",
+    "Loss": "Train: of augmented images and smoothed labels, the mean over all ranks.",
     "Images a second": "Between two lines of the record: without validation, with saving.",
 }
+_CHOSEN = "The diamond is the best on val: the checkpoint that is used."
+_AVERAGED = "Val is of the averaged weights (optim.ema)."
 
 
 def curve_charts(records: Sequence[RunRecord]) -> list[Chart]:
@@ -112,20 +114,25 @@ def _chart(
         title=None,
         scale=alt.Scale(domain=domain, range=colours(len(domain))),
         # Of several runs, the page itself has the legend.
-        legend=None if several or only else alt.Legend(orient="top", symbolType="stroke"),
+        legend=None
+        if several or only
+        else alt.Legend(orient="top", symbolType="stroke", symbolOpacity=1, symbolStrokeWidth=2),
     )
     shown = [*([what] if several or not only else []), "step", "epoch", "hour"]
     tips = [*map(_tip, shown), alt.Tooltip("value:Q", title=kind.title, format=kind.form)]
     value = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False),
-                  axis=alt.Axis(format=kind.axis, tickCount=5))  # fmt: skip
-    place = alt.X("x:Q", title=None, scale=alt.Scale(zero=False, nice=False),
+                  axis=alt.Axis(tickCount=5, **({"format": kind.axis} if kind.axis else {})))  # fmt: skip
+    place = alt.X("x:Q", title=None, scale=alt.Scale(zero=True, nice=False),
                   axis=alt.Axis(tickCount=6, grid=False))  # fmt: skip
     base = _placed(name).encode(x=place, y=value, color=colour)
     hover = alt.selection_point(name="hover", on="pointerover", clear="pointerout", empty=False)
+    noisy = any("mean" in part["columns"] for part in blocks)
     layers: list[alt.Chart] = [
-        base.mark_line(strokeWidth=1.6, interpolate="linear"),
+        # Of what is noisy, the eye follows the mean; of the rest, there is none.
+        base.mark_line(strokeWidth=1.8).encode(y="shown:Q"),
+        *([base.mark_line(strokeWidth=1, opacity=0.3)] if noisy else []),
         base.mark_point(filled=True, size=90)
-        .encode(opacity=alt.condition(hover, alt.value(1), alt.value(0)), tooltip=tips)
+        .encode(opacity=_when(hover), tooltip=tips)
         .add_params(hover),
     ]
     own = {name: blocks}
@@ -150,9 +157,10 @@ def _chart(
             )
         )
     chart = alt.layer(*layers).properties(width="container", height=_HEIGHT).add_params(by, hidden)
-    note = _NOTES.get(kind.title, "")
-    if best:
-        note = "The diamond is the best on val: the checkpoint that is used."
+    averaged = any(record.settings.get("optim.ema") for record in records)
+    scores = any("val" in name for name in kind.metrics)
+    said = [_NOTES.get(kind.title), best and _CHOSEN, averaged and scores and _AVERAGED]
+    note = " ".join(text for text in said if text)
     return Chart(kind.title, spec_of(chart), own, note)
 
 
@@ -163,9 +171,15 @@ def _placed(table: str) -> "altair.Chart":
     return (
         alt.Chart(alt.NamedData(table))
         .transform_filter("indexof(hidden, datum.run) < 0")
-        .transform_calculate(x="datum[by]")
+        .transform_calculate(x="datum[by]", shown="isValid(datum.mean) ? datum.mean : datum.value")
         .transform_filter("isValid(datum.x)")
     )
+
+
+def _when(hover: Any) -> dict[str, Any]:
+    """Points are seen where the pointer is, and where there is no line that they would be part of."""
+    test = {"or": [{"param": hover.name, "empty": False}, "datum.alone"]}
+    return {"condition": {"test": test, "value": 1}, "value": 0}
 
 
 def _tip(name: str) -> "altair.Tooltip":

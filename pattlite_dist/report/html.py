@@ -41,11 +41,15 @@ def table(
     sorts: bool = False,
 ) -> str:
     """A table that scrolls by itself where it is too wide; of `sorts`, a click sorts it."""
-    names = "".join(
-        tag("th", tag("button", escape(name), type="button") if sorts else escape(name),
-            scope="col", **({"aria_sort": "none"} if sorts else {}))
-        for name in head
-    )  # fmt: skip
+    rows = [list(row) for row in rows]
+    names = ""
+    for place, name in enumerate(head):
+        attributes = {"scope": "col", **({"aria_sort": "none"} if sorts else {})}
+        # A heading stands over its column as the column's cells do.
+        if marks := next(filter(None, (_marks(row[place]) for row in rows)), ""):
+            attributes["class_"] = marks
+        inner = tag("button", escape(name), type="button") if sorts else escape(name)
+        names += tag("th", inner, **attributes)
     body = "".join(tag("tr", "".join(_cell(cell, i == 0) for i, cell in enumerate(row)))
                    for row in rows)  # fmt: skip
     inner = f"<caption>{escape(caption)}</caption><thead><tr>{names}</tr></thead>"
@@ -57,12 +61,17 @@ def table(
 def _cell(cell: Cell | str, first: bool) -> str:
     text, key, mark = cell if isinstance(cell, Cell) else Cell(cell)
     attributes: dict[str, object] = {} if key is None else {"data_key": f"{key:.10g}"}
-    marks = " ".join(filter(None, ["number" if key is not None else "", mark]))
-    if marks:
+    if marks := _marks(cell):
         attributes["class_"] = marks
     if first:
         return tag("th", escape(text), scope="row", **attributes)
     return tag("td", escape(text), **attributes)
+
+
+def _marks(cell: Cell | str) -> str:
+    if not isinstance(cell, Cell):
+        return ""
+    return " ".join(filter(None, ["number" if cell.key is not None else "", cell.mark]))
 
 
 def details(summary: str, inner: str, opened: bool = False) -> str:

@@ -24,7 +24,9 @@ def pictures(records: Sequence[RunRecord]) -> str:
     """
     scored = [record for record in records if record.evaluation and record.predictions]
     if not scored:
-        raise UserError("--images shows mistakes, but no run was evaluated; `pattlite evaluate RUN`")
+        raise UserError(
+            "--images shows mistakes, but no run was evaluated; `pattlite evaluate RUN`"
+        )
     return "".join(map(_of_run, scored))
 
 

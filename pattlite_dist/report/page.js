@@ -25,7 +25,7 @@ function namedIn(spec) {
 async function draw([id, spec]) {
   const datasets = {};
   for (const name of namedIn(spec)) datasets[name] = rowsNamed(name);
-  const { view } = await vegaEmbed(document.getElementById(id), { ...spec, datasets }, {
+  const { view } = await vegaEmbed(document.getElementById(id), { ...spec, datasets: { ...spec.datasets, ...datasets } }, {
     ast: true, // no `eval`, which the page's policy forbids
     renderer: "svg",
     actions: { export: true, source: false, compiled: false, editor: false },

@@ -69,7 +69,9 @@ def build(records: Sequence[RunRecord], pictures: str = "") -> str:
         found.append(("Settings against val", text + _figures(settings)))
     scored = [record for record in records if record.evaluation]
     if scores:
-        tables = sections.scores(records) + "".join(map(sections.checkpoint, scored))
+        tables = sections.scores(records)
+        tables = details("Scores of all splits", tables) if several else tables
+        tables += tag("ul", "".join(map(sections.checkpoint, scored)), class_="note plain")
         wide, rest = (scores[:2], scores[2:]) if several else (scores[:1], scores[1:])
         inner = tables + _figures(wide) + _choice(scored) + _figures(rest)
         found.append(("Evaluation", inner))
@@ -80,7 +82,7 @@ def build(records: Sequence[RunRecord], pictures: str = "") -> str:
         found.append(("Mistakes", pictures))
     begun = [record for record in records if record.begun]
     if begun:
-        found.append(("Starts", "".join(map(sections.starts, begun))))
+        found.append(("Starts", sections.all_starts(begun)))
     if any(record.settings for record in records):
         found.append(("Configuration", sections.configuration(records)))
     notes = "".join(

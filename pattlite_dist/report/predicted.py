@@ -55,10 +55,10 @@ def _reliability(records: Sequence[RunRecord]) -> Chart:
         ]
     )
     whole = alt.Scale(domain=[0, 1])
-    bars = base.mark_bar(color=colours(5)[4], stroke="white", strokeWidth=0.5).encode(
+    bars = base.mark_rect(color=colours(5)[4]).encode(
         x=alt.X("low:Q", title="confidence", scale=whole, axis=share), x2="high:Q",
-        y=alt.Y("accuracy:Q", title="accuracy", scale=whole, axis=share),
-        opacity=alt.condition(f"datum.samples < {_FEW}", alt.value(0.35), alt.value(0.85)),
+        y=alt.Y("accuracy:Q", title="accuracy", scale=whole, axis=share), y2=alt.Y2Datum(0),
+        opacity=alt.condition(f"datum.samples < {_FEW}", alt.value(0.3), alt.value(0.7)),
     )  # fmt: skip
     gaps = base.mark_rule(color=colours(2)[1], strokeWidth=2).encode(
         x="confidence:Q", y="accuracy:Q", y2="confidence:Q"
@@ -109,7 +109,7 @@ def _precision_recall(records: Sequence[RunRecord], several: bool) -> Chart:
         color=alt.Color(
             "label:N", title=None, sort=known,
             scale=alt.Scale(domain=known, range=colours(len(known))),
-            legend=alt.Legend(orient="top", columns=4, symbolType="stroke"),
+            legend=alt.Legend(orient="top", columns=4, symbolType="stroke", symbolStrokeWidth=2),
         ),
         order="recall:Q",
     )  # fmt: skip

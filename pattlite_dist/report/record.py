@@ -10,6 +10,7 @@ from pattlite_dist.errors import UserError
 from pattlite_dist.evaluation.schema import AUDIT_NAME, EVALUATION_NAME
 from pattlite_dist.report.series import Clock, Line, Start, epoch_length, starts
 from pattlite_dist.slurm.status import Row, survey
+from pattlite_dist.slurm.sweep import load_sweep
 from pattlite_dist.tracking.folder import load_config
 from pattlite_dist.tracking.history import read
 from pattlite_dist.tracking.record import RECORD_NAME, read_metrics
@@ -35,6 +36,7 @@ class RunRecord:
         evaluation: None if it was not evaluated.
         predictions: that the evaluation was computed from, by split; empty if there are none.
         audit: None if it was not audited.
+        swept: the values that its sweep gave it, by dotted key; empty outside of one.
         notes: what was left out and why, a line each.
     """
 
@@ -48,6 +50,7 @@ class RunRecord:
     evaluation: "Evaluation | None" = None
     predictions: "dict[Any, Predictions]" = field(default_factory=dict)
     audit: "Audit | None" = None
+    swept: dict[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
     @property
@@ -113,17 +116,26 @@ def _read(run: Path, name: str, row: Row) -> RunRecord:
         evaluation=evaluation,
         predictions=predictions,
         audit=_audit(run, notes),
+        swept=_swept(run, notes),
         notes=notes,
     )
+
+
+def _swept(run: Path, notes: list[str]) -> dict[str, str]:
+    try:
+        sweep = load_sweep(run.resolve().parent)
+    except UserError as error:
+        notes.append(f"left out: {error}")
+        return {}
+    points = sweep.points if sweep else []
+    return next((point.values for point in points if point.name == run.resolve().name), {})
 
 
 def _is_line(line: Any) -> bool:
     return isinstance(line, dict) and isinstance(line.get("step"), int)
 
 
-def _evaluation(
-    run: Path, notes: list[str]
-) -> "tuple[Evaluation | None, dict[Any, Predictions]]":
+def _evaluation(run: Path, notes: list[str]) -> "tuple[Evaluation | None, dict[Any, Predictions]]":
     """Scores and, where they are still there, the predictions that they were computed from."""
     from pattlite_dist.evaluation.schema import read_evaluation
 

@@ -164,9 +164,9 @@ def _confusion(records: Sequence[RunRecord]) -> Chart:
     faint = alt.condition("datum.count > 0", alt.value(1), alt.value(0.45))
     chart = alt.layer(
         base.mark_rect(color=colours(1)[0]).encode(opacity=_heat("rate")),
-        base.mark_text(fontSize=12, dy=-5).encode(
-            text=alt.Text("rate:Q", format=".0%"), opacity=faint
-        ),
+        base.mark_text(fontSize=12, dy=-5)
+        .encode(text=alt.Text("rate:Q", format=".0%"))
+        .transform_filter("datum.count > 0"),
         base.mark_text(fontSize=9, dy=9).encode(
             text=alt.Text("count:Q", format=",d"), opacity=faint
         ),

@@ -8,8 +8,10 @@ from pattlite_dist.report.html import Cell, details, escape, table, tag
 from pattlite_dist.report.record import RunRecord, defaults
 from pattlite_dist.report.scored import METRICS
 from pattlite_dist.report.series import number, speed
-from pattlite_dist.report.several import differing, in_words
-from pattlite_dist.slurm.status import duration
+from pattlite_dist.report.several import chosen, differing, in_words
+
+
+MOST_COLUMNS = 12  # of settings, in the table of runs
 
 
 def percent(share: float | None) -> Cell:
@@ -21,6 +23,14 @@ def moment(seconds: float) -> str:
     """A time, as UTC."""
     when = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
     return f"{when:%Y-%m-%d %H:%M} UTC"
+
+
+def hours(count: float) -> str:
+    """`3 h 05 min`, or `17 min`, or `40 s`."""
+    minutes, seconds = divmod(round(count * 3600), 60)
+    if minutes >= 60:
+        return f"{minutes // 60:,} h {minutes % 60:02d} min"
+    return f"{minutes} min" if minutes else f"{seconds} s"
 
 
 def state(record: RunRecord) -> str:
@@ -60,9 +70,9 @@ def facts(record: RunRecord) -> str:
     if record.begun:
         times = len(record.begun)
         more = f"{times} start{'s' if times > 1 else ''}"
-        found.append(("time of training", duration(record.clock.total * 3600), more))
+        found.append(("time of training", hours(record.clock.total), more))
     if row.time_left:
-        found.append(("time left", duration(row.time_left), ""))
+        found.append(("time left", hours(row.time_left / 3600), "at this pace"))
     rate = images_per_second(record)
     if rate is not None:
         found.append(("images a second", f"{rate:,.0f}", "median"))
@@ -79,7 +89,7 @@ def facts(record: RunRecord) -> str:
 
 def runs(records: Sequence[RunRecord]) -> str:
     """A row for each run, with the settings that differ."""
-    keys = differing(records)
+    keys = chosen(records)[:MOST_COLUMNS]
     parts = list(
         dict.fromkeys(part for r in records if r.evaluation for part in r.evaluation.splits)
     )
@@ -107,7 +117,12 @@ def runs(records: Sequence[RunRecord]) -> str:
             value = record.settings.get(key)
             cells.append(Cell(in_words(value) if record.settings else "", number(value)))
         rows.append(cells)
-    return table(head, rows, "Runs, and the settings in which they differ", sorts=True)
+    return table(
+        head,
+        rows,
+        "Runs, and the settings in which they differ; a click on a heading sorts",
+        sorts=True,
+    )
 
 
 def starts(record: RunRecord) -> str:
@@ -126,13 +141,23 @@ def starts(record: RunRecord) -> str:
             Cell(f"{ranks or '?'} × {known.get('device', '?')}"),
             Cell(str(known.get("precision", ""))),
             Cell(f"{start.step:,}", start.step),
-            Cell(duration(start.end - start.begin), start.end - start.begin),
+            Cell(hours((start.end - start.begin) / 3600), start.end - start.begin),
             Cell(start.ended or "not ended", None, "wide"),
             Cell(", ".join(f"{name} {version}" for name, version in software.items()), None,
                  "wide"),
         ])  # fmt: skip
     head = ["start", "begun", "where", "ranks", "precision", "at step", "took", "ended", "with"]
     return table(head, rows, f"Starts of {record.name}")
+
+
+def all_starts(records: Sequence[RunRecord]) -> str:
+    """The starts of every run; of many, each can be opened."""
+    if len(records) <= 2:
+        return "".join(map(starts, records))
+    return "".join(
+        details(f"{record.name}: {len(record.begun)}, now {state(record)}", starts(record))
+        for record in records
+    )
 
 
 def epochs(record: RunRecord) -> str:
@@ -197,9 +222,9 @@ def checkpoint(record: RunRecord) -> str:
         return ""
     stale = ""
     if record.row.test_of is not None:
-        stale = " It is no longer the best on val: evaluate the run again."
-    text = f"{record.name}: scores of {found.checkpoint}, by {found.created_by}.{stale}"
-    return tag("p", escape(text), class_="note")
+        stale = ", which is no longer the best on val: evaluate the run again"
+    text = f"{record.name}: scores of {found.checkpoint}{stale}"
+    return tag("li", escape(text))
 
 
 def audit(record: RunRecord) -> str:
@@ -210,7 +235,9 @@ def audit(record: RunRecord) -> str:
     from pattlite_dist.evaluation.answers import verdict
 
     head, *rows = answers(record.audit)
-    cells = [[Cell(row[0]), *(Cell(text, None, "right") for text in row[1:])] for row in rows if row]
+    cells = [
+        [Cell(row[0]), *(Cell(text, None, "right") for text in row[1:])] for row in rows if row
+    ]
     found = record.audit
     said = verdict(found)
     note = f"{record.name}: {found.checkpoint} on {found.split}: {said}."

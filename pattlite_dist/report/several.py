@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from pattlite_dist.config import free_keys
 from pattlite_dist.report.curves import Chart, colours, spec_of
 from pattlite_dist.report.record import RunRecord
 from pattlite_dist.report.series import number
@@ -21,6 +22,16 @@ def differing(records: Sequence[RunRecord]) -> list[str]:
     return [key for key in keys if len({in_words(s.get(key)) for s in known}) > 1]
 
 
+def chosen(records: Sequence[RunRecord]) -> list[str]:
+    """The differing settings that matter: of a sweep, those that it varied."""
+    keys = differing(records)
+    swept = [record.swept for record in records]
+    if swept and all(swept):
+        varied = {key for values in swept for key in values}
+        return [key for key in keys if key in varied]
+    return [key for key in keys if key not in free_keys()]
+
+
 def in_words(value: Any) -> str:
     """A value of the configuration, as YAML would have it on one line."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -28,7 +39,7 @@ def in_words(value: Any) -> str:
 
 def setting_charts(records: Sequence[RunRecord]) -> list[Chart]:
     """A chart for each setting that differs: its values against the best val of each run."""
-    keys = differing(records)
+    keys = chosen(records)
     scored = [record for record in records if record.best() is not None]
     if len(scored) < 2:
         return []
@@ -36,8 +47,8 @@ def setting_charts(records: Sequence[RunRecord]) -> list[Chart]:
 
 
 def left_out(records: Sequence[RunRecord]) -> list[str]:
-    """The differing settings that have no chart."""
-    return differing(records)[_MOST:]
+    """The settings that matter, but have no chart."""
+    return chosen(records)[_MOST:]
 
 
 def _setting(key: str, scored: Sequence[RunRecord], records: Sequence[RunRecord]) -> Chart:
@@ -57,9 +68,10 @@ def _setting(key: str, scored: Sequence[RunRecord], records: Sequence[RunRecord]
     )
     x: Any = alt.X("setting:N", title=None, sort=None, axis=alt.Axis(labelAngle=0))
     if numeric:
-        log = min(values) > 0 and max(values) >= _WIDE * min(values)
-        scale = alt.Scale(type="log" if log else "linear", zero=False, padding=16)
-        x = alt.X("setting:Q", title=None, scale=scale, axis=alt.Axis(tickCount=5, format="~g"))
+        scale = alt.Scale(zero=False, padding=16)
+        if min(values) > 0 and max(values) >= _WIDE * min(values):
+            scale = alt.Scale(type="log", padding=16)
+        x = alt.X("setting:Q", title=None, scale=scale, axis=alt.Axis(tickCount=5, grid=False))
     names = [record.name for record in records]
     table = f"setting {key}"
     chart = (

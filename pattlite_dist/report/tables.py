@@ -9,10 +9,12 @@ from typing import Any
 
 from pattlite_dist.report.record import RunRecord
 from pattlite_dist.report.series import Point, curve, speed
-from pattlite_dist.report.thin import thin
+from pattlite_dist.report.thin import smooth, thin
 
 Block = dict[str, Any]
 _DIGITS = 5
+_NOISY = ("train/loss", "train/grad_norm")  # of one batch each
+_WINDOWS = 60  # in a curve, each side of a running mean
 
 
 def block(common: Mapping[str, Any], columns: Mapping[str, Sequence[Any]]) -> Block:
@@ -28,19 +30,35 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
 
 
-def points(record: RunRecord, series: str, found: Sequence[Point]) -> list[Block]:
-    """A curve, thinned; empty without points."""
-    kept = thin(found, [point.value for point in found])
-    if not kept:
+def points(
+    record: RunRecord, series: str, found: Sequence[Point], noisy: bool = False
+) -> list[Block]:
+    """A curve, thinned; empty without points.
+
+    Args:
+        record: of the run.
+        series: name of the curve.
+        found: its points.
+        noisy: whether to add its running mean, if it has enough points.
+    """
+    if not found:
         return []
-    columns = dict(zip(Point._fields, zip(*kept, strict=True), strict=True))
-    return [block({"run": record.name, "series": series}, columns)]
+    values = [point.value for point in found]
+    means = smooth(values, len(values) // _WINDOWS if noisy else 0)
+    kept = thin(list(zip(found, means, strict=True)), values)
+    columns: dict[str, Sequence[Any]] = dict(
+        zip(Point._fields, zip(*(point for point, _ in kept), strict=True), strict=True)
+    )
+    if noisy:
+        columns["mean"] = [mean for _, mean in kept]
+    common = {"run": record.name, "series": series, "alone": len(kept) == 1}
+    return [block(common, columns)]
 
 
 def of_metric(record: RunRecord, series: str, name: str) -> list[Block]:
     """The curve of a metric of the record."""
     found = curve(record.lines, name, record.clock, record.steps_per_epoch)
-    return points(record, series, found)
+    return points(record, series, found, name in _NOISY)
 
 
 def of_speed(record: RunRecord) -> list[Block]:
@@ -48,12 +66,10 @@ def of_speed(record: RunRecord) -> list[Block]:
     if record.batch is None:
         return []
     found = speed(record.lines, record.batch, record.begun, record.steps_per_epoch)
-    return points(record, "images/s", found)
+    return points(record, "images/s", found, noisy=True)
 
 
-def of_all(
-    records: Iterable[RunRecord], make: Callable[[RunRecord], list[Block]]
-) -> list[Block]:
+def of_all(records: Iterable[RunRecord], make: Callable[[RunRecord], list[Block]]) -> list[Block]:
     """The blocks of several runs."""
     return [found for record in records for found in make(record)]
 

@@ -1,5 +1,6 @@
 """Fewer points of a curve, so that it looks the same: no peak is lost."""
 
+import itertools
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -27,6 +28,22 @@ def thin(points: Sequence[T], values: Sequence[float], most: int = MOST) -> list
         bucket = range(1 + inner * number // buckets, 1 + inner * (number + 1) // buckets)
         kept |= {min(bucket, key=values.__getitem__), max(bucket, key=values.__getitem__)}
     return [points[place] for place in sorted(kept)]
+
+
+def smooth(values: Sequence[float], window: int) -> list[float]:
+    """The mean of each value and of those beside it, fewer at both ends.
+
+    Args:
+        values: in order.
+        window: how many to each side.
+    """
+    sums = [0.0, *itertools.accumulate(values)]
+    found = []
+    for place in range(len(values)):
+        reach = min(window, place, len(values) - 1 - place)  # the same to both sides
+        low, high = place - reach, place + reach + 1
+        found.append((sums[high] - sums[low]) / (high - low))
+    return found
 
 
 def evenly(count: int, most: int) -> list[int]:
