@@ -18,7 +18,7 @@ from pattlite_dist.logins import without_secrets
 from pattlite_dist.migrate import VERSION, migrate
 from pattlite_dist.model.settings import V1_BLOCKS, ModelConfig
 from pattlite_dist.settings import Strict, is_free, setting
-from pattlite_dist.tracking.settings import WandbConfig
+from pattlite_dist.tracking.settings import TrackingConfig, WandbConfig
 from pattlite_dist.train.settings import FinetuneConfig, OptimConfig, TrainerConfig
 
 
@@ -41,6 +41,7 @@ class Config(Strict):
     optim: OptimConfig = Field(default_factory=OptimConfig)
     finetune: FinetuneConfig = Field(default_factory=FinetuneConfig)
     trainer: TrainerConfig = Field(default_factory=TrainerConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     wandb: WandbConfig = Field(default_factory=WandbConfig)
 
     @model_validator(mode="after")

@@ -31,9 +31,10 @@ def work(options: Any) -> int:
     """
     with quick_imports():
         from pattlite_dist.report.mistakes import pictures
-        from pattlite_dist.report.page import REPORT_NAME, require, write_report
+        from pattlite_dist.report.page import require, write_report
         from pattlite_dist.report.record import read_records
     from pattlite_dist.slurm.facts import find_runs
+    from pattlite_dist.tracking.record import REPORT_NAME
 
     require()
     records = read_records(find_runs(options.folders))

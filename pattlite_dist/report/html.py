@@ -59,7 +59,7 @@ def table(
 
 
 def _cell(cell: Cell | str, first: bool) -> str:
-    text, key, mark = cell if isinstance(cell, Cell) else Cell(cell)
+    text, key, _ = cell if isinstance(cell, Cell) else Cell(cell)
     attributes: dict[str, object] = {} if key is None else {"data_key": f"{key:.10g}"}
     if marks := _marks(cell):
         attributes["class_"] = marks

@@ -17,7 +17,6 @@ from pattlite_dist.report.record import RunRecord
 from pattlite_dist.report.scored import first_part, parts, score_charts
 from pattlite_dist.report.several import left_out, setting_charts
 
-REPORT_NAME = "report.html"
 INSTALL = "pip install 'pattlite_dist[report]'"
 
 
@@ -116,7 +115,7 @@ def _document(title: str, head: str, found: list[tuple[str, str]], charts: list[
         f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f'<link rel="icon" href="data:,"><title>{escape(title)} – pattlite report</title>'
+        f'<link rel="icon" href="data:,"><title>{escape(title)} - pattlite report</title>'
         f"<style>{style}</style></head><body>"
         '<a class="skip" href="#content">Skip to the content</a>'
         f"<header>{head}<nav aria-label='Sections'><ul>{links}</ul></nav></header>"

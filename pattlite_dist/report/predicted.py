@@ -37,7 +37,7 @@ def _reliability(records: Sequence[RunRecord]) -> Chart:
     for common, found, _ in _predicted(records):
         counts, confidence, accuracy = calibration(found.probabilities["one"], found.labels)
         there = [place for place, count in enumerate(counts.tolist()) if count]
-        columns = {
+        columns: dict[str, list[Any]] = {
             "low": [place / BINS for place in there],
             "high": [(place + 1) / BINS for place in there],
             "samples": [int(counts[place]) for place in there],

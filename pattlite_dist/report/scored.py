@@ -5,7 +5,7 @@ from typing import Any
 
 from pattlite_dist.report.curves import Chart, colours, spec_of
 from pattlite_dist.report.record import RunRecord
-from pattlite_dist.report.tables import Block, block
+from pattlite_dist.report.tables import block
 
 _ROW = 40  # pixels of a class
 METRICS = {"top1": "top-1", "macro_f1": "macro-F1", "balanced_accuracy": "balanced accuracy"}
@@ -25,6 +25,7 @@ def score_charts(records: Sequence[RunRecord]) -> list[Chart]:
 
 
 def splits(records: Sequence[RunRecord]) -> Iterator[tuple[dict[str, str], Any, RunRecord]]:
+    """Each split of each run: what all its rows have in common, and its scores."""
     for record in records:
         for part, scores in record.evaluation.splits.items() if record.evaluation else ():
             yield {"run": record.name, "part": part}, scores, record

@@ -10,7 +10,6 @@ from pattlite_dist.report.scored import METRICS
 from pattlite_dist.report.series import number, speed
 from pattlite_dist.report.several import chosen, differing, in_words
 
-
 MOST_COLUMNS = 12  # of settings, in the table of runs
 
 
@@ -100,14 +99,14 @@ def runs(records: Sequence[RunRecord]) -> str:
         row, best = record.row, record.best()
         splits = record.evaluation.splits if record.evaluation else {}
         rate = images_per_second(record)
-        last = splits.get(parts[-1]) if parts else None  # type: ignore[call-overload]
+        last = splits.get(parts[-1]) if parts else None
         epoch = "" if row.epoch is None else f"{row.epoch}/{row.epochs or '?'}"
         cells = [
             Cell(record.name),
             Cell(state(record), None, "wide"),
             Cell(epoch, row.epoch),
-            percent(best and best["val/top1"]),
-            *(percent(splits[p].top1 if p in splits else None) for p in parts),  # type: ignore[index]
+            percent(best["val/top1"] if best else None),
+            *(percent(splits[p].top1 if p in splits else None) for p in parts),
             percent(last.macro_f1 if last else None),
             Cell(f"{record.clock.total:.2f}", record.clock.total),
             Cell("" if rate is None else f"{rate:,.0f}", rate),
@@ -138,7 +137,7 @@ def starts(record: RunRecord) -> str:
             Cell(str(place + 1), place + 1),
             Cell(moment(start.begin)),
             Cell(where),
-            Cell(f"{ranks or '?'} × {known.get('device', '?')}"),
+            Cell(f"{ranks or '?'} on {known.get('device', '?')}"),
             Cell(str(known.get("precision", ""))),
             Cell(f"{start.step:,}", start.step),
             Cell(hours((start.end - start.begin) / 3600), start.end - start.begin),
@@ -249,7 +248,7 @@ def configuration(records: Sequence[RunRecord]) -> str:
     usual = defaults()
     if len(records) > 1:
         keys = differing(records)
-        rows = [
+        rows: list[list[Cell | str]] = [
             [key, *(Cell(in_words(r.settings.get(key)) if r.settings else "?") for r in records)]
             for key in keys
         ]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pattlite_dist.config import free_keys
+from pattlite_dist.logins import without_secrets
 from pattlite_dist.report.curves import Chart, colours, spec_of
 from pattlite_dist.report.record import RunRecord
 from pattlite_dist.report.series import number
@@ -33,8 +34,9 @@ def chosen(records: Sequence[RunRecord]) -> list[str]:
 
 
 def in_words(value: Any) -> str:
-    """A value of the configuration, as YAML would have it on one line."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """A value of the configuration on one line, without what would let others in."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return without_secrets(text)
 
 
 def setting_charts(records: Sequence[RunRecord]) -> list[Chart]:

@@ -80,7 +80,7 @@ def restarts(record: RunRecord) -> list[Block]:
     if not again:
         return []
     per_epoch = record.steps_per_epoch
-    columns = {
+    columns: dict[str, list[Any]] = {
         "step": [start.step for _, start in again],
         "epoch": [start.step / per_epoch if per_epoch else None for _, start in again],
         "hour": [record.clock.at(place) for place, _ in again],

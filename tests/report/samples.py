@@ -8,7 +8,6 @@ import random
 from pathlib import Path
 from typing import Any
 
-
 from pattlite_dist.config import Config, to_yaml
 from pattlite_dist.evaluation.predictions import Predictions, pack_predictions
 from pattlite_dist.evaluation.schema import Bootstrap, Evaluation, PredictionsFile
@@ -35,9 +34,8 @@ def write_run(
         {"name": folder.name, "runs": str(folder.parent), "seed": seed, **changes}
     )
     write_text(folder / "config.yaml", to_yaml(config))
-    started = {"event": "started", "time": BEGIN, "step": 0, "steps_per_epoch": steps,
-               "epochs": epochs, "device": "CPU", "ranks": 2, "host": "node1", "job": None}  # fmt: skip
-    write_lines(folder / "history.jsonl", events if events is not None else [started])
+    begun = [started(0, 0, steps, epochs)] if events is None else events
+    write_lines(folder / "history.jsonl", begun)
     lines: list[dict[str, Any]] = []
     for step in range(epochs * steps):
         epoch, last = step // steps, (step + 1) % steps == 0
@@ -54,6 +52,14 @@ def write_run(
                           "time": BEGIN + step + 1.6})  # fmt: skip
     write_lines(folder / "metrics.jsonl", lines)
     return folder
+
+
+def started(after: float, step: int, steps: int = 20, epochs: int = 3) -> Event:
+    """A start of a run, some seconds after its first."""
+    return {
+        "event": "started", "time": BEGIN + after, "step": step, "steps_per_epoch": steps,
+        "epochs": epochs, "device": "CPU", "ranks": 2, "host": "node1", "job": None,
+    }  # fmt: skip
 
 
 def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
