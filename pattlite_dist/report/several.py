@@ -72,7 +72,7 @@ def _setting(key: str, scored: Sequence[RunRecord], records: Sequence[RunRecord]
     if numeric:
         scale = alt.Scale(zero=False, padding=16)
         if min(values) > 0 and max(values) >= _WIDE * min(values):
-            scale = alt.Scale(type="log", padding=16)
+            scale = alt.Scale(type="log", padding=16, nice=False)
         x = alt.X("setting:Q", title=None, scale=scale, axis=alt.Axis(tickCount=5, grid=False))
     names = [record.name for record in records]
     table = f"setting {key}"
