@@ -42,24 +42,24 @@ class _Curves(NamedTuple):
     marks_best: bool = False
 
 
-_SHARE = {"form": ".2%", "axis": ".0%"}
+_SHARE = (".2%", ".0%")
 _OF_ONE = (
     _Curves("Loss", {"train": "train/loss", "val": "val/nll"}),
     _Curves(
         "Accuracy",
         {"train top-1": "train/top1", "val top-1": "val/top1", "val macro-F1": "val/macro_f1"},
-        **_SHARE,
-        marks_best=True,
+        *_SHARE,
+        True,
     ),
     _Curves("Learning rate", {"head": "train/lr"}, ".3~g", ".1~e"),
     _Curves("Gradient norm", {"gradient norm": "train/grad_norm"}, ".3~g"),
 )
 _OF_SEVERAL = (
-    _Curves("Val top-1", {"val top-1": "val/top1"}, **_SHARE, marks_best=True),
-    _Curves("Val macro-F1", {"val macro-F1": "val/macro_f1"}, **_SHARE),
+    _Curves("Val top-1", {"val top-1": "val/top1"}, *_SHARE, True),
+    _Curves("Val macro-F1", {"val macro-F1": "val/macro_f1"}, *_SHARE),
     _Curves("Val loss", {"val": "val/nll"}),
     _Curves("Train loss", {"train": "train/loss"}),
-    _Curves("Train top-1", {"train top-1": "train/top1"}, **_SHARE),
+    _Curves("Train top-1", {"train top-1": "train/top1"}, *_SHARE),
     _Curves("Learning rate", {"head": "train/lr"}, ".3~g", ".1~e"),
     _Curves("Gradient norm", {"gradient norm": "train/grad_norm"}, ".3~g"),
 )

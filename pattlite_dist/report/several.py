@@ -4,7 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pattlite_dist.config import free_keys
+from pattlite_dist.config import Config
+from pattlite_dist.evaluation.compare import recipe
 from pattlite_dist.logins import without_secrets
 from pattlite_dist.report.curves import Chart, colours, spec_of
 from pattlite_dist.report.record import RunRecord
@@ -30,7 +31,8 @@ def chosen(records: Sequence[RunRecord]) -> list[str]:
     if swept and all(swept):
         varied = {key for values in swept for key in values}
         return [key for key in keys if key in varied]
-    return [key for key in keys if key not in free_keys()]
+    matter = {*recipe(Config()), "seed", "data.shards"}
+    return [key for key in keys if key in matter]
 
 
 def in_words(value: Any) -> str:
