@@ -120,8 +120,8 @@ def _chart(
     )
     shown = [*([what] if several or not only else []), "step", "epoch", "hour"]
     tips = [*map(_tip, shown), alt.Tooltip("value:Q", title=kind.title, format=kind.form)]
-    value = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False),
-                  axis=alt.Axis(tickCount=5, **({"format": kind.axis} if kind.axis else {})))  # fmt: skip
+    ticks = alt.Axis(tickCount=5, **({"format": kind.axis} if kind.axis else {}))
+    value = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=ticks)
     place = alt.X("x:Q", title=None, scale=alt.Scale(zero=True, nice=False),
                   axis=alt.Axis(tickCount=6, grid=False))  # fmt: skip
     base = _placed(name).encode(x=place, y=value, color=colour)
@@ -177,7 +177,7 @@ def _placed(table: str) -> "altair.Chart":
 
 
 def _when(hover: Any) -> dict[str, Any]:
-    """Points are seen where the pointer is, and where there is no line that they would be part of."""
+    """Points are seen where the pointer is, and where there is no line through them."""
     test = {"or": [{"param": hover.name, "empty": False}, "datum.alone"]}
     return {"condition": {"test": test, "value": 1}, "value": 0}
 

@@ -15,6 +15,8 @@ from pattlite_dist.tracking.record import REPORT_NAME
 
 _EVERY = 300.0  # seconds, at least
 _LONGEST = 120.0  # seconds that the last one may take
+_NICE = 10  # where all cores are busy, it gets a tenth of one
+_started: dict[Path, "subprocess.Popen[str]"] = {}  # by run: the newest of this process
 
 
 def installed() -> bool:
@@ -26,8 +28,13 @@ def _command(run: Path) -> list[str]:
     return [sys.executable, "-m", "pattlite_dist", "report", str(run)]
 
 
-def start_report(run: Path) -> "subprocess.Popen[str]":
-    """Start to write a run's report, with the lowest priority and without a GPU."""
+def start_report(run: Path, nice: int) -> "subprocess.Popen[str]":
+    """Start to write a run's report, without a GPU.
+
+    Args:
+        run: folder.
+        nice: 0 for this process's own priority, 19 for the lowest.
+    """
     root = str(Path(__file__).parents[2])  # the same code, wherever it was started from
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
@@ -39,7 +46,8 @@ def start_report(run: Path) -> "subprocess.Popen[str]":
         text=True,
         start_new_session=True,  # a signal to the job is not for it: it ends by itself
     )
-    os.setpriority(os.PRIO_PROCESS, process.pid, 19)
+    os.setpriority(os.PRIO_PROCESS, process.pid, min(os.nice(0) + nice, 19))
+    _started[run] = process
     return process
 
 
@@ -55,7 +63,6 @@ class Reports(Callback):
     def __init__(self, run: Path) -> None:
         self.run = run
         self._last = time.monotonic()
-        self._process: subprocess.Popen[str] | None = None
 
     def on_train_epoch_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Start to write one, if it is time and the one before is written."""
@@ -64,13 +71,14 @@ class Reports(Callback):
             return
         self._last = now
         try:
-            self._process = start_report(self.run)
+            start_report(self.run, _NICE)
         except OSError as error:  # of memory, or processes: training goes on
             print(f"cannot write {self.run / REPORT_NAME}: {error}", file=sys.stderr, flush=True)
 
     def busy(self) -> bool:
         """Whether one is being written."""
-        return self._process is not None and self._process.poll() is None
+        process = _started.get(self.run)
+        return process is not None and process.poll() is None
 
 
 def report_callbacks(run: Path, wanted: bool) -> list[Any]:
@@ -81,10 +89,12 @@ def report_callbacks(run: Path, wanted: bool) -> list[Any]:
 def finish_report(run: Path) -> None:
     """Bring a report that is there up to date with how the run has ended; says what goes wrong."""
     path = run / REPORT_NAME
-    if not path.exists() or not installed():
-        return
     try:
-        process = start_report(run)
+        if run in _started:  # it would write what was so far
+            _started[run].wait(_LONGEST)
+        if not path.exists() or not installed():
+            return
+        process = start_report(run, 0)
         if process.wait(_LONGEST):
             print(f"cannot write {path}; see `pattlite report {run}`", file=sys.stderr, flush=True)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -22,6 +22,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     monkeypatch.setattr(reporting, "_command", command)
     monkeypatch.setattr(reporting, "installed", lambda: True)
+    monkeypatch.setattr(reporting, "_started", {})
     return runs
 
 
@@ -43,7 +44,7 @@ def test_a_report_is_written_every_five_minutes_at_most(
         monkeypatch.setattr(reporting.time, "monotonic", lambda now=now + seconds: now)
         end_epoch(callback)
         assert len(started) == count
-    assert callback._process is not None and callback._process.wait() == 0
+    assert reporting._started[tmp_path].wait() == 0
 
 
 def test_the_next_one_waits_for_the_one_before(
