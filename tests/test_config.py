@@ -203,6 +203,7 @@ FREE = {
     "trainer.checkpoint_every_minutes": 2.5, "trainer.keep_best": 4,
     "trainer.log_every_steps": 3, "trainer.timeout_minutes": 1, "trainer.deterministic": False,
     "trainer.accumulate": 2,
+    "tracking.report": False,
     "wandb.mode": "disabled", "wandb.project": "p", "wandb.entity": "e", "wandb.group": "g",
 }  # fmt: skip
 
@@ -253,7 +254,8 @@ def test_the_keys_that_may_change_between_two_starts_are_these() -> None:
         "trainer.precision", "trainer.channels_last", "trainer.compile",
         "trainer.checkpoint_every_steps", "trainer.checkpoint_every_minutes", "trainer.keep_best",
         "trainer.log_every_steps", "trainer.timeout_minutes", "trainer.deterministic",
-        "trainer.accumulate", "wandb.mode", "wandb.project", "wandb.entity", "wandb.group",
+        "trainer.accumulate", "tracking.report", "wandb.mode", "wandb.project", "wandb.entity",
+        "wandb.group",
     }  # fmt: skip
 
 

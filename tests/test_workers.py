@@ -41,7 +41,8 @@ def run(folder: Path, *options: str, **env: str) -> "subprocess.CompletedProcess
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "CI"))}
     kept |= {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # each takes a while
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "xdist", *options, "tests"],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "xdist", *options,
+         "tests"],
         cwd=folder, env={**kept, **env}, capture_output=True, text=True, check=False,
     )  # fmt: skip
 

@@ -91,7 +91,7 @@ def recipe(config: Config) -> dict[str, Any]:
     tree = config.model_dump(mode="json")
     for section, key in (("data", _OF_THE_DATA), ("trainer", _OF_THE_TRAINER)):
         tree[section] = {name: value for name, value in tree[section].items() if name in key}
-    sections = {name: part for name, part in tree.items() if name != "wandb"}
+    sections = {name: part for name, part in tree.items() if name not in ("tracking", "wandb")}
     return {
         f"{name}.{key}": value
         for name, part in sections.items()

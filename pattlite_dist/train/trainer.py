@@ -20,6 +20,7 @@ from pattlite_dist.runtime import world as worlds
 from pattlite_dist.runtime.world import World
 from pattlite_dist.tracking.logs import JsonlLogger, progress_callback
 from pattlite_dist.tracking.record import RECORD_NAME
+from pattlite_dist.tracking.reporting import report_callbacks
 from pattlite_dist.tracking.wandb_run import wandb_logger
 from pattlite_dist.train.checkpoint import AtomicCheckpointIO
 from pattlite_dist.train.optim import Ema, ema_decay, warmup_steps
@@ -101,6 +102,8 @@ def build_trainer(config: Config, world: World, run: Path, saver: Saver, steps: 
     if config.optim.ema:
         decay = ema_decay(config.optim, settings.global_batch)
         callbacks.append(Ema(decay, warmup_steps(config.optim, steps)))
+    if world.main:
+        callbacks += report_callbacks(run, config.tracking.report)
     loggers = [JsonlLogger(run / RECORD_NAME), wandb_logger(config, run, world.main)]
     device = worlds.device(world, settings.accelerator)
     gpu = device.type == "cuda"
