@@ -164,6 +164,7 @@ def test_any_configuration_comes_back_from_yaml(one: Config) -> None:
 
 IDENTITY = {
     "name": "other", "seed": 1, "data.image_size": 96, "data.window": 7, "data.tail": "wrap",
+    "data.balance": 0.5, "optim.class_weights": "sqrt",
     "data.targets": "votes", "model.attention": "none",
     "optim.decay_positions": True,
     "optim.decay_epochs": 40.0, "finetune.start_epoch": 3, "finetune.unfreeze": 2,

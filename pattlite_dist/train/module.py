@@ -19,7 +19,12 @@ from pattlite_dist.train.optim import build_optimizer, lr_relative, lr_scale
 from pattlite_dist.train.watch import LossWatch
 
 
-def loss_of(logits: torch.Tensor, batch: dict[str, Any], config: Config) -> torch.Tensor:
+def loss_of(
+    logits: torch.Tensor,
+    batch: dict[str, Any],
+    config: Config,
+    class_weights: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Weighted mean cross entropy of a batch against its labels, or against its vote shares.
 
     Samples that fill a short last batch have weight 0, and the others weigh so much more that the
@@ -30,11 +35,14 @@ def loss_of(logits: torch.Tensor, batch: dict[str, Any], config: Config) -> torc
         logits: float [n, classes].
         batch: see `data.batch.Batch`.
         config: of the run; label smoothing applies to both kinds of target.
+        class_weights: float [classes], each class's, with a mean of 1 over the samples of an epoch.
     """
     goal: torch.Tensor = batch["target" if config.data.targets == "votes" else "label"]
     smoothing = config.optim.label_smoothing
-    if config.data.bad_shards == "skip" or config.data.tail == "pad":
-        losses = F.cross_entropy(logits, goal, label_smoothing=smoothing, reduction="none")
+    if config.data.bad_shards == "skip" or config.data.tail == "pad" or class_weights is not None:
+        losses = F.cross_entropy(
+            logits, goal, class_weights, label_smoothing=smoothing, reduction="none"
+        )
         weight: torch.Tensor = batch["weight"]
         return (losses * weight).mean()
     return F.cross_entropy(logits, goal, label_smoothing=smoothing)
@@ -59,7 +67,10 @@ class FERModule(pl.LightningModule):
         val_samples: number of samples that a validation must count.
         shards: fingerprint of the shards that it is trained on.
         image: the form of the images, for those who predict with a checkpoint.
+        class_weights: see `loss_of`.
     """
+
+    class_weights: torch.Tensor | None
 
     def __init__(
         self,
@@ -70,6 +81,7 @@ class FERModule(pl.LightningModule):
         val_samples: int,
         shards: str | None = None,
         image: ImageInfo | None = None,
+        class_weights: list[float] | None = None,
     ) -> None:
         super().__init__()
         self.config, self.labels, self.shards, self.image = config, labels, shards, image
@@ -83,6 +95,8 @@ class FERModule(pl.LightningModule):
         self.logged: torch.Tensor | None = None
         self.scores, self.census = Scores(len(labels)), Census(val_samples)
         self.watch = LossWatch()
+        weights = None if class_weights is None else torch.tensor(class_weights)
+        self.register_buffer("class_weights", weights, persistent=False)
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Seed dropout by step, so that a resumed run draws what an uninterrupted one would."""
@@ -107,7 +121,7 @@ class FERModule(pl.LightningModule):
         right = self._right
         for number, piece in enumerate(pieces, 1):
             logits = self._logits(self._layout(piece["image"]))
-            loss = loss_of(logits, piece, self.config)
+            loss = loss_of(logits, piece, self.config, self.class_weights)
             if len(pieces) > 1:
                 loss = loss * (len(logits) / size)
             if number < len(pieces):

@@ -29,6 +29,7 @@ from pattlite_dist.tracking.history import append
 from pattlite_dist.tracking.lock import RunLock
 from pattlite_dist.train import checkpoint as checkpoints
 from pattlite_dist.train.checks import check_recipe
+from pattlite_dist.train.classes import class_weights, said
 from pattlite_dist.train.description import announce
 from pattlite_dist.train.initial import initialise, said_before
 from pattlite_dist.train.module import FERModule
@@ -135,6 +136,7 @@ def check_data(config: Config, world: World) -> Manifest:
     manifest = fetch_manifest(origin(config.data))
     rank_slice(config.trainer.global_batch, world.rank, world.size)
     check_targets(config.data, manifest)
+    class_weights(config, manifest)
     if not manifest.samples("train"):
         raise UserError(f"{config.data.shards} has no train split to train on; add one")
     if not manifest.samples("val"):
@@ -209,10 +211,11 @@ def fit(
         manifest.samples("val"),
         manifest.fingerprint(),
         manifest.image,
+        class_weights(config, manifest),
     )
     if world.main:
-        said = began or said_before(config.model.weights)
-        announce(config, world, found, step, steps, said, manifest.fingerprint())
+        lines = [began or said_before(config.model.weights), *said(config, manifest)]
+        announce(config, world, found, step, steps, lines, manifest.fingerprint())
     saver = Saver(
         run,
         world,

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import field_validator
+
 from pattlite_dist.settings import Strict, setting
 
 Schedule = Literal["constant", "cosine", "inverse_time"]
@@ -39,12 +41,25 @@ class OptimConfig(Strict):
     label_smoothing: float = setting(
         0.0, free=False, ge=0, lt=1, description="Share of a target spread over all classes."
     )
+    class_weights: Literal["none", "inverse", "sqrt"] | tuple[float, ...] = setting(
+        "none",
+        free=False,
+        description="Weigh each class's term of the loss by 1 / its samples in an epoch (inverse), "
+        "by the root of that (sqrt), or as a list says; scaled to a mean of 1 over an epoch.",
+    )
     clip_norm: float = setting(
         0.0, free=False, ge=0, description="Maximum global gradient norm; 0: no clipping."
     )
     ema: float = setting(
         0.0, free=False, ge=0, lt=1, description="Decay of the weight average; 0: no averaging."
     )
+
+    @field_validator("class_weights")
+    @classmethod
+    def _positive(cls, given: str | tuple[float, ...]) -> str | tuple[float, ...]:
+        if isinstance(given, tuple) and not all(weight > 0 for weight in given):
+            raise ValueError(f"not all of {', '.join(f'{w:g}' for w in given)} are above 0")
+        return given
 
 
 class FinetuneConfig(Strict):
