@@ -48,6 +48,11 @@ class Config(Strict):
         start, epochs = self.finetune.start_epoch, self.trainer.epochs
         if start is not None and start > epochs:
             raise ValueError(f"finetune.start_epoch {start} is above trainer.epochs {epochs}")
+        if start is not None and self.trainer.max_minutes is not None:
+            raise ValueError(
+                "trainer.max_minutes shortens one schedule, but finetune.start_epoch makes two; "
+                "set one of them to null"
+            )
         last = self.finetune.unfreeze
         blocks = V1_BLOCKS if self.model.name == "pattlite" else self.model.cut
         if last is not None and last > blocks:

@@ -22,7 +22,7 @@ def class_places(counts: Ids, balance: float) -> Ids:
     shares = np.where(counts > 0, np.maximum(counts, 1) ** (1.0 - balance), 0.0)
     # Rounded, so that no library's last bit decides between two remainders.
     exact = np.round(counts.sum() * shares / max(shares.sum(), 1.0), 9)
-    places = np.floor(exact).astype(np.int64)
+    places: Ids = np.floor(exact).astype(np.int64)
     places[np.argsort(places - exact, kind="stable")[: counts.sum() - places.sum()]] += 1
     return places
 

@@ -57,7 +57,7 @@ class FERData(pl.LightningDataModule):
             window=self.config.data.window,
             global_batch=self.config.trainer.global_batch,
             tail=self.config.data.tail,
-            chosen=self._balance and self._balance.epoch,
+            chosen=None if self._balance is None else self._balance.epoch,
         )
 
     @functools.cached_property

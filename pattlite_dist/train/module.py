@@ -1,5 +1,6 @@
 """The Lightning module: defines the training step and the validation step."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -68,6 +69,7 @@ class FERModule(pl.LightningModule):
         shards: fingerprint of the shards that it is trained on.
         image: the form of the images, for those who predict with a checkpoint.
         class_weights: see `loss_of`.
+        scheduled: maps a step to that whose learning rate it has.
     """
 
     class_weights: torch.Tensor | None
@@ -82,11 +84,12 @@ class FERModule(pl.LightningModule):
         shards: str | None = None,
         image: ImageInfo | None = None,
         class_weights: list[float] | None = None,
+        scheduled: Callable[[int], float] = lambda step: step,
     ) -> None:
         super().__init__()
         self.config, self.labels, self.shards, self.image = config, labels, shards, image
         self.steps_per_epoch, self.val_samples = steps_per_epoch, val_samples
-        self.model = model
+        self.model, self.scheduled = model, scheduled
         # Samples of this epoch, since start-up: correct ones, and all.
         self._right, self._seen = torch.zeros((), dtype=torch.int64), 0
         self._before = (0, 0)  # the same over all ranks, from the epoch's earlier starts
@@ -231,7 +234,8 @@ class FERModule(pl.LightningModule):
         scale = lr_scale(optim, self.config.trainer.global_batch)
         optimizer = build_optimizer(self.model, optim, scale)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: lr_relative(step, self.config, self.steps_per_epoch)
+            optimizer,
+            lambda step: lr_relative(self.scheduled(step), self.config, self.steps_per_epoch),
         )
         return {
             "optimizer": optimizer,

@@ -30,6 +30,7 @@ from pattlite_dist.tracking.lock import RunLock
 from pattlite_dist.train import checkpoint as checkpoints
 from pattlite_dist.train.checks import check_recipe
 from pattlite_dist.train.classes import class_weights, said
+from pattlite_dist.train.course import Course
 from pattlite_dist.train.description import announce
 from pattlite_dist.train.initial import initialise, said_before
 from pattlite_dist.train.module import FERModule
@@ -203,6 +204,7 @@ def fit(
         mode = "default" if settings.compile is True else settings.compile
         model.compile(mode=mode)  # in place, so the names in a checkpoint do not change
     manifest = data.manifest
+    course = Course(run, settings, world, steps)
     module = FERModule(
         config,
         model,
@@ -212,6 +214,7 @@ def fit(
         manifest.fingerprint(),
         manifest.image,
         class_weights(config, manifest),
+        course.scheduled,
     )
     if world.main:
         lines = [began or said_before(config.model.weights), *said(config, manifest)]
@@ -225,8 +228,11 @@ def fit(
         settings.checkpoint_every_minutes,
         settings.keep_best,
     )
-    trainer = build_trainer(config, world, run, saver, steps)
+    trainer = build_trainer(config, world, run, saver, steps, course)
     trainer.fit(module, datamodule=data, ckpt_path=found and str(found), weights_only=True)
     if world.main:
+        why = {} if course.reason is None else {"reason": course.reason}
+        for reason in why.values():
+            print(f"{run}: finished: {reason}", flush=True)
         append(run, "finished", step=trainer.global_step, save_seconds=round(saver.slowest, 3),
-               saving_seconds=round(saver.seconds, 3))  # fmt: skip
+               saving_seconds=round(saver.seconds, 3), **why)  # fmt: skip

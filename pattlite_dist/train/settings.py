@@ -99,6 +99,29 @@ class TrainerConfig(Strict):
 
     # Free on purpose, to train longer, although it stretches the schedule.
     epochs: int = setting(15, free=True, ge=1, description="Passes over the training set.")
+    # Free as well: what they decide by is in the checkpoints.
+    patience: int | None = setting(
+        None,
+        free=True,
+        ge=1,
+        description="Stop after this many epochs without a better val accuracy; the schedule does "
+        "not get shorter. null: train all epochs.",
+    )
+    min_delta: float = setting(
+        0.0,
+        free=True,
+        ge=0,
+        lt=1,
+        description="By how much an epoch's val accuracy, 0-1, must exceed the best one to count "
+        "as better for `patience`.",
+    )
+    max_minutes: float | None = setting(
+        None,
+        free=True,
+        gt=0,
+        description="Shorten the schedule to the epochs that fit in this many minutes of training, "
+        "summed over all starts; decided at the end of each epoch. null: no limit.",
+    )
     global_batch: int = setting(
         128, free=False, ge=1, description="Samples per step, over all ranks."
     )
