@@ -49,6 +49,11 @@ class Config(Strict):
         start, epochs = self.finetune.start_epoch, self.trainer.epochs
         if start is not None and start > epochs:
             raise ValueError(f"finetune.start_epoch {start} is above trainer.epochs {epochs}")
+        if start is not None and self.trainer.max_minutes is not None:
+            raise ValueError(
+                "trainer.max_minutes shortens one schedule, but finetune.start_epoch makes two; "
+                "set one of them to null"
+            )
         last, blocks = self.finetune.unfreeze, self.model.blocks
         if last is not None and last > blocks:
             raise ValueError(f"finetune.unfreeze {last} is above the backbone's {blocks} blocks")

@@ -25,12 +25,17 @@ OLD = ROOT / "tests" / "fixtures" / "version0"
 # Keys that came later, and what they mean for a run that lacks them.
 LATER = [
     ("data", "resident", "auto"),
+    ("data", "balance", 0.0),
     ("model", "sync_batchnorm", False),
     ("optim", "lr_rule", "none"),
     ("optim", "decay_positions", {"network": True, "pattlite": False}),
     ("optim", "reference_batch", 64),
+    ("optim", "class_weights", "none"),
     ("trainer", "accumulate", 1),
     ("trainer", "deterministic", True),
+    ("trainer", "patience", None),
+    ("trainer", "min_delta", 0.0),
+    ("trainer", "max_minutes", None),
 ]
 STOPPED = "epoch=0000-step=00000003.ckpt"
 

@@ -1,5 +1,6 @@
 """The Lightning side of the stream: loaders for a rank, and pixels prepared on its device."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from pattlite_dist.config import Config
 from pattlite_dist.data.augment import Preprocess, draw
+from pattlite_dist.data.balance import Balance
 from pattlite_dist.data.batch import Batch
 from pattlite_dist.data.cache import Cache
 from pattlite_dist.data.fetch import Origin
@@ -58,7 +60,17 @@ class FERData(pl.LightningDataModule):
             window=self.config.data.window,
             global_batch=self.config.trainer.global_batch,
             tail=self.config.data.tail,
+            chosen=None if self._balance is None else self._balance.epoch,
         )
+
+    @functools.cached_property
+    def _balance(self) -> Balance | None:
+        """None if each sample is seen once; else all labels are read before the first step."""
+        config = self.config
+        if not config.data.balance:
+            return None
+        labels = self.reader("train").labels()
+        return Balance(labels, len(self.manifest.labels), config.data.balance, config.seed)
 
     def reader(self, split: SplitName) -> ShardReader:
         """Random access to one split."""

@@ -16,7 +16,7 @@ from pattlite_dist.train.settings import OptimConfig, Schedule
 
 
 def lr_factor(
-    step: int, total: int, warmup: int, schedule: Schedule, decay: float = math.inf
+    step: float, total: int, warmup: int, schedule: Schedule, decay: float = math.inf
 ) -> float:
     """The learning rate at a step, relative to its peak.
 
@@ -55,7 +55,7 @@ def warmup_steps(config: OptimConfig, steps_per_epoch: int) -> int:
     return round(config.warmup_epochs * steps_per_epoch)
 
 
-def lr_relative(step: int, config: Config, steps_per_epoch: int) -> float:
+def lr_relative(step: float, config: Config, steps_per_epoch: int) -> float:
     """The learning rate at a step of the run, relative to `optim.lr`; a pure function.
 
     Each stage has its own peak and schedule, from its first step to its last.

@@ -55,6 +55,37 @@ def test_the_loss_is_the_cross_entropy_with_what_is_aimed_at(
     torch.testing.assert_close(skipping, expected[batch["counts"]].sum() / SAMPLES)
 
 
+@pytest.mark.parametrize("tail", ["drop", "pad"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("targets", ["labels", "votes"])
+def test_classes_weigh_as_in_pytorch_but_for_the_mean_which_is_over_samples(
+    targets: str, smoothing: float, tail: str
+) -> None:
+    logits, batch = a_batch()
+    batch["weight"] = torch.ones(SAMPLES)
+    weights = torch.arange(1, CLASSES + 1) / 4
+    reference = F.cross_entropy(
+        logits, batch["target" if targets == "votes" else "label"], weights,
+        label_smoothing=smoothing, reduction="none",
+    )  # fmt: skip
+    settings = config(targets, smoothing=smoothing, tail=tail)
+    shares = [loss_of(part, own, settings, weights) for part, own in halves(logits, batch)]
+    torch.testing.assert_close(torch.stack(shares).mean(), reference.mean())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = loss_of(logits.bfloat16(), batch, settings, weights)
+    torch.testing.assert_close(rough.float(), reference.mean(), rtol=0.02, atol=0)
+
+
+def halves(
+    logits: torch.Tensor, batch: dict[str, torch.Tensor]
+) -> list[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+    """The shares of two ranks."""
+    return [
+        (part, {name: values.chunk(2)[rank] for name, values in batch.items()})
+        for rank, part in enumerate(logits.chunk(2))
+    ]
+
+
 def test_the_gradient_of_votes_is_the_prediction_less_their_shares() -> None:
     logits, batch = a_batch()
     loss_of(logits, batch, config("votes")).backward()
