@@ -69,8 +69,8 @@ def build(records: Sequence[RunRecord], pictures: str = "") -> str:
     scored = [record for record in records if record.evaluation]
     if scores:
         tables = sections.scores(records)
-        tables = details("Scores of all splits", tables) if several else tables
         tables += tag("ul", "".join(map(sections.checkpoint, scored)), class_="note plain")
+        tables = details("Scores of all splits", tables) if several else tables
         wide, rest = (scores[:2], scores[2:]) if several else (scores[:1], scores[1:])
         inner = tables + _figures(wide) + _choice(scored) + _figures(rest)
         found.append(("Evaluation", inner))

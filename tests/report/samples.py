@@ -67,7 +67,7 @@ def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
 
 
 @functools.cache
-def evaluated(samples: int = 300) -> tuple[str, bytes]:
+def evaluated(samples: int = 300, manifest: str = "0" * 64) -> tuple[str, bytes]:
     """The evaluation.json and predictions.npz of a made-up network."""
     splits: dict[Any, Predictions] = {
         name: predictions(samples, seed) for seed, name in enumerate(("val", "test"))
@@ -76,7 +76,7 @@ def evaluated(samples: int = 300) -> tuple[str, bytes]:
     parts = {**splits, "test_clean": splits["test"].clean()}
     found = Evaluation(
         created_by="tests", checkpoint="epoch=0002-step=00000060-top1=0.6000.ckpt", epoch=2,
-        step=60, manifest="0" * 64, labels=CLASSES, views=["one"],
+        step=60, manifest=manifest, labels=CLASSES, views=["one"],
         splits={part: score(one, CLASSES) for part, one in parts.items()},
         independence=INDEPENDENT, bootstrap=Bootstrap(resamples=10000, seed=0, level=0.95),
         predictions=PredictionsFile(
@@ -86,8 +86,8 @@ def evaluated(samples: int = 300) -> tuple[str, bytes]:
     return found.model_dump_json(), packed
 
 
-def evaluate(run: Path) -> Path:
-    text, packed = evaluated()
+def evaluate(run: Path, *made_up: Any) -> Path:
+    text, packed = evaluated(*made_up)
     write_text(run / "evaluation.json", text)
     (run / "predictions.npz").write_bytes(packed)
     return run
