@@ -101,7 +101,7 @@ def _document(title: str, head: str, found: list[tuple[str, str]], charts: list[
         tag("section", tag("h2", name) + inner, id=_anchor(name)) for name, inner in found
     )
     tables = {name: blocks for chart in charts for name, blocks in chart.tables.items()}
-    specs = {_chart_id(chart): chart.spec for chart in charts}
+    specs = {_chart_id(chart): {**chart.spec, "description": chart.title} for chart in charts}
     own = script() if charts else ""
     digest = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
     # Nothing is loaded and nothing is sent; this one script runs, and no other.
