@@ -29,6 +29,12 @@ LATER = [
     ("optim", "lr_rule", "none"),
     ("optim", "decay_positions", {"network": True, "pattlite": False}),
     ("optim", "reference_batch", 64),
+    ("optim", "betas", [0.9, 0.999]),
+    ("optim", "eps", 1e-8),
+    ("optim", "momentum", 0.9),
+    ("optim", "nesterov", True),
+    ("optim", "layer_decay", 1.0),
+    ("model", "freeze", 0),
     ("trainer", "accumulate", 1),
     ("trainer", "deterministic", True),
 ]
