@@ -8,50 +8,19 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn import functional as F
 
 from pattlite_dist.config import Config, to_tree
-from pattlite_dist.data.mix import mixes
 from pattlite_dist.data.plan import DROPOUT, raw_stream
 from pattlite_dist.location import with_absolute_paths
 from pattlite_dist.runtime.arithmetic import plain_arithmetic
 from pattlite_dist.shards.manifest import ImageInfo
 from pattlite_dist.train.casting import forward
 from pattlite_dist.train.checkpoint import check_fit, unwrapped
+from pattlite_dist.train.loss import loss_of
 from pattlite_dist.train.metrics import Census, Outputs, Scores
 from pattlite_dist.train.optim import build_optimizer, lr_relative, lr_scale
 from pattlite_dist.train.temperature import Calibration, Mark, measure
 from pattlite_dist.train.watch import LossWatch
-
-
-def loss_of(
-    logits: torch.Tensor,
-    batch: dict[str, Any],
-    config: Config,
-    class_weights: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Weighted mean cross entropy of a batch against its labels, or its vote or mixed shares.
-
-    Samples that fill a short last batch have weight 0, and the others weigh so much more that the
-    mean over all ranks is theirs. Placeholders for the samples of a skipped shard also have weight
-    0, but nothing makes up for them: otherwise the weight of the others would depend on the ranks.
-
-    Args:
-        logits: float [n, classes].
-        batch: see `data.batch.Batch`.
-        config: of the run; label smoothing applies to every kind of target.
-        class_weights: float [classes], each class's, with a mean of 1 over the samples of an epoch.
-    """
-    shares = config.data.targets == "votes" or mixes(config.augment)
-    goal: torch.Tensor = batch["target" if shares else "label"]
-    smoothing = config.optim.label_smoothing
-    if config.data.bad_shards == "skip" or config.data.tail == "pad" or class_weights is not None:
-        losses = F.cross_entropy(
-            logits, goal, class_weights, label_smoothing=smoothing, reduction="none"
-        )
-        weight: torch.Tensor = batch["weight"]
-        return (losses * weight).mean()
-    return F.cross_entropy(logits, goal, label_smoothing=smoothing)
 
 
 def _pieces(batch: dict[str, Any], number: int) -> list[dict[str, Any]]:
