@@ -1,7 +1,7 @@
 """Stored targets: a distribution for each sample of a split, bound to the shards that it is of."""
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +70,10 @@ def save_targets(path: Path, targets: Targets) -> None:
     """
     from safetensors.numpy import save
 
-    arrays = {"shares": targets.shares.astype(np.float16), "runs": targets.runs}
+    arrays: dict[str, NDArray[Any]] = {
+        "shares": targets.shares.astype(np.float16),
+        "runs": targets.runs,
+    }
     content = save(arrays, {_KEY: targets.facts.model_dump_json()})
     with atomic_write(path) as stream:
         stream.write(content)
