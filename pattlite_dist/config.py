@@ -16,9 +16,9 @@ from pattlite_dist.errors import UserError, first_problem
 from pattlite_dist.location import Location
 from pattlite_dist.logins import without_secrets
 from pattlite_dist.migrate import VERSION, migrate
-from pattlite_dist.model.settings import V1_BLOCKS, ModelConfig
+from pattlite_dist.model.settings import ModelConfig
 from pattlite_dist.settings import Strict, is_free, setting
-from pattlite_dist.tracking.settings import WandbConfig
+from pattlite_dist.tracking.settings import TrackingConfig, WandbConfig
 from pattlite_dist.train.settings import FinetuneConfig, OptimConfig, TrainerConfig
 
 
@@ -41,6 +41,7 @@ class Config(Strict):
     optim: OptimConfig = Field(default_factory=OptimConfig)
     finetune: FinetuneConfig = Field(default_factory=FinetuneConfig)
     trainer: TrainerConfig = Field(default_factory=TrainerConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     wandb: WandbConfig = Field(default_factory=WandbConfig)
 
     @model_validator(mode="after")
@@ -48,10 +49,17 @@ class Config(Strict):
         start, epochs = self.finetune.start_epoch, self.trainer.epochs
         if start is not None and start > epochs:
             raise ValueError(f"finetune.start_epoch {start} is above trainer.epochs {epochs}")
-        last = self.finetune.unfreeze
-        blocks = V1_BLOCKS if self.model.name == "pattlite" else self.model.cut
+        last, blocks = self.finetune.unfreeze, self.model.blocks
         if last is not None and last > blocks:
             raise ValueError(f"finetune.unfreeze {last} is above the backbone's {blocks} blocks")
+        return self
+
+    @model_validator(mode="after")
+    def _partners_for_mixing(self) -> "Config":
+        if self.trainer.global_batch == 1 and (self.augment.mixup or self.augment.cutmix):
+            raise ValueError(
+                "augment.mixup and augment.cutmix require a trainer.global_batch of at least 2"
+            )
         return self
 
 
@@ -108,19 +116,20 @@ def free_keys() -> frozenset[str]:
     return frozenset(key for key, free in _keys(Config) if free)
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested tables, by their dotted keys."""
+    found: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
+            found.update(flat(value, f"{prefix}{key}."))
         else:
-            flat[prefix + key] = value
-    return flat
+            found[prefix + key] = value
+    return found
 
 
 def conflicts(old: Config, new: Config) -> list[str]:
     """Keys, as `key: old -> new`, that differ and would make it another run."""
-    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    before, after = flat(old.model_dump(mode="json")), flat(new.model_dump(mode="json"))
     return [
         f"{key}: {before[key]} -> {after[key]}"
         for key in after

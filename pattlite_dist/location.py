@@ -13,11 +13,17 @@ from typing import Annotated, Any, TypeVar, get_args
 from pydantic import BaseModel
 
 M = TypeVar("M", bound=BaseModel)
+PRETRAINED = "pretrained"  # weights that come with the package: their best, or `pretrained:NAME`
 
 
 def is_local(text: str) -> bool:
     """Whether a location is a path on this machine: not an address or a `pipe:` command."""
     return "://" not in text and not text.startswith("pipe:")
+
+
+def is_pretrained(text: str) -> bool:
+    """Whether a model is named that comes with the package; `./pretrained` is a file or folder."""
+    return text.partition(":")[0] == PRETRAINED
 
 
 @dataclass(frozen=True)
@@ -26,19 +32,25 @@ class Place:
 
     Attributes:
         words: that have another meaning.
+        pretrained: whether it may name weights that come with the package.
     """
 
     words: tuple[str, ...] = ()
+    pretrained: bool = False
 
     def absolute(self, text: str) -> str:
         """A path made absolute; anything else unchanged."""
-        if text in self.words or not is_local(text):
+        if self.is_word(text) or not is_local(text):
             return text
         return os.path.abspath(text)  # noqa: PTH100  a link's own place
 
+    def is_word(self, text: str) -> bool:
+        """Whether it is no place."""
+        return text in self.words or (self.pretrained and is_pretrained(text))
+
 
 Location = Annotated[str, Place()]
-Weights = Annotated[str, Place(words=("imagenet", "none"))]
+Weights = Annotated[str, Place(words=("imagenet", "none"), pretrained=True)]
 
 
 def absolute(value: Any, kind: Any, marks: Iterable[Any] = ()) -> Any:
@@ -66,6 +78,30 @@ def with_absolute_paths(model: M) -> M:
         for name, field in type(model).model_fields.items()
     }
     return model.model_copy(update=changes)
+
+
+def with_names_only(model: M) -> M:
+    """The same model, in which only the last part of each path and address is left, at any depth.
+
+    What is given to others does not say what this machine's folders are called.
+    """
+    changes: dict[str, Any] = {}
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            changes[name] = with_names_only(value)
+        for place in _places([*field.metadata, *_marks(field.annotation)]):
+            if isinstance(value, str) and not place.is_word(value):
+                changes[name] = last_part(value)
+    return model.model_copy(update=changes)
+
+
+def last_part(text: str) -> str:
+    """The name of a place: the last part of a path or an address, without its query."""
+    if is_local(text):
+        return Path(os.path.abspath(text)).name or "/"  # noqa: PTH100  a link's own name
+    scheme, mark, rest = text.partition("://")
+    return rest.partition("?")[0].rstrip("/").rpartition("/")[2] if mark else scheme.split(":")[0]
 
 
 def _marks(kind: Any) -> Iterator[Any]:

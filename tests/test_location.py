@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from pattlite_dist.location import Location, Weights, absolute, is_local, with_absolute_paths
+from pattlite_dist.location import (
+    Location,
+    Weights,
+    absolute,
+    is_local,
+    last_part,
+    with_absolute_paths,
+    with_names_only,
+)
 
 
 @pytest.mark.parametrize(
@@ -18,6 +26,10 @@ from pattlite_dist.location import Location, Weights, absolute, is_local, with_a
         ("imagenet", Location, "{here}/imagenet"),
         ("imagenet", Weights, "imagenet"),
         ("imagenet", Weights | None, "imagenet"),
+        ("pretrained", Weights, "pretrained"),
+        ("pretrained:a", Weights, "pretrained:a"),
+        ("./pretrained", Weights, "{here}/pretrained"),
+        ("pretrained", Location, "{here}/pretrained"),
         ("a", Location | None, "{here}/a"),
         ("gs://b/../c", Location, "gs://b/../c"),
         ("pipe:cat x", Location | None, "pipe:cat x"),
@@ -64,3 +76,25 @@ def test_what_is_absolute_stays_so(text: str) -> None:
     once = absolute(text, Location)
     assert absolute(once, Location) == once
     assert (once == text) or is_local(text)
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("/home/me/fer2013/", "fer2013"),
+        ("fer2013", "fer2013"),
+        ("/", "/"),
+        ("s3://bucket/sets/fer2013", "fer2013"),
+        ("https://host/sets/fer2013/?token=x", "fer2013"),
+        ("gs://bucket", "bucket"),
+        ("pipe:cat /home/me/x", "pipe"),
+    ],
+)
+def test_the_name_of_a_place_says_nothing_of_the_machine(place: str, name: str) -> None:
+    assert last_part(place) == name
+
+
+def test_only_names_are_left_of_the_places_of_a_model() -> None:
+    given = Outer(inner=Inner(where="s3://b/c", name="/home/me/a"), folder="/home/me/runs")
+    expected = Outer(inner=Inner(where="c", name="/home/me/a"), folder="runs")
+    assert with_names_only(given) == expected

@@ -77,6 +77,7 @@ def test_it_is_read(folder: str, then: str, now: str, network: type) -> None:
     assert subject.config == load_config(OLD / folder)
     written["model"]["name"] = now
     tree = subject.config.model_dump(mode="json")
+    assert tree.pop("tracking") == {"report": True}
     for part, key, value in LATER:
         assert tree[part].pop(key) == (value[folder] if isinstance(value, dict) else value)
     assert tree == written

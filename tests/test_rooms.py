@@ -17,12 +17,12 @@ ROOMS = [
     "errors", "console", "files", "location", "logins", "stores", "settings", "shipped", "compat",
     "runtime",
     "config", "shards", "data", "model", "tracking", "train", "evaluation", "predict", "export",
-    "slurm", "commands", "cli",
+    "slurm", "report", "commands", "cli",
 ]  # fmt: skip
 CONFIG = {"config", "migrate", "renamed"}
 FOLDERS = {
-    "commands", "compat", "data", "evaluation", "export", "model", "predict", "runtime", "shards",
-    "shards/sources", "slurm", "tracking", "train",
+    "commands", "compat", "data", "evaluation", "export", "model", "predict", "report", "runtime",
+    "shards", "shards/sources", "slurm", "tracking", "train",
 }  # fmt: skip
 MODULES = {
     "__init__", "__main__", "cli", "config", "console", "errors", "files", "location", "logins",

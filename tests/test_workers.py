@@ -39,10 +39,11 @@ def run(folder: Path, *options: str, **env: str) -> "subprocess.CompletedProcess
         text = FILE.format(name=name, mark=mark)
         (folder / "tests" / f"test_{name}.py").write_text(text)
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "CI"))}
+    kept |= {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # each takes a while
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, "tests"],
-        cwd=folder, env={**kept, "PYTHONPATH": str(ROOT), **env}, capture_output=True, text=True,
-        check=False,
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "xdist", *options,
+         "tests"],
+        cwd=folder, env={**kept, **env}, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 

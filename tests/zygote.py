@@ -7,6 +7,7 @@ two lines: its processes, at once, and how they ended, once all of them are gone
 """
 
 import contextlib
+import functools
 import gc
 import importlib
 import json
@@ -26,6 +27,7 @@ from matplotlib.backends import backend_agg  # noqa: F401  and this
 
 from pattlite_dist import cli
 from pattlite_dist.evaluation import evaluate  # noqa: F401
+from pattlite_dist.tracking import curves
 from tests.train.faults import EVERY, Fault, install
 
 
@@ -116,6 +118,9 @@ def preload(modules: list[str]) -> None:
 def serve() -> None:
     """Answer requests until there are no more."""
     torch.set_num_threads(1)
+    # A picture takes as long as a dozen steps; tests/tracking/test_curves.py is about it.
+    curves.write_figure = lambda _, path: path.touch()
+    cli.parser_of = functools.cache(cli.parser_of)  # made once, from a hundred types
     with contextlib.suppress(Exception):  # for what it imports
         cli.parse("train", [])
     gc.collect()

@@ -24,8 +24,8 @@ def work(options: Any) -> int:
     """Calibrate a run."""
     with quick_imports():
         from pattlite_dist.evaluation.calibrating import calibrate_run
-    from pattlite_dist.evaluation.calibration import CALIBRATION_NAME
     from pattlite_dist.runtime.world import detect
+    from pattlite_dist.train.temperature import CALIBRATION_NAME
 
     run, found = calibrate_run(options.target, options.shards, options.accelerator)
     if detect().main:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pattlite_dist.commands.options import MODELS
 from pattlite_dist.console import print_rows
 from pattlite_dist.runtime.imports import quick_imports
 
@@ -16,7 +17,7 @@ def add_options(parser: "ArgumentParser") -> None:
     """Options of `evaluate`."""
     from pattlite_dist.location import Location
 
-    parser.add_argument("target", type=Path, help="run folder, or one of its checkpoints")
+    parser.add_argument("target", type=Path, help=MODELS)
     parser.add_argument(
         "--shards",
         type=Location,

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pattlite_dist.commands.options import MODELS
 from pattlite_dist.runtime.imports import quick_imports
 
 if TYPE_CHECKING:
@@ -13,17 +14,21 @@ def add_options(parser: "ArgumentParser") -> None:
     """Options of `export`."""
     from pattlite_dist.location import Location
 
-    parser.add_argument("target", type=Path, help="run folder, or one of its checkpoints")
+    parser.add_argument("target", type=Path, help=MODELS)
     parser.add_argument(
         "out", type=Path, help="file to write: .safetensors, .onnx or .pt2; its card goes beside it"
     )
     parser.add_argument(
-        "--format", choices=("safetensors", "onnx", "onnx-int8", "pt2"), default=None,
-        help="default: by the name of the file",
+        "--format", choices=("safetensors", "safetensors-half", "onnx", "onnx-int8", "pt2"),
+        default=None, help="default: by the name of the file",
     )  # fmt: skip
     parser.add_argument(
         "--shards", type=Location, default=None,
         help="to compare the file with the run on, instead of the run's own",
+    )  # fmt: skip
+    parser.add_argument(
+        "--notes", type=Path, default=None, metavar="FILE",
+        help="Markdown to add to the card, such as further looks at test",
     )  # fmt: skip
 
 
@@ -32,7 +37,7 @@ def work(options: Any) -> int:
     with quick_imports():
         from pattlite_dist.export.export import export
 
-    card, found = export(options.target, options.out, options.format, options.shards)
+    card, found = export(options.target, options.out, options.format, options.shards, options.notes)
     print(
         f"{options.out}: {options.out.stat().st_size:,} bytes; val top-1 {100 * found.top1:.2f} % "
         f"(the run: {100 * found.top1_run:.2f} %), largest difference of a probability "

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 
 CONFIG_HELP = "YAML file, or the name of one that is installed; see `pattlite configs`"
+MODELS = (
+    "run folder, one of its checkpoints, an exported .safetensors file, or pretrained[:NAME], "
+    "which is installed"
+)
 
 
 def config_options(parser: "ArgumentParser") -> None:

@@ -12,8 +12,9 @@ def add_options(parser: "ArgumentParser") -> None:
     from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
     parser.add_argument(
-        "model", type=Path, help="run folder, checkpoint, or exported .onnx or .safetensors file"
-    )
+        "model", type=Path,
+        help="run folder, checkpoint, exported .onnx or .safetensors file, or pretrained[:NAME]",
+    )  # fmt: skip
     parser.add_argument(
         "sources", type=str, nargs="+", metavar="source",
         help="pictures, folders, patterns such as 'album/*.jpg', videos, the number of a camera, "

@@ -80,6 +80,11 @@ def evaluate(options: Any) -> int:
     target = absolute(options.target, Path)
     if options.after is None and not target.exists():
         raise UserError(f"{options.target} does not exist; give a run folder or a checkpoint")
+    if target.is_file() and target.suffix != ".ckpt":
+        raise UserError(
+            f"{options.target} is not a run folder or a checkpoint, and has no place for a job's "
+            "log; score it with `pattlite evaluate`"
+        )
     _evaluate(options, target, profile, options.after, job_arguments("evaluate", options))
     return 0
 

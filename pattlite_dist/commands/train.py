@@ -16,6 +16,7 @@ def work(options: Any) -> int:
     with quick_imports():
         from pattlite_dist.tracking.curves import CURVES_NAME, draw_what_is_new
         from pattlite_dist.tracking.folder import run_folder
+        from pattlite_dist.tracking.reporting import finish_report
         from pattlite_dist.train.run import train as fit
 
     run, main = run_folder(config), detect().main
@@ -24,6 +25,7 @@ def work(options: Any) -> int:
     finally:  # also of a run that was stopped
         if main:
             draw_what_is_new(run)
+            finish_report(run)
     if main:
         print(f"{run}: trained; curves in {run / CURVES_NAME}; now `pattlite evaluate {run}`")
     return 0

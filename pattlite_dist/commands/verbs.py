@@ -117,6 +117,12 @@ VERBS = {
         "print mean and deviation of runs, and test two configurations",
         "compare runs/a-0 runs/a-1 --against runs/b-0 runs/b-1",
     ),
+    "report": Verb(
+        f"{_COMMANDS}.report",
+        "RUN ...",
+        "write one page about runs: curves, scores, restarts, settings",
+        "report runs/fer2013 -o fer2013.html",
+    ),
     "model": Verb(
         f"{_COMMANDS}.model",
         "-c CONFIG",

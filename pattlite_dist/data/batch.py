@@ -12,6 +12,7 @@ from pattlite_dist.data.sampler import Place
 class _Frame(TypedDict):
     id: torch.Tensor
     counts: torch.Tensor
+    good: torch.Tensor
     weight: torch.Tensor
     counted: int
     left_out: int
@@ -22,9 +23,10 @@ class _Frame(TypedDict):
 class Batch(_Frame, total=False):
     """What a loader yields.
 
-    `image` is uint8 [n, C, H, W]; `label` and `id` int64, `flags` uint8 and `counts` bool, each
-    [n]. A sample that does not count is padding, or stands for one of a bad shard; `counted` is
-    the number of those that do, `left_out` that of the latter. `weight`, float32 [n], is each
+    `image` is uint8 [n, C, H, W]; `label` and `id` int64, `flags` uint8, `counts` and `good` bool,
+    each [n]. A sample that does not count is padding, or stands for one of a bad shard, and only
+    the latter is not `good`; `counted` is the number of those that count, `left_out` that of those
+    that would if they were good. `weight`, float32 [n], is each
     sample's in training: 0 if it does not count, and such that the mean of weighted losses over
     the places of all ranks is the mean loss of the samples that count. `target`, float32
     [n, classes], is present if the set has class shares in addition to the label.
@@ -47,6 +49,7 @@ def frame(place: Place, good: NDArray[np.bool_]) -> Batch:
     return Batch(
         id=torch.from_numpy(place.ids),
         counts=torch.from_numpy(counts),
+        good=torch.from_numpy(good),
         weight=torch.from_numpy(counts * np.float32(place.weight)),
         counted=int(counts.sum()),
         left_out=int((place.counts & ~good).sum()),

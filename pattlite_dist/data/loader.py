@@ -156,6 +156,7 @@ class TrainLoader(BatchLoader):
         start_method: of those processes; None uses the system's default.
         fingerprint: of the manifest, so that a state is not loaded with other data.
         pin: see `BatchLoader`.
+        partners: see `TrainSampler`.
     """
 
     sampler: TrainSampler
@@ -170,9 +171,11 @@ class TrainLoader(BatchLoader):
         start_method: str | None = None,
         fingerprint: str = "",
         pin: bool = False,
+        partners: bool = False,
     ) -> None:
         dataset = BatchDataset(source) if isinstance(source, ShardReader) else source
-        super().__init__(dataset, TrainSampler(plan, rank, world), workers, start_method, pin)
+        sampler = TrainSampler(plan, rank, world, partners)
+        super().__init__(dataset, sampler, workers, start_method, pin)
         self.fingerprint = fingerprint
 
     def set_epoch(self, epoch: int) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 
@@ -12,10 +13,12 @@ from pattlite_dist.data.batch import Batch
 from pattlite_dist.data.cache import Cache
 from pattlite_dist.data.fetch import Origin
 from pattlite_dist.data.loader import BatchLoader, TrainLoader, eval_loader
+from pattlite_dist.data.mix import draw_mixing, mixed, mixes
 from pattlite_dist.data.plan import TrainPlan, rank_slice
 from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.data.resident import Resident, fits
-from pattlite_dist.data.settings import DataConfig
+from pattlite_dist.data.schedule import augment_at, side_at
+from pattlite_dist.data.settings import AugmentConfig, DataConfig
 from pattlite_dist.data.trust import default_cache
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.runtime.devices import use_gpu
@@ -83,6 +86,7 @@ class FERData(pl.LightningDataModule):
             self._start_method(),
             self.manifest.fingerprint(),
             use_gpu(self.config.trainer.accelerator),
+            mixes(self.config.augment),
         )
         self._loaders.append(loader)
         return loader
@@ -135,16 +139,31 @@ class FERData(pl.LightningDataModule):
         return {**moved, **resident.fill(moved["id"])} if resident else moved
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> dict[str, Any]:
-        """Turn the uint8 images into the model's input, augmented while training."""
+        """Turn the uint8 images into the model's input, augmented and mixed while training."""
         training = self.trainer is not None and self.trainer.training
-        return {**batch, "image": self.prepare(batch, training)}
+        ready: dict[str, Any] = {**batch, "image": self.prepare(batch, training)}
+        return self._mix(ready) if training and mixes(self.config.augment) else ready
 
     def prepare(self, batch: Batch, training: bool) -> torch.Tensor:
         """The model's input, float32 [n, 3, size, size], for a batch already on its device."""
         if not training:
             return self.preprocess(batch["image"])
+        config, epoch = self.config, batch["epoch"]
+        whole = config.trainer.global_batch
+        first = rank_slice(whole, self.world.rank, self.world.size).start
+        places = np.arange(first, first + len(batch["image"])) % whole  # with its partner, if any
+        augment = self._augment(epoch)
+        parameters = draw(augment, config.seed, epoch, batch["step"], whole, places)
+        return self.preprocess(batch["image"], parameters, side_at(config.data, epoch))
+
+    def _augment(self, epoch: int) -> AugmentConfig:
+        return augment_at(self.config.augment, epoch, self.config.trainer.epochs)
+
+    def _mix(self, batch: dict[str, Any]) -> dict[str, Any]:
         config = self.config
         whole = config.trainer.global_batch
         part = rank_slice(whole, self.world.rank, self.world.size)
-        parameters = draw(config.augment, config.seed, batch["epoch"], batch["step"], whole, part)
-        return self.preprocess(batch["image"], parameters)
+        epoch, step, size = batch["epoch"], batch["step"], batch["image"].shape[-1]
+        mixing = draw_mixing(self._augment(epoch), config.seed, epoch, step, whole, part, size)
+        soft = config.data.targets != "labels"
+        return mixed(batch, mixing, len(self.manifest.labels), soft)

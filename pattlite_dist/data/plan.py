@@ -17,7 +17,7 @@ from pattlite_dist.errors import UserError
 Ids = NDArray[np.int64]
 
 # The purpose of a random stream is part of its counter, so no two streams overlap.
-SHARDS, SAMPLES, AUGMENT, DROPOUT = 0, 1, 2, 3
+SHARDS, SAMPLES, AUGMENT, DROPOUT, MIX = 0, 1, 2, 3, 4
 
 
 def raw_stream(seed: int, part: int, purpose: int, stream: int, n: int) -> NDArray[np.uint64]:

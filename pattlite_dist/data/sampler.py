@@ -28,11 +28,18 @@ class TrainSampler(Sampler[Place]):
 
     `epoch` and `start` are the position of the next batch to be yielded. The length is always that
     of the whole epoch: Lightning includes the batches that a resumed epoch has already done.
+
+    Args:
+        plan: of the whole run.
+        rank: of this process.
+        world: number of processes.
+        partners: whether a batch has one place more, which does not count: the one after its last
+            in the global batch, where the first follows the last. See `data.mix`.
     """
 
-    def __init__(self, plan: TrainPlan, rank: int, world: int) -> None:
+    def __init__(self, plan: TrainPlan, rank: int, world: int, partners: bool = False) -> None:
         rank_slice(plan.global_batch, rank, world)  # raises here, not later, if the share is uneven
-        self.plan, self.rank, self.world = plan, rank, world
+        self.plan, self.rank, self.world, self.partners = plan, rank, world, partners
         self.epoch, self.start = 0, 0
 
     def __len__(self) -> int:
@@ -55,6 +62,9 @@ class TrainSampler(Sampler[Place]):
             counting = plan.counting(step)
             counts = np.arange(part.start, part.stop) < counting
             ids = plan.batch(epoch, step, self.rank, self.world)
+            if self.partners:
+                following = plan.batch(epoch, step, (self.rank + 1) % self.world, self.world)
+                ids, counts = np.append(ids, following[0]), np.append(counts, False)
             yield Place(epoch, step, ids, counts, plan.global_batch / counting)
 
 

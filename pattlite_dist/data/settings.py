@@ -1,5 +1,6 @@
 """Data settings: which shards to stream and how, and augmentation."""
 
+from itertools import pairwise
 from typing import Literal
 
 from pydantic import field_validator, model_validator
@@ -9,6 +10,7 @@ from pattlite_dist.logins import put_away
 from pattlite_dist.settings import Strict, setting
 
 Tail = Literal["pad", "wrap", "drop"]
+_SMALLEST, _LARGEST = 48, 224  # sides of the model's input
 
 
 class DataConfig(Strict):
@@ -21,7 +23,17 @@ class DataConfig(Strict):
         "login or signature in it is used and not stored.",
     )
     image_size: int = setting(
-        64, free=False, ge=48, le=224, description="Side of the model's input in pixels."
+        64,
+        free=False,
+        ge=_SMALLEST,
+        le=_LARGEST,
+        description="Side of the model's input in pixels.",
+    )
+    image_sizes: tuple[tuple[int, int], ...] = setting(
+        (),
+        free=False,
+        description="Smaller sides to train on first, as [first epoch, side] pairs up to that of "
+        "image_size, as in [[0,48],[20,64]]. Validation always has image_size.",
     )
     window: int = setting(
         131072,
@@ -83,6 +95,19 @@ class DataConfig(Strict):
         description="If a training shard stays bad: stop, or skip it, counted and logged.",
     )
 
+    @model_validator(mode="after")
+    def _sizes_in_order(self) -> "DataConfig":
+        epochs, sides = zip(*self.image_sizes, strict=True) if self.image_sizes else ((), ())
+        if epochs and (epochs[0] != 0 or any(a >= b for a, b in pairwise(epochs))):
+            raise ValueError("the first epochs of image_sizes do not begin at 0 and rise")
+        if sides and not _SMALLEST <= min(sides) <= max(sides) <= _LARGEST:
+            raise ValueError(f"a side in image_sizes is not from {_SMALLEST} to {_LARGEST}")
+        if sides and sides[-1] != self.image_size:
+            raise ValueError(
+                f"the last side in image_sizes, {sides[-1]}, is not image_size {self.image_size}"
+            )
+        return self
+
     @field_validator("shards")
     @classmethod
     def _without_secrets(cls, address: str) -> str:
@@ -109,6 +134,17 @@ class AugmentConfig(Strict):
     scale: float = setting(
         0.0, free=False, ge=0, lt=1, description="Zoom factor from 1 - scale to 1 + scale."
     )
+    crop: tuple[float, float] | None = setting(
+        None,
+        free=False,
+        description="Smallest and largest area of a random resized crop, as fractions of the "
+        "image; default: no crop.",
+    )
+    crop_aspect: tuple[float, float] = setting(
+        (3 / 4, 4 / 3),
+        free=False,
+        description="Smallest and largest width of a crop in heights.",
+    )
     brightness: float = setting(
         0.0, free=False, ge=0, le=1, description="Largest shift of the 0-1 grey level."
     )
@@ -122,6 +158,43 @@ class AugmentConfig(Strict):
         (0.02, 0.2),
         free=False,
         description="Smallest and largest erased area, as fractions of the image.",
+    )
+    mixup: float = setting(
+        0.0,
+        free=False,
+        ge=0,
+        description="Blend an image and its target with those of the next one of the batch: alpha "
+        "of mixup, whose share is drawn from Beta(alpha, alpha).",
+    )
+    cutmix: float = setting(
+        0.0,
+        free=False,
+        ge=0,
+        description="Paste a rectangle of the next image of the batch, and its area's share of the "
+        "target: alpha of cutmix.",
+    )
+    mix_prob: float = setting(
+        1.0, free=False, ge=0, le=1, description="Probability that an image is mixed at all."
+    )
+    mix_switch: float = setting(
+        0.5,
+        free=False,
+        ge=0,
+        le=1,
+        description="Probability of cutmix instead of mixup, if both are on.",
+    )
+    calm_epochs: int = setting(
+        0,
+        free=False,
+        ge=0,
+        description="Last epochs, in which nothing is mixed or erased and the rest is weaker.",
+    )
+    calm_share: float = setting(
+        0.5,
+        free=False,
+        ge=0,
+        le=1,
+        description="What these have of rotation, shift, scale, crop, brightness and contrast.",
     )
     mean: tuple[float, float, float] | None = setting(
         None,
@@ -140,6 +213,12 @@ class AugmentConfig(Strict):
         if not 0 < smallest <= largest <= 1:
             raise ValueError(
                 f"erasing_area {smallest}, {largest} does not satisfy 0 < smallest <= largest <= 1"
+            )
+        if self.crop is not None and not 0 < self.crop[0] <= self.crop[1] <= 1:
+            raise ValueError(f"crop {self.crop} does not satisfy 0 < smallest <= largest <= 1")
+        if not 0 < self.crop_aspect[0] <= self.crop_aspect[1]:
+            raise ValueError(
+                f"crop_aspect {self.crop_aspect} does not satisfy 0 < smallest <= largest"
             )
         if self.std is not None and min(self.std) <= 0:
             raise ValueError(f"std {self.std} is not positive")

@@ -45,14 +45,14 @@ def audit(
     accelerator: str = "auto",
     progress: Progress = lambda what, done, total: None,
 ) -> tuple[Path, Audit]:
-    """Audit a run folder (its best checkpoint on val) or one of its checkpoint files.
+    """Audit a run folder (its best checkpoint on val), a checkpoint, or an exported file.
 
     Networks whose predictions depend on their batch are audited too, although nothing else scores
     them. Writes `audit.json` into the run folder or, of other shards than those that it was trained
-    on, into a folder in it.
+    on, into a folder in it. A file has a folder of its own for it, NAME-evaluation.
 
     Args:
-        target: run folder or checkpoint.
+        target: run folder, checkpoint, exported .safetensors file, or `pretrained[:NAME]`.
         shards: to use instead of the run's own.
         split: to audit; None is test, or val if there is no test.
         batch: samples per batch; 32 is the default of Keras' `evaluate`, and so of the reference
@@ -144,7 +144,7 @@ def _selection(
         known: the subject's top-1, 0-1.
     """
     kept = sorted(item for item in listed(subject.path.parent) if item.top1 >= 0)
-    if len(kept) < 2:
+    if len(kept) < 2 or subject.exported:
         return None
     scored = []
     for item in kept:

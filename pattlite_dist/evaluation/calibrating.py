@@ -4,13 +4,14 @@ from pathlib import Path
 
 from pattlite_dist.compat.torch import check
 from pattlite_dist.errors import UserError
-from pattlite_dist.evaluation.calibration import Calibration, calibrate, save_calibration
+from pattlite_dist.evaluation.calibration import calibrate
 from pattlite_dist.evaluation.collect import collect
 from pattlite_dist.evaluation.subject import Subject, read_subject
 from pattlite_dist.logins import without_secrets
 from pattlite_dist.model.build import refuse_batch_dependent
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.shards.manifest import Manifest
+from pattlite_dist.train.temperature import Calibration, save_calibration
 from pattlite_dist.train.trainer import quiet_libraries
 
 
@@ -48,6 +49,10 @@ def calibrate_run(
     quiet_libraries()
     check()
     subject = read_subject(target, shards)
+    if subject.exported:
+        raise UserError(
+            f"{target} contains its temperature; calibrate the run, then export it again"
+        )
     world = worlds.detect()
     with worlds.group(world, accelerator, subject.config.trainer.timeout_minutes):
         device = worlds.device(world, accelerator)

@@ -1,118 +1,30 @@
-"""Temperature scaling (Guo et al. 2017): one number that makes probabilities honest.
-
-The logits are divided by a temperature that minimises the negative log-likelihood on val. The order
-of the classes, and so every accuracy, stays as it is.
-"""
+"""How an examined network is calibrated; `train.temperature` says how that is done."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field
-
-from pattlite_dist import __version__
-from pattlite_dist.evaluation.bootstrap import Floats
 from pattlite_dist.evaluation.predictions import Predictions
 from pattlite_dist.evaluation.schema import Calibrated, Part
-from pattlite_dist.evaluation.scores import calibration_error
 from pattlite_dist.evaluation.subject import Subject
-from pattlite_dist.files import parse_json, write_text
-from pattlite_dist.settings import Strict
-
-CALIBRATION_NAME = "calibration.json"
-LOWEST, HIGHEST = 0.1, 10.0  # temperatures; a network beyond them is not to be saved by one
-_HALVINGS = 60
-_LEAST = np.finfo(np.float64).tiny  # avoids the log of 0
-
-
-class Calibration(Strict):
-    """`calibration.json`: how a checkpoint was calibrated on val.
-
-    Attributes:
-        checkpoint, epoch, step: what was calibrated.
-        manifest: fingerprint of the shards.
-        samples: of val.
-        temperature: that the logits are divided by.
-        nll, ece: before and after, on val; see `schema.PartScores`.
-    """
-
-    format: str = Field("pattlite-calibration", pattern="^pattlite-calibration$")
-    version: int = Field(1, ge=1, le=1)
-    created_by: str
-    checkpoint: str
-    epoch: int = Field(ge=0)
-    step: int = Field(ge=0)
-    manifest: str
-    samples: int = Field(gt=0)
-    temperature: float = Field(ge=LOWEST, le=HIGHEST)
-    nll: tuple[float, float]
-    ece: tuple[float, float]
-
-
-def fit_temperature(table: Floats, labels: NDArray[np.int64]) -> float:
-    """The temperature with the lowest negative log-likelihood.
-
-    That is a convex function of the inverse temperature, so its slope is bisected: the same table
-    gives the same bits.
-
-    Args:
-        table: probabilities, [n, classes].
-        labels: [n].
-    """
-    logits = np.log(np.maximum(table, _LEAST))
-    certain = logits[np.arange(len(labels)), labels]
-    low, high = 1 / HIGHEST, 1 / LOWEST
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        weights = _softmax(logits * middle)
-        if ((weights * logits).sum(1) - certain).mean() > 0:
-            high = middle
-        else:
-            low = middle
-    return float(2 / (low + high))
-
-
-def tempered(table: Floats, temperature: float) -> Floats:
-    """What probabilities become if their logits are divided by a temperature."""
-    if temperature == 1:
-        return table
-    return _softmax(np.log(np.maximum(table, _LEAST)) / temperature)
-
-
-def _softmax(logits: Floats) -> Floats:
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    shares: Floats = powers / powers.sum(1, keepdims=True)
-    return shares
+from pattlite_dist.files import parse_json
+from pattlite_dist.train.temperature import (
+    CALIBRATION_NAME,
+    Calibration,
+    calibration_error,
+    measure,
+    tempered,
+)
 
 
 def calibrate(subject: Subject, val: Predictions, manifest: str) -> Calibration:
-    """Fit the temperature of a checkpoint.
+    """Fit the temperature of a checkpoint; an exported file's is only measured.
 
     Args:
-        subject: the checkpoint.
+        subject: the checkpoint or file.
         val: its predictions of the val split, from one view.
         manifest: fingerprint of the shards.
     """
-    table = val.probabilities["one"]
-    temperature = min(max(fit_temperature(table, val.labels), LOWEST), HIGHEST)
-    both = [table, tempered(table, temperature)]
-    nll_before, nll_after = (
-        float(-np.log(np.maximum(one[np.arange(len(val)), val.labels], _LEAST)).mean())
-        for one in both
-    )
-    ece_before, ece_after = (calibration_error(one, val.labels) for one in both)
-    return Calibration(
-        created_by=f"pattlite_dist {__version__}",
-        checkpoint=subject.path.name,
-        epoch=subject.content["epoch"],
-        step=subject.content["global_step"],
-        manifest=manifest,
-        samples=len(val),
-        temperature=temperature,
-        nll=(nll_before, nll_after),
-        ece=(ece_before, ece_after),
-    )
+    fixed = subject.exported.temperature if subject.exported else None
+    return measure(val.probabilities["one"], val.labels, subject.mark, manifest, fixed)
 
 
 def calibrated_scores(temperature: float, found: Mapping[Part, Predictions]) -> Calibrated:
@@ -124,13 +36,6 @@ def calibrated_scores(temperature: float, found: Mapping[Part, Predictions]) -> 
     return Calibrated(temperature=temperature, ece=errors)
 
 
-def save_calibration(run: Path, found: Calibration) -> Path:
-    """Write `calibration.json` into a run's folder, whole or not at all."""
-    path = run / CALIBRATION_NAME
-    write_text(path, found.model_dump_json(indent=1) + "\n")
-    return path
-
-
 def known_temperature(subject: Subject) -> Calibration | None:
     """The calibration of a checkpoint; None if this one has not been calibrated.
 
@@ -138,9 +43,9 @@ def known_temperature(subject: Subject) -> Calibration | None:
         UserError: the file is damaged.
     """
     path = subject.run / CALIBRATION_NAME
-    if not path.is_file():
+    if subject.exported or not path.is_file():
         return None
     again = f"run `pattlite calibrate {subject.run}`"
     found = parse_json(path.read_bytes(), Calibration, str(path), again)
-    same = (found.checkpoint, found.step) == (subject.path.name, subject.content["global_step"])
+    same = (found.checkpoint, found.step) == (subject.mark.checkpoint, subject.mark.step)
     return found if same else None

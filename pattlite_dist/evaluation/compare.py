@@ -18,7 +18,7 @@ from pattlite_dist.train.names import chosen, listed
 
 METRICS = ("top1", "macro_f1", "balanced_accuracy", "nll", "ece")
 # The settings of these two sections that make it a different configuration.
-_OF_THE_DATA = ("image_size", "window", "tail", "targets")
+_OF_THE_DATA = ("image_size", "image_sizes", "window", "tail", "targets")
 _OF_THE_TRAINER = ("epochs", "global_batch", "precision")
 _HEADS = ("top-1 %", "macro-F1 %", "balanced %", "nll", "ece %")
 
@@ -91,7 +91,7 @@ def recipe(config: Config) -> dict[str, Any]:
     tree = config.model_dump(mode="json")
     for section, key in (("data", _OF_THE_DATA), ("trainer", _OF_THE_TRAINER)):
         tree[section] = {name: value for name, value in tree[section].items() if name in key}
-    sections = {name: part for name, part in tree.items() if name != "wandb"}
+    sections = {name: part for name, part in tree.items() if name not in ("tracking", "wandb")}
     return {
         f"{name}.{key}": value
         for name, part in sections.items()

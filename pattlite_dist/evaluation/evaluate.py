@@ -12,7 +12,7 @@ from pattlite_dist.compat.torch import check
 from pattlite_dist.data.module import FERData, origin
 from pattlite_dist.errors import UserError
 from pattlite_dist.evaluation.bootstrap import LEVEL, RESAMPLES, SEED
-from pattlite_dist.evaluation.calibration import calibrate, calibrated_scores, save_calibration
+from pattlite_dist.evaluation.calibration import calibrate, calibrated_scores
 from pattlite_dist.evaluation.classes import Classes
 from pattlite_dist.evaluation.collect import collect
 from pattlite_dist.evaluation.independence import measure_split
@@ -36,6 +36,8 @@ from pattlite_dist.logins import without_secrets
 from pattlite_dist.model.build import refuse_batch_dependent
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.shards.manifest import Manifest, SplitName
+from pattlite_dist.tracking.history import append
+from pattlite_dist.train.temperature import save_calibration
 from pattlite_dist.train.trainer import quiet_libraries
 
 
@@ -46,13 +48,14 @@ def evaluate(
     views: Sequence[View] = ("one",),
     pictures: bool = True,
 ) -> tuple[Path, Evaluation]:
-    """Evaluate a run folder (its best checkpoint on val) or one of its checkpoint files.
+    """Evaluate a run folder (its best checkpoint on val), a checkpoint, or an exported file.
 
     Writes `evaluation.json`, `predictions.npz` and pictures, after everything has been computed:
     into the run folder or, of other shards than those that it was trained on, into a folder in it.
+    A file has a folder of its own for them, NAME-evaluation.
 
     Args:
-        target: run folder or checkpoint.
+        target: run folder, checkpoint, exported .safetensors file, or `pretrained[:NAME]`.
         shards: to use instead of the run's own; scored are the classes that they share.
         accelerator: auto, cpu or gpu.
         views: to score, each separately; the first is `one`.
@@ -96,7 +99,7 @@ def evaluate(
                 fitted = calibrate(subject, splits["val"], evaluation.manifest)
                 calibrated = calibrated_scores(fitted.temperature, found)
                 evaluation = evaluation.model_copy(update={"calibration": calibrated})
-                if world.main:
+                if world.main and not subject.exported:
                     save_calibration(run, fitted)
             if world.main:
                 with atomic_write(run / PREDICTIONS_NAME) as stream:
@@ -104,6 +107,9 @@ def evaluate(
                 if pictures:
                     _draw(run, evaluation, splits, found, data, origins)
                 evaluation.save(run)  # last, once the files it names exist
+                if run == subject.run and not subject.exported:
+                    append(run, "evaluated", kind="evaluate", checkpoint=subject.path.name,
+                           splits=list(splits))  # fmt: skip
         finally:
             data.close()
         return run, evaluation

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pattlite_dist.data.reader import ShardReader
+from pattlite_dist.errors import UserError
 from pattlite_dist.evaluation.independence import Predict
 from pattlite_dist.evaluation.schema import AUDIT_NAME, Independence
-from pattlite_dist.files import write_text
+from pattlite_dist.files import parse_json, write_text
 from pattlite_dist.settings import Strict
 from pattlite_dist.shards.manifest import Manifest, SplitName
 
@@ -108,6 +109,20 @@ class Audit(Strict):
         """Write `audit.json` into `run`, whole or not at all; returns its path."""
         write_text(run / AUDIT_NAME, self.model_dump_json(indent=1) + "\n")
         return run / AUDIT_NAME
+
+
+def read_audit(run: Path) -> Audit:
+    """Read a run's `audit.json`.
+
+    Raises:
+        UserError: it is missing, not JSON, or not an audit.
+    """
+    path, again = run / AUDIT_NAME, f"run `pattlite audit {run}`"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; {again}") from error
+    return parse_json(data, Audit, str(path), again)
 
 
 def flaws(manifest: Manifest, split: SplitName) -> Flaws:

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from pattlite_dist.evaluation.predictions import Predictions
 from pattlite_dist.evaluation.schema import Part, PartScores
-from pattlite_dist.evaluation.scores import BINS, calibration, precision_recall
+from pattlite_dist.evaluation.scores import calibration, precision_recall
 from pattlite_dist.files import write_figure
 from pattlite_dist.shards.glyphs import unformatted
+from pattlite_dist.train.temperature import BINS
 
 # Okabe and Ito's colours are distinct with any colour vision, and the dashes in greyscale.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")

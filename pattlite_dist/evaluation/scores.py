@@ -9,15 +9,14 @@ from numpy.typing import NDArray
 from torchmetrics.functional.classification import (
     binary_average_precision,
     binary_precision_recall_curve,
-    multiclass_calibration_error,
     multiclass_confusion_matrix,
 )
 
 from pattlite_dist.evaluation.bootstrap import Counts, Floats, intervals, rates, shares
 from pattlite_dist.evaluation.predictions import Predictions
 from pattlite_dist.evaluation.schema import Agreement, ByClass, PartScores, View
+from pattlite_dist.train.temperature import BINS, calibration_error
 
-BINS = 15  # of confidence
 _LEAST = np.finfo(np.float64).tiny  # avoids the log of 0
 
 
@@ -84,14 +83,6 @@ def _one_against_rest(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     scores = torch.from_numpy(np.ascontiguousarray(table[:, number]))
     return scores, torch.from_numpy((labels == number).astype(np.int64))
-
-
-def calibration_error(table: Floats, labels: NDArray[np.int64]) -> float:
-    """The expected calibration error over `BINS` bins."""
-    found = multiclass_calibration_error(
-        torch.from_numpy(table), torch.from_numpy(labels), table.shape[1], BINS
-    )
-    return float(found)
 
 
 def calibration(table: Floats, labels: NDArray[np.int64]) -> tuple[Counts, Floats, Floats]:

@@ -1,4 +1,4 @@
-"""What is examined: a checkpoint, the configuration its network was trained with, and shards."""
+"""What is examined: a network, the configuration that it was trained with, and shards."""
 
 import contextlib
 import json
@@ -14,27 +14,32 @@ from pattlite_dist.data.fetch import fetch_manifest
 from pattlite_dist.data.module import FERData, origin
 from pattlite_dist.errors import UserError
 from pattlite_dist.evaluation.schema import AUDIT_NAME, EVALUATION_NAME, OTHERS
-from pattlite_dist.location import is_local
+from pattlite_dist.location import is_local, is_pretrained
 from pattlite_dist.logins import without_secrets
 from pattlite_dist.model.build import MobileNetV2ViT, PattLite, build_model
+from pattlite_dist.model.description import Description
+from pattlite_dist.model.exported import SUFFIX, as_checkpoint, read_exported
+from pattlite_dist.model.weights import find
 from pattlite_dist.runtime.world import World
 from pattlite_dist.shards.manifest import Manifest
 from pattlite_dist.tracking.folder import load_config
 from pattlite_dist.train import checkpoint as checkpoints
 from pattlite_dist.train.names import run_of
+from pattlite_dist.train.temperature import Mark
 from pattlite_dist.train.trainer import build_preprocess
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A checkpoint that has been read.
+    """A checkpoint, or an exported file, that has been read.
 
     Attributes:
-        run: the run's folder, or the checkpoint's.
-        path: of the checkpoint.
+        run: folder of results: the run's or the checkpoint's; for an exported file, one of its own.
+        path: of the file.
         content: of the checkpoint.
         config: that the network was trained with; `data.shards` are those to use now.
         given: whether these were given, and need not be those that it was trained on.
+        exported: what an exported file says of itself; None for a checkpoint.
     """
 
     run: Path
@@ -42,11 +47,17 @@ class Subject:
     content: dict[str, Any]
     config: Config
     given: bool = False
+    exported: Description | None = None
 
     @property
     def labels(self) -> list[str]:
         """Class names, in the order of the network's outputs."""
         return list(self.content["pattlite"]["labels"])
+
+    @property
+    def mark(self) -> Mark:
+        """Which file it is."""
+        return Mark(self.path.name, self.content["epoch"], self.content["global_step"])
 
     def find_manifest(self) -> Manifest:
         """The manifest of the shards.
@@ -60,6 +71,11 @@ class Subject:
             manifest = fetch_manifest(origin(self.config.data))
         except UserError as error:
             if is_local(shards) and not Path(shards).is_absolute() and not Path(shards).exists():
+                if self.exported:
+                    raise UserError(
+                        f"{self.path} does not say where the shards {shards} are; give their "
+                        "place, or that of others, with --shards"
+                    ) from error
                 raise UserError(
                     f"{self.run} names its shards {shards}, which is not in this folder; start in "
                     "the folder where it was trained, or give their place with --shards"
@@ -108,15 +124,17 @@ class Subject:
 
 
 def read_subject(target: Path, shards: str | None = None) -> Subject:
-    """Read a run's best checkpoint on val, or the given checkpoint.
+    """Read a run's best checkpoint on val, or the given checkpoint or exported file.
 
     Args:
-        target: run folder or checkpoint.
+        target: run folder, checkpoint, exported .safetensors file, or `pretrained[:NAME]`.
         shards: to use instead of the run's own.
 
     Raises:
-        UserError: there is no such folder or checkpoint, or it is not one of ours.
+        UserError: there is no such folder or file, or it is not one of ours.
     """
+    if is_pretrained(str(target)) or target.suffix == SUFFIX:
+        return _read_exported(target, shards)
     run = _run_of(target)
     path = target if target.is_file() else checkpoints.best(run / "checkpoints")
     content = checkpoints.load(path)
@@ -127,6 +145,20 @@ def read_subject(target: Path, shards: str | None = None) -> Subject:
     changes = {"image_size": config.data.image_size, **({"shards": shards} if shards else {})}
     data = here.model_copy(update=changes)
     return Subject(run, path, content, config.model_copy(update={"data": data}), bool(shards))
+
+
+def _read_exported(target: Path, shards: str | None) -> Subject:
+    installed = is_pretrained(str(target))
+    path = find(str(target)) if installed else target
+    description, state = read_exported(path)
+    content = checkpoints.checked(as_checkpoint(description, state), path)
+    config = parse_written(description.config, str(path))
+    if shards:
+        data = config.data.model_copy(update={"shards": shards})
+        config = config.model_copy(update={"data": data})
+    # Not beside an installed file, whose folder is not the user's.
+    run = (Path() if installed else path.parent) / f"{path.stem}-evaluation"
+    return Subject(run, path, content, config, bool(shards), description)
 
 
 def _run_of(target: Path) -> Path:

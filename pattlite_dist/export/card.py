@@ -6,11 +6,11 @@ from pathlib import Path
 import yaml
 
 from pattlite_dist import __version__
-from pattlite_dist.evaluation.calibration import Calibration
 from pattlite_dist.evaluation.schema import Evaluation, Part, PartScores
 from pattlite_dist.export.check import Checked
-from pattlite_dist.predict.description import Description
+from pattlite_dist.model.description import Description
 from pattlite_dist.shards.manifest import Manifest
+from pattlite_dist.train.temperature import Calibration
 
 _PARTS: dict[Part, str] = {
     "val": "val",
@@ -28,6 +28,7 @@ def card(
     calibration: Calibration,
     checked: Checked,
     evaluation: Evaluation | None,
+    training: Sequence[str] = (),
 ) -> str:
     """The text, in the form of the Hugging Face Hub's model cards.
 
@@ -40,6 +41,7 @@ def card(
         calibration: its temperature.
         checked: its agreement with the run.
         evaluation: of the same checkpoint; None if there is none.
+        training: paragraphs about the run, and what else its maintainer says.
     """
     splits: Mapping[Part, PartScores] = evaluation.splits if evaluation is not None else {}
     image = description.image
@@ -68,6 +70,8 @@ def card(
         f"{manifest.samples('train'):,} images to train on, {manifest.samples('val'):,} of val, on "
         f"which the checkpoint was chosen, {manifest.samples('test'):,} of test. Fingerprint of "
         f"the shards: `{manifest.fingerprint()}`.",
+        "## Training",
+        *training,
         "## Limits",
         "It names the expression that a face shows, as people have labelled pictures of faces; "
         "that is not what a person feels. Labels of such data sets are noisy and their people are "

@@ -14,6 +14,7 @@ Predict = Callable[[Pixels], Floats]
 Gather = Callable[[NDArray[np.int64]], Pixels]
 
 TOLERANCE = 1e-4  # of a probability, between PyTorch and another float32
+HALF = 0.02  # the same, with weights that were rounded to half precision
 LARGEST_LOSS = 0.05  # of top-1, by int8
 _SIZES = (1, 3, 17, 64)  # of batches in turn, then the last; the example of the export had two
 
@@ -77,16 +78,20 @@ def check(predict: Predict, gather: Gather, table: Floats, labels: NDArray[np.in
     )
 
 
-def require_equal(found: Checked) -> None:
-    """Refuse a file in float32 that does not predict as PyTorch does.
+def require_equal(found: Checked, tolerance: float = TOLERANCE) -> None:
+    """Refuse a file that does not predict as PyTorch does.
+
+    Args:
+        found: when they were compared.
+        tolerance: of a probability.
 
     Raises:
         UserError: it does not.
     """
-    if not found.difference <= TOLERANCE:
+    if not found.difference <= tolerance:
         raise UserError(
             f"the exported network differs from PyTorch's by {found.difference:.2g} in a "
-            f"probability (allowed: {TOLERANCE:g}); nothing was written: use --format safetensors"
+            f"probability (allowed: {tolerance:g}); nothing was written: use --format safetensors"
         )
 
 

@@ -15,13 +15,15 @@ from pattlite_dist.compat.torch import check as check_torch
 from pattlite_dist.data.module import FERData
 from pattlite_dist.errors import UserError
 from pattlite_dist.evaluation.calibrating import manifest_with_val
-from pattlite_dist.evaluation.calibration import calibrate, known_temperature, tempered
+from pattlite_dist.evaluation.calibration import calibrate, known_temperature
 from pattlite_dist.evaluation.collect import collect
 from pattlite_dist.evaluation.schema import EVALUATION_NAME, Evaluation, read_evaluation
 from pattlite_dist.evaluation.subject import Subject, read_subject
 from pattlite_dist.export import graph as graphs
 from pattlite_dist.export.card import card
 from pattlite_dist.export.check import (
+    HALF,
+    TOLERANCE,
     Checked,
     Gather,
     Predict,
@@ -30,19 +32,23 @@ from pattlite_dist.export.check import (
     require_equal,
 )
 from pattlite_dist.export.quantize import to_int8
+from pattlite_dist.export.training import account
 from pattlite_dist.files import atomic_write, write_text
 from pattlite_dist.model.build import refuse_batch_dependent
-from pattlite_dist.predict.description import Description
+from pattlite_dist.model.description import Description
+from pattlite_dist.model.exported import SUFFIX
 from pattlite_dist.predict.onnxfile import OnnxNetwork
-from pattlite_dist.predict.torchmodel import image_form, network_of, read_safetensors
+from pattlite_dist.predict.torchmodel import image_form, network_of, read_network
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.shards.manifest import SplitName
 from pattlite_dist.shards.sources.base import Pixels
+from pattlite_dist.train.temperature import tempered
 from pattlite_dist.train.trainer import quiet_libraries
 
-Format = Literal["safetensors", "onnx", "onnx-int8", "pt2"]
+Format = Literal["safetensors", "safetensors-half", "onnx", "onnx-int8", "pt2"]
 SUFFIXES: dict[Format, str] = {
-    "safetensors": ".safetensors", "onnx": ".onnx", "onnx-int8": ".onnx", "pt2": ".pt2",
+    "safetensors": SUFFIX, "safetensors-half": SUFFIX, "onnx": ".onnx", "onnx-int8": ".onnx",
+    "pt2": ".pt2",
 }  # fmt: skip
 _RANGES = 512  # images of train that int8's ranges are measured on
 
@@ -63,15 +69,20 @@ def format_of(out: Path, form: Format | None) -> Format:
 
 
 def export(
-    target: Path, out: Path, form: Format | None = None, shards: str | None = None
+    target: Path,
+    out: Path,
+    form: Format | None = None,
+    shards: str | None = None,
+    notes: Path | None = None,
 ) -> tuple[Path, Checked]:
     """Write a run's best checkpoint on val, or a checkpoint, as one file with a card beside it.
 
     Args:
-        target: run folder or checkpoint.
+        target: run folder, checkpoint, exported .safetensors file, or `pretrained[:NAME]`.
         out: the file.
         form: its format; default: by its name.
         shards: to use instead of the run's own.
+        notes: Markdown for the card, such as further looks at test.
 
     Returns:
         The card, and what was found when the file was compared with the run.
@@ -81,6 +92,7 @@ def export(
             would differ from the run; nothing has been written then.
     """
     form = format_of(out, form)
+    said = [] if notes is None else [_read_notes(notes)]
     quiet_libraries()
     check_torch()
     subject = read_subject(target, shards)
@@ -108,9 +120,23 @@ def export(
         checked = check(predict, _gather(data, "val"), table, val.labels)
     finally:
         data.close()
-    (require_accurate if form == "onnx-int8" else require_equal)(checked)
-    text = card(out, form, len(content), description, manifest, found, checked, _evaluated(subject))
+    if form == "onnx-int8":
+        require_accurate(checked)
+    else:
+        require_equal(checked, HALF if form == "safetensors-half" else TOLERANCE)
+    training = [*account(subject), *said]
+    text = card(
+        out, form, len(content), description, manifest, found, checked, _evaluated(subject),
+        training,
+    )  # fmt: skip
     return _write(out, content, text), checked
+
+
+def _read_notes(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read --notes {path} ({error}); give a Markdown file") from error
 
 
 def _make(
@@ -118,8 +144,8 @@ def _make(
 ) -> tuple[bytes, Predict]:
     """The bytes of a file, and a function that runs just these."""
     bare = description.model_copy(update={"config": None})
-    if form == "safetensors":
-        content = graphs.to_safetensors(graph.model, description)
+    if SUFFIXES[form] == SUFFIX:
+        content = graphs.to_safetensors(graph.model, description, form == "safetensors-half")
         return content, _from_file(content)
     if form == "pt2":
         content = graphs.to_pt2(graph, bare)
@@ -137,7 +163,7 @@ def _from_file(content: bytes) -> Callable[[Pixels], NDArray[np.float64]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "exported.safetensors")
         path.write_bytes(content)
-        return read_safetensors(path, "cpu").probabilities
+        return read_network(path, "cpu").probabilities
 
 
 def _gather(data: FERData, split: SplitName) -> Gather:

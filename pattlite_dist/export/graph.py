@@ -13,7 +13,7 @@ from torch import nn
 
 from pattlite_dist.data.augment import Preprocess
 from pattlite_dist.errors import UserError
-from pattlite_dist.predict.description import KEY, Description
+from pattlite_dist.model.description import KEY, Description
 from pattlite_dist.predict.onnxfile import INSTALL
 from pattlite_dist.shards.manifest import ImageInfo
 
@@ -104,12 +104,25 @@ def to_pt2(graph: WholeGraph, description: Description) -> bytes:
     return stream.getvalue()
 
 
-def to_safetensors(model: nn.Module, description: Description) -> bytes:
-    """The weights, and in the metadata all that is needed to build their network."""
+def to_safetensors(model: nn.Module, description: Description, half: bool = False) -> bytes:
+    """The weights, and in the metadata all that is needed to build their network.
+
+    Args:
+        model: with the weights.
+        description: of it.
+        half: whether to round them to half precision, but for tensors that exceed its range.
+    """
     from safetensors.torch import save
 
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    if half:
+        state = {name: _halved(value) for name, value in state.items()}
     return save(state, {KEY: to_text(description)})
+
+
+def _halved(value: torch.Tensor) -> torch.Tensor:
+    small = value.half()
+    return small if value.is_floating_point() and bool(small.isfinite().all()) else value
 
 
 def to_text(description: Description) -> str:

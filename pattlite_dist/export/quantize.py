@@ -9,7 +9,7 @@ from typing import Any
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.export.graph import describe
-from pattlite_dist.predict.description import Description
+from pattlite_dist.model.description import Description
 from pattlite_dist.predict.onnxfile import INSTALL
 from pattlite_dist.shards.sources.base import Pixels
 

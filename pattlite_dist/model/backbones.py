@@ -23,9 +23,16 @@ def same_padding(x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
 class SameConv2d(nn.Conv2d):
     """A convolution with TensorFlow's SAME padding, which differs from PyTorch's at stride 2."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map [n, C, H, W] to [n, C', ceil(H / stride), ceil(W / stride)]."""
-        return super().forward(same_padding(x, self.kernel_size[0], self.stride[0]))
+    def forward(self, x: torch.Tensor, stride: int | None = None) -> torch.Tensor:
+        """Map [n, C, H, W] to [n, C', ceil(H / stride), ceil(W / stride)].
+
+        Args:
+            x: the map.
+            stride: instead of the convolution's own.
+        """
+        stride = stride or self.stride[0]
+        padded = same_padding(x, self.kernel_size[0], stride)
+        return F.conv2d(padded, self.weight, self.bias, stride, groups=self.groups)
 
 
 def _keras_norm(channels: int) -> nn.BatchNorm2d:
@@ -97,6 +104,23 @@ class MobileNetV2(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [n, 3, S, S] to the feature map at the cut."""
         return self.features(x)  # type: ignore[no-any-return]
+
+
+def blocks(backbone: MobileNetV1 | MobileNetV2) -> list[nn.Module]:
+    """The backbone's blocks from input to output; V1's stem counts as one."""
+    if isinstance(backbone, MobileNetV1):
+        return [backbone.stem, *backbone.blocks]
+    return list(backbone.features)
+
+
+def freeze(backbone: MobileNetV1 | MobileNetV2, number: int) -> None:
+    """Train none of its first blocks' parameters; their BatchNorm is the caller's to stop.
+
+    Nothing before them requires a gradient, so that autograd does not record what they compute, and
+    the backward pass ends behind them.
+    """
+    for block in blocks(backbone)[:number]:
+        block.requires_grad_(False)
 
 
 def probe(backbone: nn.Module, image_size: int) -> tuple[int, int]:

@@ -29,7 +29,7 @@ class PattLite(nn.Module):
         super().__init__()
         self.batch_dependent = attention == "batch"
         self.backbone = MobileNetV1()
-        self.patches = PatchExtraction(*probe(self.backbone, image_size))
+        self.patches = PatchExtraction(probe(self.backbone, image_size)[0])
         self.classifier = AttentionClassifier(256, classes, dropout=dropout, attention=attention)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

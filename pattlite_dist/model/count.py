@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from pattlite_dist.model.backbones import freeze
 from pattlite_dist.model.build import network
 from pattlite_dist.model.settings import ModelConfig
 
@@ -23,7 +24,7 @@ class Size(NamedTuple):
     Attributes:
         name: a child of the network, or `total`.
         parameters: all numbers that a checkpoint needs, including BatchNorm's statistics.
-        trainable: those that gradients may change.
+        trainable: those that gradients may change; not the frozen blocks'.
         macs: multiply-adds per image in convolutions and matrix products, including attention's,
             for each requested image size.
     """
@@ -97,7 +98,9 @@ def count_layers(config: ModelConfig, image_size: int, classes: int) -> list[Lay
 
 def _meta(config: ModelConfig, image_size: int, classes: int) -> nn.Module:
     with torch.device("meta"):
-        return network(config, image_size, classes).eval()
+        model = network(config, image_size, classes).eval()
+    freeze(model.backbone, config.freeze)
+    return model
 
 
 def _run(

@@ -37,8 +37,16 @@ class ModelConfig(Strict):
         None,
         free=True,
         description="What a new run begins with: `imagenet` (the backbone's, downloaded from "
-        "torchvision), a local file of a backbone's weights, a checkpoint or a run folder of yours "
-        "(the whole network, but not the head of other classes), or `none`.",
+        "torchvision), a local file of a backbone's weights, a checkpoint, a run folder or an "
+        "exported file of yours, or `pretrained[:NAME]`, which is installed (the whole network, "
+        "but not the head of other classes), or `none`.",
+    )
+    freeze: int = setting(
+        0,
+        free=False,
+        ge=0,
+        description="Number of first backbone blocks that stay as loaded, BatchNorm's statistics "
+        "included, and take no part in the backward pass.",
     )
     width: int = setting(128, free=False, ge=8, description="mobilenetv2-vit: token width.")
     heads: int = setting(8, free=False, ge=1, description="mobilenetv2-vit: attention heads.")
@@ -55,6 +63,17 @@ class ModelConfig(Strict):
     def _heads_divide_width(self) -> "ModelConfig":
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+    @property
+    def blocks(self) -> int:
+        """The backbone's number of blocks."""
+        return V1_BLOCKS if self.name == "pattlite" else self.cut
+
+    @model_validator(mode="after")
+    def _backbone_has_what_is_frozen(self) -> "ModelConfig":
+        if self.freeze > self.blocks:
+            raise ValueError(f"freeze {self.freeze} is above the backbone's {self.blocks} blocks")
         return self
 
     @model_validator(mode="after")

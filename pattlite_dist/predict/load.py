@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import Literal
 
 from pattlite_dist.errors import UserError
+from pattlite_dist.location import is_pretrained
+from pattlite_dist.model.weights import find
 from pattlite_dist.predict.model import Model
 from pattlite_dist.predict.network import Network
 
-TAKES = "a run folder, a checkpoint (.ckpt), or an exported .onnx or .safetensors file"
+TAKES = (
+    "a run folder, a checkpoint (.ckpt), an exported .onnx or .safetensors file, or `pretrained`"
+)
 
 
 def load(
@@ -21,7 +25,9 @@ def load(
 
     Args:
         target: a run folder (its best checkpoint on val is used), one of its checkpoints, or a
-            file that `pattlite export` wrote as .onnx or .safetensors. No code is run from any.
+            file that `pattlite export` wrote as .onnx or .safetensors; or `pretrained`, the best
+            network that comes with the package, or another one, `pretrained:NAME`. No code is run
+            from any.
         detector: a YuNet model (.onnx) to find faces with; default: the one that the extra
             `faces` installs.
         accelerator: where a run, a checkpoint or a .safetensors file is computed; .onnx files use
@@ -35,6 +41,8 @@ def load(
 
 
 def _network(path: Path, accelerator: str) -> Network:
+    if is_pretrained(str(path)):
+        path = find(str(path))
     if not path.exists():
         raise UserError(f"{path} does not exist; give {TAKES}")
     if path.suffix == ".onnx":
@@ -54,8 +62,6 @@ def _network(path: Path, accelerator: str) -> Network:
         raise UserError(
             f"{path} requires PyTorch ({error}); install it, or give an exported .onnx file"
         ) from None
-    from pattlite_dist.predict import torchmodel
+    from pattlite_dist.predict.torchmodel import read_network
 
-    if path.suffix == ".safetensors":
-        return torchmodel.read_safetensors(path, accelerator)
-    return torchmodel.read_run(path, accelerator)
+    return read_network(path, accelerator)

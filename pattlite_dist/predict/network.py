@@ -5,7 +5,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pattlite_dist.predict.description import Description
+from pattlite_dist.model.description import Description
 from pattlite_dist.shards.sources.base import Pixels
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.predict.description import KEY, Description, parse_description
+from pattlite_dist.model.description import KEY, Description, parse_description
 from pattlite_dist.shards.sources.base import Pixels
 
 INSTALL = "pip install 'pattlite_dist[onnx]'"

@@ -7,17 +7,20 @@ import torch
 from numpy.typing import NDArray
 
 from pattlite_dist import __version__
-from pattlite_dist.config import Config, parse_written, to_tree
+from pattlite_dist.config import to_tree
 from pattlite_dist.errors import UserError
-from pattlite_dist.evaluation.calibration import known_temperature, tempered
+from pattlite_dist.evaluation.calibration import known_temperature
 from pattlite_dist.evaluation.subject import Subject, read_subject
 from pattlite_dist.evaluation.views import Prepare, predictor
-from pattlite_dist.model.build import MobileNetV2ViT, PattLite, build_model, refuse_batch_dependent
-from pattlite_dist.predict.description import KEY, Description, parse_description
+from pattlite_dist.location import with_names_only
+from pattlite_dist.model.build import MobileNetV2ViT, PattLite, refuse_batch_dependent
+from pattlite_dist.model.description import Description
 from pattlite_dist.runtime.devices import use_gpu
 from pattlite_dist.shards.manifest import ImageInfo
 from pattlite_dist.shards.sources.base import Pixels
-from pattlite_dist.train.checkpoint import check_fit
+from pattlite_dist.tracking.settings import WandbConfig
+from pattlite_dist.train.checkpoint import shards_of
+from pattlite_dist.train.temperature import tempered
 from pattlite_dist.train.trainer import build_preprocess
 
 
@@ -48,8 +51,8 @@ class TorchNetwork:
         return tempered(table, self.description.temperature or 1.0)
 
 
-def read_run(path: Path, accelerator: str) -> TorchNetwork:
-    """Open a run folder or a checkpoint.
+def read_network(path: Path, accelerator: str) -> TorchNetwork:
+    """Open a run folder, a checkpoint, or an exported .safetensors file.
 
     Raises:
         UserError: it cannot be used, or the form of its images is not known.
@@ -67,8 +70,13 @@ def network_of(subject: Subject, image: ImageInfo, device: torch.device) -> Torc
     model = subject.build()
     refuse_batch_dependent(model, "predict")
     model = subject.load(model, device)
+    description = subject.exported or _describe(subject, image)
+    return TorchNetwork(model, build_preprocess(subject.config, model), device, description)
+
+
+def _describe(subject: Subject, image: ImageInfo) -> Description:
     found = known_temperature(subject)
-    description = Description(
+    return Description(
         created_by=f"pattlite_dist {__version__}",
         labels=subject.labels,
         image=image,
@@ -76,10 +84,10 @@ def network_of(subject: Subject, image: ImageInfo, device: torch.device) -> Torc
         checkpoint=subject.path.name,
         epoch=subject.content["epoch"],
         step=subject.content["global_step"],
+        shards=shards_of(subject.content),
         manifest=None if found is None else found.manifest,
-        config=to_tree(subject.config),
+        config=to_tree(with_names_only(subject.config).model_copy(update={"wandb": WandbConfig()})),
     )
-    return TorchNetwork(model, build_preprocess(subject.config, model), device, description)
 
 
 def image_form(subject: Subject) -> ImageInfo:
@@ -99,39 +107,6 @@ def image_form(subject: Subject) -> ImageInfo:
             f"and its shards do not either ({error}); copy them back, or set data.shards in the "
             "run's config.yaml"
         ) from error
-
-
-def read_safetensors(path: Path, accelerator: str) -> TorchNetwork:
-    """Open an exported .safetensors file.
-
-    Raises:
-        UserError: it is damaged, or was not written by `export`.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(KEY, "")
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} is not a usable .safetensors file ({reason})") from error
-    description = parse_description(text, str(path))
-    if description.config is None:
-        raise UserError(f"{path} does not contain a configuration; export the run again")
-    config = parse_written(description.config, str(path))
-    model = _build(config, len(description.labels))
-    check_fit(model, state, path)
-    model.load_state_dict(state)
-    device = _device(accelerator)
-    model = model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    return TorchNetwork(model, build_preprocess(config, model), device, description)
-
-
-def _build(config: Config, classes: int) -> PattLite | MobileNetV2ViT:
-    model = build_model(config.model, config.data.image_size, classes)
-    refuse_batch_dependent(model, "predict")
-    return model
 
 
 def _device(accelerator: str) -> torch.device:

@@ -14,7 +14,9 @@ from pattlite_dist.data.fetch import Origin, fetch_manifest
 from pattlite_dist.data.reader import check_targets, needed_shards
 from pattlite_dist.data.settings import DataConfig
 from pattlite_dist.errors import UserError
+from pattlite_dist.location import is_pretrained
 from pattlite_dist.logins import complete, without_secrets
+from pattlite_dist.model.weights import find
 from pattlite_dist.shards.manifest import Manifest
 from pattlite_dist.shards.verify import wrong_sizes
 from pattlite_dist.slurm import admission, checks, extras, node, reach
@@ -188,15 +190,22 @@ def _changed(fetch: Fetch, config: Config, run: Path) -> list[str]:
 
 def _weights_file(config: Config) -> Path | None:
     wanted = config.model.weights
-    return None if wanted in (None, "none", "imagenet") else Path(str(wanted))
+    if wanted in (None, "none", "imagenet") or is_pretrained(wanted):
+        return None
+    return Path(wanted)
 
 
 def weight_problems(config: Config, run: Path) -> list[str]:
     """What is wrong with the weights that a run begins with."""
     if names.listed(run / "checkpoints"):
         return []  # they are no longer read
-    path = _weights_file(config)
-    return checks.weights(config.model.weights, path is None or path.exists())
+    path, wanted = _weights_file(config), config.model.weights
+    if wanted is not None and is_pretrained(wanted):
+        try:
+            path = find(wanted)
+        except UserError as error:
+            return [f"model.weights: {error}"]
+    return checks.weights(wanted, path is None or path.exists())
 
 
 def _recipe(config: Config, run: Path) -> list[str]:

@@ -66,11 +66,12 @@ class TrainJob(Checkpointable):
                 failure.tell(str(error))
                 raise SystemExit(1) from None
             finally:
-                from pattlite_dist.tracking import curves, wandb_run
+                from pattlite_dist.tracking import curves, reporting, wandb_run
 
                 # After the requeue, as both can outlast the grace time.
                 if os.environ.get("SLURM_PROCID", "0") == "0":
                     curves.draw_what_is_new(self.run)
+                    reporting.finish_report(self.run)
                 wandb_run.end()
 
     def _note(self, error: Exception) -> None:

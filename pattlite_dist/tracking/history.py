@@ -17,8 +17,9 @@ from pattlite_dist.files import read_json_lines
 
 HISTORY_NAME = "history.jsonl"
 Event = Literal[
-    "submitted", "started", "first_step", "stopped", "requeued", "finished", "failed", "cancelled"
-]
+    "submitted", "started", "first_step", "stopped", "requeued", "finished", "failed", "cancelled",
+    "evaluated",
+]  # fmt: skip
 
 
 def job_id(env: Mapping[str, str] = os.environ) -> str | None:
@@ -39,7 +40,8 @@ def append(run: Path, event: Event, **facts: Any) -> None:
         event: `submitted` (by the command, with `job`), `started` (with `step`, what it computes on
             and with, and the fingerprint of its `shards`), `first_step`, `stopped` (with `signal`,
             `step`, whether it was `saved`, and `noted`, the time of the signal), `requeued`,
-            `finished`, `failed` (with `error`), `cancelled` (by the command, with `job`).
+            `finished`, `failed` (with `error`), `cancelled` (by the command, with `job`),
+            `evaluated` (with `checkpoint` and the `splits` that were scored).
         facts: further keys.
     """
     line = {
@@ -74,6 +76,15 @@ def last_start(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The newest start of training; empty if there was none."""
     starts = (event for event in reversed(events) if event["event"] == "started")
     return next((event for event in starts if event.get("kind", "train") == "train"), {})
+
+
+def looks(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The evaluations that scored test, oldest first."""
+    return [
+        event
+        for event in events
+        if event["event"] == "evaluated" and "test" in event.get("splits", ())
+    ]
 
 
 class Standing(NamedTuple):

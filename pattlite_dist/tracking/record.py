@@ -7,6 +7,7 @@ from typing import Any
 from pattlite_dist.files import read_json_lines, write_text
 
 RECORD_NAME = "metrics.jsonl"
+REPORT_NAME = "report.html"  # drawn from it
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -5,6 +5,17 @@ from typing import Literal
 from pattlite_dist.settings import Strict, setting
 
 
+class TrackingConfig(Strict):
+    """What is written about a run while it trains, next to its record."""
+
+    report: bool = setting(
+        True,
+        free=True,
+        description="Write report.html at the end of an epoch, at most every five minutes, if "
+        "the extra `report` is installed.",
+    )
+
+
 class WandbConfig(Strict):
     """Weights & Biases; its files stay inside the run folder."""
 

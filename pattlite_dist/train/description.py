@@ -15,6 +15,7 @@ from pattlite_dist.runtime import world as worlds
 from pattlite_dist.runtime.world import World
 from pattlite_dist.tracking.folder import run_folder
 from pattlite_dist.tracking.history import append, last_start, read
+from pattlite_dist.train.checks import remarks
 from pattlite_dist.train.settings import few_images
 from pattlite_dist.train.trainer import emulates_bf16, precision
 
@@ -181,6 +182,7 @@ def announce(
     if changed := differences(before, now.facts()):
         lines.append(f"changed since the previous start: {'; '.join(changed)}")
     lines += [weights] if weights else []
+    lines += [] if found else remarks(config, steps)
     if (hint := now.hint()) is not None:
         lines.append(hint)
     if (few := few_images(config.trainer, world.size, config.model.sync_batchnorm)) is not None:

@@ -3,23 +3,34 @@
 from pathlib import Path
 from typing import Any
 
+from pattlite_dist.config import Config, parse_written
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import load_tensors
+from pattlite_dist.location import is_pretrained
+from pattlite_dist.model import exported
+from pattlite_dist.model import weights as installed
 from pattlite_dist.model.backbones import fill, pretrained, state_of
 from pattlite_dist.model.build import MobileNetV2ViT, PattLite
+from pattlite_dist.model.description import parse_description
 from pattlite_dist.train import checkpoint as checkpoints
 
 RANDOM = "the weights are random; model.weights names others to begin with"
 
 
-def initialise(model: PattLite | MobileNetV2ViT, weights: str | None, labels: list[str]) -> str:
+def initialise(
+    model: PattLite | MobileNetV2ViT,
+    weights: str | None,
+    labels: list[str],
+    config: Config | None = None,
+) -> str:
     """Give a new network the weights that `model.weights` names; returns what to say of them.
 
     Args:
         model: with random weights.
-        weights: `imagenet`, a file of a backbone's weights, a checkpoint or a run folder of ours,
-            or None or `none`.
+        weights: `imagenet`, a file of a backbone's weights, a checkpoint, a run folder or an
+            exported file of ours, `pretrained[:NAME]`, or None or `none`.
         labels: class names, in the order of the network's outputs.
+        config: of the run, to say where its images are prepared in another way.
 
     Raises:
         UserError: there are no such weights, or they do not fit the backbone.
@@ -29,28 +40,69 @@ def initialise(model: PattLite | MobileNetV2ViT, weights: str | None, labels: li
     if weights == "imagenet":
         fill(model.backbone, pretrained(model.backbone), weights)
         return "the backbone's weights are torchvision's of ImageNet"
-    path = find(Path(str(weights)))
-    content = load_tensors(path)
+    path = find(str(weights))
+    content = _read(path)
     if not checkpoints.is_ours(content):
         fill(model.backbone, state_of(content, path), str(path))
         return f"the backbone's weights are those of {path}"
     left_out = transfer(model, checkpoints.checked(content, path), path, labels)
     but = f", all but {', '.join(left_out)}, which are random" if left_out else ""
-    return f"the weights are those of {path}{but}"
+    other = [] if config is None else other_preparation(model, content, path, config)
+    named = str(weights) if is_pretrained(str(weights)) else path
+    return "; ".join([f"the weights are those of {named}{but}", *other])
 
 
-def find(path: Path) -> Path:
+def _read(path: Path) -> Any:
+    if path.suffix != exported.SUFFIX:
+        return load_tensors(path)
+    text, state = exported.read_tensors(path)
+    if not text:
+        return state
+    description = parse_description(text, str(path))
+    return exported.as_checkpoint(description, state)
+
+
+def other_preparation(
+    model: PattLite | MobileNetV2ViT, content: dict[str, Any], path: Path, config: Config
+) -> list[str]:
+    """How the images that weights were trained on were prepared, where it is done otherwise now.
+
+    Args:
+        model: that now has the weights.
+        content: of their checkpoint.
+        path: of their file.
+        config: of the run that begins with them.
+    """
+    before = parse_written(content["pattlite"]["config"], str(path))
+    mean, std = model.backbone.mean, model.backbone.std
+    both = [
+        {
+            "size": f"{one.data.image_size} px",
+            "mean": one.augment.mean or mean,
+            "deviation": one.augment.std or std,
+        }
+        for one in (before, config)
+    ]
+    told = [f"{name} {both[0][name]}, now {both[1][name]}" for name in both[0]
+            if both[0][name] != both[1][name]]  # fmt: skip
+    return [f"their images were prepared in another way: {', '.join(told)}"] if told else []
+
+
+def find(weights: str) -> Path:
     """The file that `model.weights` means: itself, or a run's best checkpoint on val.
 
     Raises:
         UserError: there is no such file, or a folder without checkpoints.
     """
+    if is_pretrained(weights):
+        return installed.find(weights)
+    path = Path(weights)
     if path.is_file():
         return path
     if not path.exists():
         raise UserError(
             f"model.weights: {path} does not exist; give a local file, a checkpoint or a run "
-            "folder of yours, `imagenet` to download torchvision's, or `none`"
+            "folder of yours, `imagenet` to download torchvision's, `pretrained`, or `none`"
         )
     folder = path if path.name == "checkpoints" else path / "checkpoints"
     if not folder.is_dir():

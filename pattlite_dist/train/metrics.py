@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric, MetricCollection, SumMetric
@@ -74,6 +76,38 @@ class Census(Metric):
                 f"for example, sample {first}"
             )
         return total
+
+
+class Outputs(Metric):
+    """The outputs for each sample of a split, in order.
+
+    Each rank fills in its own rows of a table of zeros, so the sum over ranks changes none of them.
+
+    Args:
+        samples: in the split.
+        classes: of the network.
+    """
+
+    full_state_update = False
+    logits: torch.Tensor
+    labels: torch.Tensor
+
+    def __init__(self, samples: int, classes: int) -> None:
+        super().__init__()
+        self.add_state("logits", torch.zeros(samples, classes), dist_reduce_fx="sum")
+        self.add_state("labels", torch.zeros(samples, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(
+        self, ids: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, counts: torch.Tensor
+    ) -> None:
+        """Add a batch: ids, logits [n, classes], labels, and whether each counts, bool [n]."""
+        logits = torch.where(counts[:, None], logits.float(), 0)
+        self.logits.index_add_(0, ids, logits)
+        self.labels.index_add_(0, ids, torch.where(counts, labels, 0))
+
+    def compute(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Probabilities [samples, classes] and labels [samples]. Collective."""
+        return self.logits.double().softmax(1).cpu().numpy(), self.labels.cpu().numpy()
 
 
 class Scores(nn.Module):

@@ -2,25 +2,29 @@
 
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
 from pattlite_dist.config import Config, to_tree
+from pattlite_dist.data.mix import mixes
 from pattlite_dist.data.plan import DROPOUT, raw_stream
 from pattlite_dist.location import with_absolute_paths
 from pattlite_dist.runtime.arithmetic import plain_arithmetic
 from pattlite_dist.shards.manifest import ImageInfo
 from pattlite_dist.train.casting import forward
 from pattlite_dist.train.checkpoint import check_fit, unwrapped
-from pattlite_dist.train.metrics import Census, Scores
+from pattlite_dist.train.metrics import Census, Outputs, Scores
 from pattlite_dist.train.optim import build_optimizer, lr_relative, lr_scale
+from pattlite_dist.train.temperature import Calibration, Mark, measure
 from pattlite_dist.train.watch import LossWatch
 
 
 def loss_of(logits: torch.Tensor, batch: dict[str, Any], config: Config) -> torch.Tensor:
-    """Weighted mean cross entropy of a batch against its labels, or against its vote shares.
+    """Weighted mean cross entropy of a batch against its labels, or its vote or mixed shares.
 
     Samples that fill a short last batch have weight 0, and the others weigh so much more that the
     mean over all ranks is theirs. Placeholders for the samples of a skipped shard also have weight
@@ -29,9 +33,10 @@ def loss_of(logits: torch.Tensor, batch: dict[str, Any], config: Config) -> torc
     Args:
         logits: float [n, classes].
         batch: see `data.batch.Batch`.
-        config: of the run; label smoothing applies to both kinds of target.
+        config: of the run; label smoothing applies to every kind of target.
     """
-    goal: torch.Tensor = batch["target" if config.data.targets == "votes" else "label"]
+    shares = config.data.targets == "votes" or mixes(config.augment)
+    goal: torch.Tensor = batch["target" if shares else "label"]
     smoothing = config.optim.label_smoothing
     if config.data.bad_shards == "skip" or config.data.tail == "pad":
         losses = F.cross_entropy(logits, goal, label_smoothing=smoothing, reduction="none")
@@ -82,6 +87,8 @@ class FERModule(pl.LightningModule):
         # In steps that are logged: this rank's loss, and the mean weight of its samples.
         self.logged: torch.Tensor | None = None
         self.scores, self.census = Scores(len(labels)), Census(val_samples)
+        self.outputs = Outputs(val_samples, len(labels))
+        self.predicted: tuple[NDArray[np.float64], NDArray[np.int64]] | None = None
         self.watch = LossWatch()
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -172,7 +179,10 @@ class FERModule(pl.LightningModule):
             nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
     def on_train_epoch_end(self) -> None:
-        """Log the accuracy over the epoch, including its earlier starts."""
+        """Log the accuracy over the epoch, including its earlier starts.
+
+        Of a mixed image, it counts the label with the larger share.
+        """
         right, seen = self._counted()
         self.log("train/top1", right / max(seen, 1), sync_dist=True)  # equal on all ranks
         self._right, self._seen = torch.zeros((), dtype=torch.int64), 0
@@ -200,16 +210,25 @@ class FERModule(pl.LightningModule):
             logits = self.model.forward(images)  # called, it might be compiled
         self.scores.update(logits, batch["label"], batch["counts"])
         self.census.update(batch["id"], batch["counts"])
+        self.outputs.update(batch["id"], logits, batch["label"], batch["counts"])
 
     def on_validation_epoch_end(self) -> None:
-        """Log the scores of the whole val split."""
+        """Log the scores of the whole val split, and keep what it is calibrated with."""
         self.census.compute()
         result = self.scores.compute(self.val_samples)
-        self.census.reset()
-        self.scores.reset()
+        self.predicted = self.outputs.compute()
+        for metric in (self.census, self.scores, self.outputs):
+            metric.reset()
         for name in ("top1", "macro_f1", "nll"):
             shown = self._bar and name == "top1"
             self.log(f"val/{name}", getattr(result, name), prog_bar=shown, sync_dist=True)
+
+    def calibration(self, mark: Mark) -> Calibration | None:
+        """How a checkpoint that was just validated is calibrated; None if it cannot be."""
+        dependent = getattr(self.model, "batch_dependent", False)
+        if self.predicted is None or self.shards is None or dependent:
+            return None
+        return measure(*self.predicted, mark, self.shards)
 
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule, updated every step."""

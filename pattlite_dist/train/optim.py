@@ -11,6 +11,7 @@ from torch import nn
 from pattlite_dist.compat.lightning import average_of, update_due
 from pattlite_dist.compat.torch import copy_all, move_all
 from pattlite_dist.config import Config
+from pattlite_dist.model.backbones import MobileNetV1, MobileNetV2, blocks
 from pattlite_dist.train.settings import OptimConfig, Schedule
 
 
@@ -73,34 +74,58 @@ def lr_relative(step: int, config: Config, steps_per_epoch: int) -> float:
 def parameter_groups(
     model: nn.Module, config: OptimConfig, scale: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Weights with decay; norms, biases and positions without; backbone with its own rate.
+    """Weights with decay; norms, biases and positions without; backbone with its own rates.
+
+    With `layer_decay`, rates fall from block to block towards the input, as in timm and BEiT (Bao
+    et al., arXiv:2106.08254): the last block's is the first that is lower.
 
     Args:
         model: to train.
         config: of the optimiser.
         scale: of all learning rates.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, int, bool], list[nn.Parameter]] = {}
+    depths = {} if config.layer_decay == 1 else _depths(model)
     for name, parameter in model.named_parameters():
         position = name.endswith("position") and not config.decay_positions
-        key = (name.startswith("backbone."), parameter.ndim > 1 and not position)
+        decayed = parameter.ndim > 1 and not position
+        key = (name.startswith("backbone."), depths.get(parameter, 0), decayed)
         groups.setdefault(key, []).append(parameter)
     return [
         {
             "params": parameters,
-            "lr": config.lr * scale * (config.backbone_lr_scale if backbone else 1),
+            "lr": config.lr
+            * scale
+            * (config.backbone_lr_scale if backbone else 1)
+            * config.layer_decay**depth,
             "weight_decay": config.weight_decay if decayed else 0.0,
         }
-        for (backbone, decayed), parameters in groups.items()
+        for (backbone, depth, decayed), parameters in groups.items()
     ]
+
+
+def _depths(model: nn.Module) -> dict[nn.Parameter, int]:
+    """For each parameter of the backbone, the number of blocks from its own to the last."""
+    backbone = model.backbone
+    assert isinstance(backbone, MobileNetV1 | MobileNetV2)
+    return {
+        parameter: depth
+        for depth, block in enumerate(reversed(blocks(backbone)), 1)
+        for parameter in block.parameters()
+    }
 
 
 def build_optimizer(
     model: nn.Module, config: OptimConfig, scale: float = 1.0
 ) -> torch.optim.Optimizer:
-    """Adam or AdamW over the model's parameter groups; see `parameter_groups`."""
+    """The named optimiser over the model's parameter groups; see `parameter_groups`."""
+    groups, lr = parameter_groups(model, config, scale), config.lr * scale
+    if config.name == "sgd":
+        momentum = config.momentum
+        nesterov = config.nesterov and momentum > 0
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-    return kind(parameter_groups(model, config, scale), lr=config.lr * scale, fused=True)
+    return kind(groups, lr=lr, betas=config.betas, eps=config.eps, fused=True)
 
 
 class Ema(WeightAveraging):

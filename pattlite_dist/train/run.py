@@ -167,7 +167,7 @@ def begin(config: Config, model: PattLite | MobileNetV2ViT, manifest: Manifest) 
     """
     for line in check_recipe(config):
         raise UserError(line)
-    return initialise(model, config.model.weights, manifest.labels)
+    return initialise(model, config.model.weights, manifest.labels, config)
 
 
 def fit(

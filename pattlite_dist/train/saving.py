@@ -21,7 +21,9 @@ from pattlite_dist.tracking import history
 from pattlite_dist.tracking.logs import JsonlLogger, log_before_saving
 from pattlite_dist.train.checkpoint import AtomicCheckpointIO, Unusable
 from pattlite_dist.train.decision import Decisions
-from pattlite_dist.train.names import make_name, superfluous
+from pattlite_dist.train.module import FERModule
+from pattlite_dist.train.names import chosen, listed, make_name, superfluous
+from pattlite_dist.train.temperature import Mark, save_calibration
 from pattlite_dist.train.watch import NEVER, LossWatch
 
 
@@ -151,6 +153,24 @@ class Saver(Checkpoint):
         failure = self._save(trainer, float(trainer.callback_metrics["val/top1"]))
         if failure and trainer.current_epoch + 1 == trainer.max_epochs:
             raise UserError(f"{failure}; fix this and run the same command again")
+        if failure is None and self.world.main:
+            self._calibrate(pl_module, trainer)
+
+    def _calibrate(self, module: "pl.LightningModule", trainer: "pl.Trainer") -> None:
+        """Calibrate the checkpoint that was saved last if it is the best yet; never ends a run."""
+        best = chosen(listed(self.folder))
+        if not isinstance(module, FERModule) or best is None or self.last is None:
+            return
+        if best.name != self.last.name:
+            return
+        try:
+            mark = Mark(best.name, trainer.current_epoch, trainer.global_step)
+            found = module.calibration(mark)
+            if found is not None:
+                save_calibration(self.run, found)
+        except Exception as error:  # nothing here is worth a training run
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            print(f"not calibrated, training continues: {reason}", file=sys.stderr, flush=True)
 
     def on_save_checkpoint(
         self,

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import model_validator
+
 from pattlite_dist.settings import Strict, setting
 
 Schedule = Literal["constant", "cosine", "inverse_time"]
@@ -12,7 +14,19 @@ _DECAY = "inverse_time: epochs until the rate is half its peak."
 class OptimConfig(Strict):
     """Optimiser, learning-rate schedule and averaging."""
 
-    name: Literal["adam", "adamw"] = setting("adamw", free=False, description="Optimiser.")
+    name: Literal["adam", "adamw", "sgd"] = setting("adamw", free=False, description="Optimiser.")
+    betas: tuple[float, float] = setting(
+        (0.9, 0.999),
+        free=False,
+        description="adam, adamw: decay of the averages of gradients and of their squares.",
+    )
+    eps: float = setting(
+        1e-8, free=False, gt=0, description="adam, adamw: added to the root of the latter."
+    )
+    momentum: float = setting(0.9, free=False, ge=0, lt=1, description="sgd: 0: none.")
+    nesterov: bool = setting(
+        True, free=False, description="sgd: Nesterov's momentum; false: classical momentum."
+    )
     lr: float = setting(1e-3, free=False, gt=0, description="Peak learning rate.")
     lr_rule: Literal["none", "sqrt", "linear"] = setting(
         "none",
@@ -24,6 +38,13 @@ class OptimConfig(Strict):
     reference_batch: int = setting(64, free=False, ge=1, description="See `lr_rule`.")
     backbone_lr_scale: float = setting(
         1.0, free=False, ge=0, description="Learning rate of the backbone relative to `lr`."
+    )
+    layer_decay: float = setting(
+        1.0,
+        free=False,
+        gt=0,
+        le=1,
+        description="Learning rate of each backbone block relative to that of what follows it.",
     )
     weight_decay: float = setting(
         0.05, free=False, ge=0, description="Not applied to norms, biases and positions."
@@ -45,6 +66,12 @@ class OptimConfig(Strict):
     ema: float = setting(
         0.0, free=False, ge=0, lt=1, description="Decay of the weight average; 0: no averaging."
     )
+
+    @model_validator(mode="after")
+    def _betas_are_decays(self) -> "OptimConfig":
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas {self.betas[0]}, {self.betas[1]} are not both in [0, 1)")
+        return self
 
 
 class FinetuneConfig(Strict):

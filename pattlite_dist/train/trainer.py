@@ -20,12 +20,13 @@ from pattlite_dist.runtime import world as worlds
 from pattlite_dist.runtime.world import World
 from pattlite_dist.tracking.logs import JsonlLogger, progress_callback
 from pattlite_dist.tracking.record import RECORD_NAME
+from pattlite_dist.tracking.reporting import report_callbacks
 from pattlite_dist.tracking.wandb_run import wandb_logger
 from pattlite_dist.train.checkpoint import AtomicCheckpointIO
 from pattlite_dist.train.optim import Ema, ema_decay, warmup_steps
 from pattlite_dist.train.reduction import MeanGradients, PlainRanks
 from pattlite_dist.train.saving import Saver
-from pattlite_dist.train.stages import Stages
+from pattlite_dist.train.stages import Frozen, Stages
 
 
 def build_preprocess(config: Config, model: PattLite | MobileNetV2ViT) -> Preprocess:
@@ -35,6 +36,7 @@ def build_preprocess(config: Config, model: PattLite | MobileNetV2ViT) -> Prepro
         config.data.image_size,
         augment.mean or model.backbone.mean,
         augment.std or model.backbone.std,
+        [side for _, side in config.data.image_sizes],
     )
 
 
@@ -93,10 +95,15 @@ def build_trainer(config: Config, world: World, run: Path, saver: Saver, steps: 
     if world.size > 1:
         callbacks.append(MeanGradients())
     if config.finetune.start_epoch is not None:
-        callbacks.append(Stages(config.finetune.start_epoch, config.finetune))
+        stages = Stages(config.finetune.start_epoch, config.finetune, config.model.freeze)
+        callbacks.append(stages)
+    elif config.model.freeze:
+        callbacks.append(Frozen(config.model.freeze))
     if config.optim.ema:
         decay = ema_decay(config.optim, settings.global_batch)
         callbacks.append(Ema(decay, warmup_steps(config.optim, steps)))
+    if world.main:
+        callbacks += report_callbacks(run, config.tracking.report)
     loggers = [JsonlLogger(run / RECORD_NAME), wandb_logger(config, run, world.main)]
     device = worlds.device(world, settings.accelerator)
     gpu = device.type == "cuda"

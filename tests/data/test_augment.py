@@ -199,6 +199,54 @@ def test_a_shift_is_a_fraction_of_the_width_and_of_the_height(shape: tuple[int, 
     assert out[..., -4:].abs().max() == 0
 
 
+def seen(p: Parameters) -> tuple[Any, Any]:
+    """Width and height of what is seen of an image that is not turned, and its centre."""
+    assert not p.affine[:, 0, 1].any()
+    assert not p.affine[:, 1, 0].any()
+    return np.stack([p.affine[:, 0, 0], p.affine[:, 1, 1]], 1), p.shift + 0.5
+
+
+def test_drawn_crops_have_the_configured_area_and_aspect_and_lie_in_the_image() -> None:
+    sides, centre = seen(parameters(4000, crop=(0.3, 0.9), crop_aspect=(0.5, 2)))
+    assert (centre - sides / 2).min() >= -1e-6
+    assert (centre + sides / 2).max() <= 1 + 1e-6
+    area, aspect = sides.prod(1), sides[:, 0] / sides[:, 1]
+    assert 0.3 - 1e-6 <= area.min() < 0.31
+    assert 0.89 < area.max() <= 0.9 + 1e-6
+    assert 0.5 - 1e-6 <= aspect.min() < 0.55
+    assert 1.8 < aspect.max() <= 2 + 1e-6
+    assert area.mean() == pytest.approx(0.6, abs=0.01)
+    assert np.log(aspect).mean() == pytest.approx(0, abs=0.02)
+    movable = (sides < 0.95).all(1)
+    share = (centre - sides / 2)[movable] / (1 - sides[movable])  # uniform over where it fits
+    assert share.mean() == pytest.approx(0.5, abs=0.02)
+    assert share.std() == pytest.approx(12**-0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (24, 48)])
+def test_a_crop_is_that_part_of_the_image_enlarged(shape: tuple[int, int]) -> None:
+    x = images(1, 1, *shape)
+    height, width = shape
+    # From 1/4 to 3/4 of the width and the upper half of the height.
+    got = plain(48)(x, still(affine=[[[0.5, 0], [0, 0.5]]], shift=[[0, -0.25]]))
+    part = x[..., : height // 2, width // 4 : 3 * width // 4]
+    # At the edges, what lies beyond the crop is interpolated with.
+    torch.testing.assert_close(
+        got[..., 2:-2, 2:-2], plain(48)(part)[..., 2:-2, 2:-2], atol=1e-4, rtol=0
+    )
+
+
+def test_a_crop_changes_no_other_draw_and_folds_into_the_same_map() -> None:
+    without, cropped = (parameters(50, **EVERYTHING, **more) for more in ({}, {"crop": (0.5, 1)}))
+    alone, _ = seen(parameters(50, crop=(0.5, 1)))
+    np.testing.assert_allclose(cropped.affine, without.affine * alone[..., None], atol=1e-6)
+    for name in ("contrast", "brightness", "box"):
+        np.testing.assert_array_equal(getattr(cropped, name), getattr(without, name))
+    whole = parameters(50, **EVERYTHING, crop=(1, 1), crop_aspect=(1, 1))
+    for name, value in vars(without).items():
+        np.testing.assert_array_equal(getattr(whole, name), value)
+
+
 def test_drawn_contrast_and_brightness_stay_within_bounds() -> None:
     p = parameters(2000, contrast=0.3, brightness=0.2)
     assert 0.7 - 1e-6 <= p.contrast.min() < 0.71
@@ -292,7 +340,7 @@ def test_shrinking_agrees_with_the_mean_over_the_pixels_that_merge() -> None:
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 12])
 def test_a_ranks_parameters_are_its_slice_of_the_global_draw(world: int) -> None:
-    everything = config(**EVERYTHING)
+    everything = config(**EVERYTHING, crop=(0.5, 1))
     whole = draw(everything, 5, 6, 7, 12, slice(0, 12))
     share = 12 // world
     parts = [draw(everything, 5, 6, 7, 12, slice(r * share, (r + 1) * share)) for r in range(world)]

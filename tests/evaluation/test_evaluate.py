@@ -9,6 +9,7 @@ import torch
 
 from pattlite_dist.cli import main
 from pattlite_dist.errors import UserError
+from pattlite_dist.evaluation.calibrating import calibrate_run
 from pattlite_dist.evaluation.evaluate import evaluate, parts
 from pattlite_dist.evaluation.predictions import Predictions, load_predictions
 from pattlite_dist.evaluation.schema import read_evaluation
@@ -29,8 +30,21 @@ def run(face_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs / "tiny"
 
 
+def read_calibration(run: Path) -> Any:
+    return json.loads((run / "calibration.json").read_text())
+
+
 def report(run: Path) -> Any:
     return json.loads((run / "evaluation.json").read_text())
+
+
+def test_training_has_calibrated_the_best_checkpoint(run: Path) -> None:
+    fitted = read_calibration(run)
+    _, again = calibrate_run(run)
+    assert again.checkpoint == fitted["checkpoint"] and again.step == fitted["step"]
+    assert again.epoch == fitted["epoch"] and again.manifest == fitted["manifest"]
+    assert again.temperature == pytest.approx(fitted["temperature"], rel=1e-5) != 1
+    assert again.nll == pytest.approx(fitted["nll"], rel=1e-5)
 
 
 def test_the_report_says_what_was_scored(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,7 +64,7 @@ def test_the_report_says_what_was_scored(run: Path, capsys: pytest.CaptureFixtur
         assert low <= split["top1"] <= high
     assert found["checkpoint"].startswith("epoch=")
     assert found["calibration"]["ece"].keys() == splits.keys()
-    fitted = json.loads((run / "calibration.json").read_text())
+    fitted = read_calibration(run)
     assert fitted["temperature"] == found["calibration"]["temperature"]
     assert fitted["ece"] == [splits["val"]["ece"], found["calibration"]["ece"]["val"]]
     assert fitted["checkpoint"] == found["checkpoint"]

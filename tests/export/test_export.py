@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,13 +23,17 @@ from pattlite_dist import Prediction, UserError, load
 from pattlite_dist.cli import main
 from pattlite_dist.evaluation import bootstrap
 from pattlite_dist.evaluation.evaluate import evaluate
+from pattlite_dist.evaluation.schema import read_evaluation
 from pattlite_dist.export import export as module
 from pattlite_dist.export.check import Checked, batches, require_accurate, require_equal
 from pattlite_dist.export.export import export, format_of
 from pattlite_dist.export.graph import WholeGraph
+from pattlite_dist.model import weights
 from pattlite_dist.model.attention import AttentionClassifier
-from pattlite_dist.predict.description import KEY, Description
+from pattlite_dist.model.description import KEY, Description
+from pattlite_dist.model.exported import read_exported
 from pattlite_dist.shards.manifest import ImageInfo
+from pattlite_dist.tracking.record import RECORD_NAME
 from tests.conftest import ROOT, environment
 from tests.ready import NAME, PHOTOGRAPH, unpack, write_run
 
@@ -68,6 +73,9 @@ def run(
     face_shards: Path, tmp_path_factory: pytest.TempPathFactory, patch: pytest.MonkeyPatch
 ) -> Path:
     run = write_run(tmp_path_factory.mktemp("runs") / "ready", face_shards)
+    (run / RECORD_NAME).write_text(
+        '{"step": 12, "val/top1": 0.25}\n{"step": 38, "val/top1": 0.5}\n'
+    )
     patch.setattr(bootstrap, "RESAMPLES", 100)
     evaluate(run, pictures=False)
     return run
@@ -126,6 +134,21 @@ def test_the_card_says_what_the_file_is_and_how_good(run: Path, exported: Path) 
     assert f"| test | 41 | {100 * scores['top1']:.1f} %" in text
     assert "on all 37 images of val" in text and "(+0.00 points)" in text
     assert f"{exported.stat().st_size:,} bytes" in text
+    assert re.search(r"from random weights, for \d+ epochs with the seed 0; epoch 3 was", text)
+    assert "Top-1 on val by epoch, %: 25.0, 50.0." in text
+    assert "Looks at test with checkpoints of this run: 1 (20" in text
+    recipe = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
+    assert recipe["model"] == {"cut": 7, "width": 32, "heads": 4} and "runs" not in recipe
+
+
+def test_the_hub_reads_the_cards_head(run: Path, exported: Path) -> None:
+    """As `datasets` has installed it; what the Hub's own check asks for needs a network."""
+    hub = pytest.importorskip("huggingface_hub")
+    data = hub.ModelCard.load(exported.with_name("faces.onnx.md")).data
+    assert data.library_name == "pattlite_dist" and data.model_name == "faces"
+    [first, second] = data.eval_results
+    assert (first.metric_type, second.metric_type) == ("accuracy", "f1")
+    assert first.dataset_split == "test" and first.task_type == "image-classification"
 
 
 def test_it_is_used_without_pytorch_and_lightning(
@@ -228,6 +251,84 @@ def test_safetensors_are_the_run_bit_for_bit(
     assert np.array_equal(table(load(out).predict(val, faces="whole")), expected)
 
 
+@pytest.fixture(scope="module")
+def installed(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The run in half precision, as if it had come with the package."""
+    folder = tmp_path_factory.mktemp("weights")
+    export(run, folder / "tiny.safetensors", "safetensors-half")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "FOLDER", folder)
+        yield folder / "tiny.safetensors"
+
+
+def test_half_precision_takes_half_the_space_and_hardly_moves_a_probability(
+    run: Path, installed: Path, val: list[Path], tmp_path: Path
+) -> None:
+    export(run, tmp_path / "whole.safetensors")
+    assert installed.stat().st_size < 0.56 * (tmp_path / "whole.safetensors").stat().st_size
+    expected, found = (table(load(x).predict(val, faces="whole")) for x in (run, installed))
+    assert 0 < np.abs(found - expected).max() < 0.01
+    state = read_exported(installed)[1]
+    assert {value.dtype for value in state.values()} == {torch.float32, torch.int64}
+
+
+def test_what_half_precision_cannot_hold_stays_as_it_is(run: Path, tmp_path: Path) -> None:
+    net = nn.Linear(2, 2)
+    with torch.no_grad():
+        net.bias[0] = 1e6
+    description = load(run)._network.description
+    (tmp_path / "a.safetensors").write_bytes(module.graphs.to_safetensors(net, description, True))
+    state = read_exported(tmp_path / "a.safetensors")[1]
+    assert torch.equal(state["bias"], net.bias)
+    assert torch.equal(state["weight"], net.weight.half().float())
+
+
+def test_an_exported_file_says_nothing_of_the_machine_that_trained(
+    run: Path, installed: Path, face_shards: Path
+) -> None:
+    content = installed.read_bytes().decode("latin1")
+    config = read_exported(installed)[0].config
+    assert config is not None and config["data"]["shards"] == face_shards.name
+    for place in (run.parent, face_shards.parent):
+        assert str(place) not in content
+
+
+def test_a_network_that_comes_with_the_package_is_used_by_its_name(
+    run: Path, installed: Path, face_shards: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert load("pretrained").temperature == load("pretrained:tiny").temperature != 1
+    assert load("pretrained").checkpoint == NAME
+    assert main(["predict", "pretrained:tiny", str(PHOTOGRAPH), "--faces=whole"]) == 0
+    assert main(["export", "pretrained", "again.safetensors"]) == 2
+    assert "does not say where the shards faces are; give" in capsys.readouterr().err
+    Path("more.md").write_text("Looked at by another eye.\n")
+    command = ["export", "pretrained", "again.safetensors", f"--shards={face_shards}"]
+    assert main([*command, "--notes=more.md"]) == 0
+    assert "## Training" in (card := Path("again.safetensors.md").read_text())
+    assert "another eye" in card and "Looks at test" not in card
+    assert load("again.safetensors").temperature == load(run).temperature
+    command = ["evaluate", "pretrained:tiny", f"--shards={face_shards}", "--pictures=false"]
+    assert main(command) == 0
+    found, theirs = (read_evaluation(x) for x in (Path("tiny-evaluation"), run))
+    assert found.splits["test"].top1 == pytest.approx(theirs.splits["test"].top1, abs=0.05)
+    assert found.calibration is not None and theirs.calibration is not None
+    assert found.calibration.temperature == theirs.calibration.temperature
+    assert main(["audit", "again.safetensors", f"--shards={face_shards}"]) == 0
+    assert {path.name for path in Path().iterdir()} == {
+        "again.safetensors", "again.safetensors.md", "again-evaluation", "tiny-evaluation",
+        "more.md",
+    }  # fmt: skip
+    names = {path.name for path in Path().glob("*-evaluation/*")}
+    assert names == {"evaluation.json", "predictions.npz", "audit.json"}
+    assert main(["calibrate", "again.safetensors"]) == 2
+    assert "contains its temperature" in capsys.readouterr().err
+    assert sorted(path.name for path in installed.parent.iterdir()) == [
+        "tiny.safetensors", "tiny.safetensors.md",
+    ]  # fmt: skip
+
+
 def test_a_pt2_file_is_one_of_pytorch(run: Path, val: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "faces.pt2"
     export(run, out)
@@ -256,8 +357,8 @@ def test_a_file_that_differs_is_not_written(
 ) -> None:
     right = module.graphs.to_safetensors
 
-    def wrong(model: nn.Module, description: Description) -> bytes:
-        return right(model, description.model_copy(update={"temperature": 1.01}))
+    def wrong(model: nn.Module, description: Description, half: bool) -> bytes:
+        return right(model, description.model_copy(update={"temperature": 1.01}), half)
 
     monkeypatch.setattr(module.graphs, "to_safetensors", wrong)
     out = tmp_path / "out" / "faces.safetensors"

@@ -89,6 +89,19 @@ def test_stages_and_layers_add_up_to_the_network(name: str) -> None:
     assert total.trainable == sum(p.numel() for p in model.parameters())
 
 
+def test_frozen_blocks_are_counted_but_not_as_trainable() -> None:
+    def sizes(freeze: int) -> dict[str, Size]:
+        config = CONFIGS["patches"].model_copy(update={"freeze": freeze})
+        return {part.name: part for part in count_stages(config, (), 48, 7)}
+
+    free, frozen, whole = sizes(0), sizes(1), sizes(10)
+    for part in ("backbone", "total"):  # without the stem's convolution and BatchNorm
+        assert free[part].trainable - frozen[part].trainable == 3 * 32 * 9 + 2 * 32
+        assert free[part].parameters == frozen[part].parameters == whole[part].parameters
+    assert whole["backbone"].trainable == 0
+    assert whole["patches"] == free["patches"]
+
+
 def test_layers_come_as_an_image_meets_them() -> None:
     layers = count_layers(CONFIGS["patches"], 48, 7)
     assert [layer.size.name for layer in layers][:2] == ["backbone.stem.conv", "backbone.stem.bn"]

@@ -11,6 +11,7 @@ from pattlite_dist.model.patches import (
     PatchExtraction,
     SeparableConv2d,
     published_strides,
+    resampling,
 )
 
 
@@ -48,38 +49,34 @@ def test_a_larger_map_never_gets_fewer_patches_nor_a_smaller_stride() -> None:
         assert published_strides(a)[0] <= published_strides(b)[0]
 
 
-@pytest.mark.parametrize("side", range(2, 15))
-def test_extraction_makes_patches_from_every_map(side: int) -> None:
-    extraction = PatchExtraction(8, side, width=6)
-    assert extraction(torch.randn(3, 8, side, side)).shape == (3, 4, 6)
+def test_one_extraction_makes_patches_from_every_map() -> None:
+    extraction = PatchExtraction(8, width=6)
+    for side in range(2, 15):
+        assert extraction(torch.randn(3, 8, side, side)).shape == (3, 4, 6)
 
 
-def test_extraction_has_the_published_kernels_whatever_the_map() -> None:
-    shapes = [
-        {name: tuple(p.shape) for name, p in PatchExtraction(512, side).named_parameters()}
-        for side in (3, 6, 14)
-    ]
-    assert shapes[0] == shapes[1] == shapes[2]
-    assert shapes[0]["layers.0.depthwise.weight"] == (512, 1, 4, 4)
-    assert shapes[0]["layers.1.depthwise.weight"] == (256, 1, 2, 2)
-    assert shapes[0]["layers.2.weight"] == (256, 256, 1, 1)
-    assert "layers.0.depthwise.bias" not in shapes[0]
-    assert shapes[0]["layers.0.pointwise.bias"] == (256,)
+def test_extraction_has_the_published_kernels() -> None:
+    shapes = {name: tuple(p.shape) for name, p in PatchExtraction(512).named_parameters()}
+    assert shapes["layers.0.depthwise.weight"] == (512, 1, 4, 4)
+    assert shapes["layers.1.depthwise.weight"] == (256, 1, 2, 2)
+    assert shapes["layers.2.weight"] == (256, 256, 1, 1)
+    assert "layers.0.depthwise.bias" not in shapes
+    assert shapes["layers.0.pointwise.bias"] == (256,)
 
 
 def test_a_separable_convolution_is_depthwise_then_pointwise() -> None:
     torch.manual_seed(0)
-    layer, x = SeparableConv2d(3, 5, kernel=2, stride=2), torch.randn(2, 3, 6, 6)
+    layer, x = SeparableConv2d(3, 5, kernel=2), torch.randn(2, 3, 6, 6)
     windows = x.reshape(2, 3, 3, 2, 3, 2)
     depth = torch.einsum("nchiwj,cij->nchw", windows, layer.depthwise.weight[:, 0])
     expected = torch.einsum("nchw,oc->nohw", depth, layer.pointwise.weight[:, :, 0, 0])
     expected = expected + layer.pointwise.bias.view(1, -1, 1, 1)
-    torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(layer(x, 2), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_patches_are_in_reading_order() -> None:
     """With all mixing switched off, a patch is the place that it came from."""
-    extraction = PatchExtraction(1, 2, width=1)
+    extraction = PatchExtraction(1, width=1)
     with torch.no_grad():
         for layer in extraction.layers:
             for p in layer.parameters():
@@ -120,6 +117,38 @@ def test_an_embedding_equals_a_loop_over_its_patches(side: int) -> None:
         expected = embedding.project(window.permute(1, 2, 0).flatten())
         expected = expected + embedding.position[0, number]
         torch.testing.assert_close(tokens[n, number], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "other"), [(6, 3), (4, 6), (14, 7), (9, 6), (6, 8)])
+def test_a_map_of_another_side_gets_patches_of_the_same_size_at_resampled_positions(
+    side: int, other: int
+) -> None:
+    torch.manual_seed(1)
+    embedding, x = PatchEmbedding(4, side, 6).eval(), torch.randn(3, 4, other, other)
+    grid = -(-other // embedding.patch)
+    at_home = embedding(torch.randn(3, 4, side, side))
+    assert at_home.shape[1] == embedding.grid**2
+    with torch.no_grad():
+        # A position that rises evenly from left to right does so on every grid, but at its ends.
+        rising = (torch.arange(embedding.grid) + 0.5) / embedding.grid
+        embedding.position.copy_(rising.repeat(embedding.grid)[None, :, None])
+        tokens = embedding(x)
+        embedding.position.zero_()
+        added = (tokens - embedding(x)).view(3, grid, grid, 6)
+    expected = ((torch.arange(grid) + 0.5) / grid).view(1, 1, grid, 1).expand_as(added)
+    torch.testing.assert_close(added, expected, atol=0.08, rtol=0)
+    embedding(x).sum().backward()
+    assert embedding.position.grad is not None
+    torch.testing.assert_close(embedding.position.grad.sum(), torch.tensor(3.0 * grid**2 * 6))
+
+
+@pytest.mark.parametrize(("old", "new"), [(6, 3), (3, 6), (7, 4), (8, 5)])
+def test_positions_are_resampled_as_interpolate_would(old: int, new: int) -> None:
+    position = torch.randn(1, 5, old, old)
+    weights = resampling(old, new, torch.device("cpu"))
+    got = torch.einsum("ih,jw,nchw->ncij", weights, weights, position)
+    expected = F.interpolate(position, (new, new), mode="bicubic", antialias=True)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 
 
 def test_positions_start_small_and_differ() -> None:

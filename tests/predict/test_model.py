@@ -14,10 +14,10 @@ from PIL import Image
 import pattlite_dist
 from pattlite_dist import Model, Prediction, UserError, load
 from pattlite_dist.cli import main
-from pattlite_dist.evaluation.calibration import tempered
 from pattlite_dist.evaluation.collect import collect
 from pattlite_dist.evaluation.subject import read_subject
 from pattlite_dist.runtime.world import detect
+from pattlite_dist.train.temperature import tempered
 from tests.conftest import environment
 from tests.ready import NAME, PHOTOGRAPH, unpack, write_run
 
@@ -216,7 +216,8 @@ def test_what_is_no_model_is_an_error_that_says_what_is(
     (tmp_path / "model.safetensors").write_bytes(b"neither")
     (tmp_path / "empty").mkdir()
     for target, message in [
-        ("pretrained", "does not exist; give a run folder, a checkpoint"),
+        ("pretrained:nothing", r"pretrained:nothing: (this installation has|no such network)"),
+        ("nowhere", "does not exist; give a run folder, a checkpoint"),
         (tmp_path / "model.pt2", "PyTorch may run code"),
         (tmp_path / "model.onnx", "is not a usable ONNX file"),
         (tmp_path / "model.safetensors", "is not a usable .safetensors file"),

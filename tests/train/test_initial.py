@@ -3,10 +3,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from pattlite_dist.config import Config, to_tree
 from pattlite_dist.errors import UserError
+from pattlite_dist.export.graph import to_safetensors
+from pattlite_dist.model import weights
 from pattlite_dist.model.build import MobileNetV2ViT, PattLite, build_model
+from pattlite_dist.model.description import Description
+from pattlite_dist.shards.manifest import ImageInfo
 from pattlite_dist.train.initial import RANDOM, initialise
 
 SEVEN = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
@@ -89,6 +94,68 @@ def test_positions_of_another_image_size_are_left_out_and_that_is_said(tmp_path:
     assert told.endswith(", all but patches.position, which are random")
 
 
+def exported(path: Path, labels: list[str] = SEVEN) -> dict[str, torch.Tensor]:
+    """Export a network in half precision; returns its weights as they are then."""
+    network = build(SMALL, len(labels))
+    description = Description(
+        created_by="test", labels=labels, image=ImageInfo(channels=1, height=48, width=48),
+        checkpoint="a.ckpt", epoch=3, step=40,
+        config=to_tree(Config.model_validate({"model": SMALL, "data": {"image_size": 48}})),
+    )  # fmt: skip
+    path.write_bytes(to_safetensors(network, description, half=True))
+    return {
+        name: value.half().float() if value.is_floating_point() else value
+        for name, value in network.state_dict().items()
+    }
+
+
+def test_an_exported_file_is_taken_as_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = exported(tmp_path / "a.safetensors")
+    network = build(SMALL)
+    told = initialise(network, str(tmp_path / "a.safetensors"), SEVEN)
+    assert told == f"the weights are those of {tmp_path}/a.safetensors"
+    assert differing(network, state) == []
+    monkeypatch.setattr(weights, "FOLDER", tmp_path)
+    network = build(SMALL, 5)
+    told = initialise(network, "pretrained:a", SEVEN[:5])
+    assert told == (
+        "the weights are those of pretrained:a, all but head.weight, head.bias, which are random"
+    )
+    network = build(SMALL)
+    initialise(network, "pretrained", SEVEN[::-1])
+    assert torch.equal(network.state_dict()["head.bias"], state["head.bias"].flip(0))
+    with pytest.raises(UserError, match="choose from pretrained:a"):
+        initialise(network, "pretrained:b", SEVEN)
+
+
+def test_a_safetensors_file_of_others_may_hold_a_backbone(tmp_path: Path) -> None:
+    state = build(PATTLITE).backbone.state_dict()
+    save_file(state, tmp_path / "v1.safetensors")
+    network = build(PATTLITE)
+    told = initialise(network, str(tmp_path / "v1.safetensors"), SEVEN)
+    assert told == f"the backbone's weights are those of {tmp_path}/v1.safetensors"
+    assert differing(network.backbone, state) == []
+
+
+def test_images_that_are_prepared_in_another_way_are_said(tmp_path: Path) -> None:
+    exported(tmp_path / "a.safetensors")
+
+    def told(**changes: object) -> str:
+        content = {"model": SMALL, "data": {"image_size": 48}, **changes}
+        config = Config.model_validate(content)
+        network = build(SMALL, size=config.data.image_size)
+        return initialise(network, str(tmp_path / "a.safetensors"), SEVEN, config)
+
+    assert told().endswith("a.safetensors")
+    assert told(data={"image_size": 64}).endswith(
+        "; their images were prepared in another way: size 48 px, now 64 px"
+    )
+    mean = told(augment={"mean": [0.5, 0.5, 0.5]})
+    assert "another way: mean (0.485, 0.456, 0.406), now (0.5, 0.5, 0.5)" in mean
+
+
 def test_a_run_folder_means_its_best_checkpoint_on_val(tmp_path: Path) -> None:
     checkpoints = tmp_path / "run" / "checkpoints"
     save(checkpoints / "epoch=0002-step=00000030-top1=0.5000.ckpt", SMALL)
@@ -116,11 +183,13 @@ def test_what_cannot_be_begun_with_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     torch.save([1], tmp_path / "list.pt")
+    (tmp_path / "bad.safetensors").write_bytes(b"bad")
     for name, told in (
         ("nothing", "does not exist; give a local file, a checkpoint or a run folder"),
         ("folder", "is a folder, but not that of a run"),
         ("run", "no checkpoint in"),
         ("list.pt", "no state dict and is not a checkpoint of this package"),
+        ("bad.safetensors", "is not a usable .safetensors file"),
         ("other.ckpt", "is of a network with another backbone"),
     ):
         with pytest.raises(UserError, match=told) as caught:

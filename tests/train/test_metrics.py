@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.train.metrics import Census, Result, Scores
+from pattlite_dist.train.metrics import Census, Outputs, Result, Scores
 
 CLASSES = 4
 
@@ -152,6 +152,22 @@ def test_a_diverged_model_gets_no_score(value: float) -> None:
     logits, labels = batch(8)
     scores.update(logits, labels, torch.ones(8, dtype=torch.bool))
     assert scores.compute(8) == everything(logits, labels)
+
+
+def test_outputs_are_in_the_order_of_the_samples_and_padding_is_none_of_them() -> None:
+    logits, labels = batch(7)
+    outputs = Outputs(7, logits.shape[1])
+    order = torch.randperm(7)
+    for part in (order[:4], order[4:]):
+        padded = torch.cat([part, torch.zeros(5 - len(part), dtype=torch.int64)])
+        counts = torch.arange(5) < len(part)
+        outputs.update(padded, torch.where(counts[:, None], logits[padded], torch.nan),
+                       labels[padded], counts)  # fmt: skip
+    table, found = outputs.compute()
+    assert np.array_equal(table, logits.double().softmax(1).numpy())
+    assert np.array_equal(found, labels.numpy())
+    outputs.reset()
+    assert not outputs.logits.any() and not outputs.labels.any()
 
 
 def counted(samples: int, ids: list[int]) -> Census:

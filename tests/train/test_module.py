@@ -106,12 +106,16 @@ def test_of_a_padded_batch_the_mean_over_ranks_is_that_of_the_samples_that_count
 def test_a_global_batch_in_pieces_is_the_same_step_on_any_number_of_ranks(
     zygote: Zygote, face_shards: Path, tmp_path: Path
 ) -> None:
-    """BatchNorm sees one piece at a time, so it is frozen; the pieces are of unequal size."""
+    """BatchNorm sees one piece at a time, so it is frozen; the pieces are of unequal size.
+
+    Images are mixed with those of other pieces and ranks.
+    """
 
     def gradients(name: str, ranks: int, pieces: int) -> torch.Tensor:
         changes: dict[str, object] = {
             "trainer.epochs": 1, "trainer.global_batch": 60, "trainer.accumulate": pieces,
             "model.dropout": 0, "optim.ema": 0, "optim.schedule": "constant", "optim.lr": 1e-9,
+            "augment.mixup": 0.4, "augment.cutmix": 1.0,
         }  # fmt: skip
         arguments = tiny(face_shards, tmp_path, name, **changes)
         start = zygote.start(arguments, ranks, record=tmp_path / f"{name}.record", freeze=True)

@@ -9,6 +9,7 @@ from torch import nn
 
 from pattlite_dist.compat.lightning import average_of
 from pattlite_dist.config import Config
+from pattlite_dist.model.backbones import blocks
 from pattlite_dist.model.build import build_model
 from pattlite_dist.model.settings import ModelConfig
 from pattlite_dist.train.optim import (
@@ -114,11 +115,74 @@ def test_positions_are_decayed_only_in_runs_of_earlier_versions(decayed: bool) -
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
+    ("name", "kind", "keys"),
+    [
+        ("adam", torch.optim.Adam, {"betas": (0.9, 0.999), "eps": 1e-8}),
+        ("adamw", torch.optim.AdamW, {"betas": (0.9, 0.98), "eps": 1e-6}),
+        ("sgd", torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+        ("sgd", torch.optim.SGD, {"momentum": 0.8, "nesterov": False}),
+        ("sgd", torch.optim.SGD, {"momentum": 0}),  # of which Nesterov's makes none
+    ],
 )
-def test_the_named_optimiser_is_built(name: str, kind: type) -> None:
-    config = OptimConfig.model_validate({"name": name})
-    assert type(build_optimizer(Net(), config)) is kind
+def test_the_named_optimiser_is_built(name: str, kind: type, keys: dict[str, Any]) -> None:
+    config = OptimConfig.model_validate({"name": name, **keys})
+    optimizer = build_optimizer(Net(), config)
+    assert type(optimizer) is kind
+    assert optimizer.defaults.items() >= {**keys, "fused": True}.items()
+
+
+def test_betas_are_decays() -> None:
+    with pytest.raises(ValueError, match=r"betas 0.9, 1.0 are not both in \[0, 1\)"):
+        OptimConfig(betas=(0.9, 1))
+
+
+def gradients(net: nn.Module, step: int) -> None:
+    torch.manual_seed(step)
+    for parameter in net.parameters():
+        parameter.grad = torch.randn_like(parameter)
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0])
+def test_sgd_takes_the_steps_of_its_definition_and_continues_with_its_momentum(
+    momentum: float,
+) -> None:
+    """Nesterov's momentum as in Sutskever et al. (2013), with weight decay in the gradient."""
+    config = OptimConfig(name="sgd", lr=0.1, momentum=momentum, weight_decay=0.01)
+    net = Net().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = build_optimizer(net, config)
+    expected = {name: p.detach().clone() for name, p in net.named_parameters()}
+    velocity = {name: torch.zeros_like(p) for name, p in net.named_parameters()}
+    for step in range(4):
+        if step == 2:  # the run is stopped and continued
+            state = optimizer.state_dict()
+            optimizer = build_optimizer(net, config)
+            optimizer.load_state_dict(state)
+        gradients(net, step)
+        optimizer.step()
+        for name, p in net.named_parameters():
+            assert p.grad is not None
+            slope = p.grad + 0.01 * expected[name] * (p.ndim > 1)
+            velocity[name] = momentum * velocity[name] + slope
+            expected[name] -= 0.1 * (slope + momentum * velocity[name])
+            torch.testing.assert_close(p.detach(), expected[name])
+
+
+@pytest.mark.parametrize(("name", "number"), [("pattlite", 10), ("mobilenetv2-vit", 7)])
+def test_with_layer_decay_each_block_is_slower_than_what_follows_it(name: str, number: int) -> None:
+    content = {"name": name, "cut": 7, "width": 16, "heads": 2}
+    net = build_model(ModelConfig.model_validate(content), 48, 7)
+    config = OptimConfig(lr=1e-2, layer_decay=0.5, backbone_lr_scale=0.1)
+    of = {id(p): (group["lr"], group["weight_decay"]) for group in parameter_groups(net, config, 4)
+          for p in group["params"]}  # fmt: skip
+    parts = blocks(net.backbone)
+    assert len(parts) == number
+    for i, part in enumerate(parts):
+        for p in part.parameters():
+            assert of[id(p)] == (pytest.approx(4e-3 * 0.5 ** (number - i)), 0.05 * (p.ndim > 1))
+    head = [p for key, p in net.named_parameters() if not key.startswith("backbone.")]
+    assert {of[id(p)][0] for p in head} == {4e-2}
+    assert len(of) == len(list(net.parameters()))
+    assert len(parameter_groups(net, config.model_copy(update={"layer_decay": 1.0}))) == 4
 
 
 def test_ema_copies_during_warm_up_and_then_averages() -> None:

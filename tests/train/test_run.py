@@ -35,7 +35,7 @@ def reference(zygote: Zygote, face_shards: Path, tmp_path_factory: pytest.TempPa
 
 def test_a_run_folder_holds_what_it_should(reference: Path) -> None:
     assert load_config(reference).name == "tiny"
-    assert (reference / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (reference / "curves.png").exists()
     names = [path.name for path in (reference / "checkpoints").iterdir()]
     assert 1 <= len(names) <= 2
     assert all(parse_name(name) for name in names)
@@ -197,6 +197,7 @@ def test_bf16_trains(face_shards: Path, tmp_path: Path) -> None:
     options = tiny(face_shards, tmp_path, trainer__precision="bf16", trainer__epochs=1)
     assert main(options) == 0
     assert all(v.dtype != torch.bfloat16 for v in final(tmp_path / "tiny")["state_dict"].values())
+    assert (tmp_path / "tiny" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

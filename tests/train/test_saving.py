@@ -1,8 +1,10 @@
 """Real signals at every hook of a run: all ranks save once and stop, and no step is repeated."""
 
+import json
 import math
 import os
 import random
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pattlite_dist.cli import main
+from pattlite_dist.evaluation.calibrating import calibrate_run
 from pattlite_dist.tracking import history
-from pattlite_dist.train import decision
+from pattlite_dist.train import decision, temperature
 from pattlite_dist.train import run as runs
-from pattlite_dist.train.checkpoint import AtomicCheckpointIO
+from pattlite_dist.train.checkpoint import AtomicCheckpointIO, best
 from pattlite_dist.train.decision import next_save
 from pattlite_dist.train.names import listed, make_name
+from pattlite_dist.train.temperature import CALIBRATION_NAME
 from tests.conftest import tiny
 from tests.starts import Zygote
 from tests.train.faults import EVERY, Fault, killer
@@ -110,10 +114,24 @@ def test_a_run_stopped_again_and_again_takes_each_step_once_and_ends_the_same(
         sessions += start.sessions
         assert start.ended, start.log
     assert_same_training(references[ranks], run)
+    fitted, expected = ((one / CALIBRATION_NAME).read_text() for one in (run, references[ranks]))
+    assert fitted == expected
     stops = events(run, "stopped")
     assert [stop["signal"] for stop in stops] == [signal.Signals(f.signum).name for f in faults]
     begun = [event["step"] for event in events(run, "started")]
     assert begun == [0, *(stop["step"] for stop in stops)]
+
+
+@pytest.mark.slow
+def test_ranks_calibrate_the_best_checkpoint_together(
+    references: dict[int, Path], tmp_path: Path
+) -> None:
+    run = shutil.copytree(references[2], tmp_path / "run")
+    fitted = json.loads((run / CALIBRATION_NAME).read_text())
+    assert fitted["checkpoint"] == best(run / "checkpoints").name
+    again = calibrate_run(run)[1]
+    assert again.temperature == pytest.approx(fitted["temperature"], rel=1e-5) != 1
+    assert again.ece == pytest.approx(fitted["ece"], rel=1e-4)
 
 
 @pytest.mark.slow
@@ -223,6 +241,20 @@ def test_a_full_disk_ends_no_run_and_loses_no_step(
     start = zygote.start(arguments, 2)
     assert start.ended, start.log
     assert_same_training(references[2], run)
+
+
+def test_a_calibration_that_fails_ends_no_run(
+    face_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def fail(*_: object) -> None:
+        raise ValueError("no such logarithm")
+
+    monkeypatch.setattr(temperature, "fit_temperature", fail)
+    assert main(options(face_shards, tmp_path, **{"trainer.epochs": 1})) == 0
+    told = capsys.readouterr().err
+    assert "not calibrated, training continues: no such logarithm" in told
+    assert not (tmp_path / "tiny" / CALIBRATION_NAME).exists()
 
 
 @pytest.mark.parametrize(("share", "many"), [(1e9, True), (0.01, False)])

@@ -4,6 +4,7 @@ import math
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,12 +16,14 @@ from torch import nn
 from pattlite_dist.cli import main
 from pattlite_dist.config import parse_config, parse_written
 from pattlite_dist.errors import UserError
+from pattlite_dist.model.backbones import blocks, freeze
 from pattlite_dist.model.build import PattLite, build_model
 from pattlite_dist.model.settings import V1_BLOCKS, ModelConfig
 from pattlite_dist.train import checkpoint as checkpoints
 from pattlite_dist.train import run as runs
 from pattlite_dist.train.checkpoint import AtomicCheckpointIO
-from pattlite_dist.train.stages import blocks, unfrozen
+from pattlite_dist.train.settings import FinetuneConfig
+from pattlite_dist.train.stages import Stages, unfrozen
 from tests.conftest import ROOT, tiny
 from tests.starts import Zygote
 from tests.train.faults import Fault, killer
@@ -133,6 +136,8 @@ def test_spatial_dropout_takes_a_channel_from_all_patches_of_a_sample() -> None:
             {"finetune": {"unfreeze": 11}, "model": {"name": "pattlite"}},
             "unfreeze 11 is above the backbone's 10 blocks",
         ),
+        ({"model": {"freeze": 15}}, "freeze 15 is above the backbone's 14 blocks"),
+        ({"model": {"freeze": 11, "name": "pattlite"}}, "freeze 11 is above the backbone's 10 blo"),
         ({"finetune": {"lr": 0}}, "finetune.lr"),
         ({"finetune": {"schedule": "linear"}}, "finetune.schedule"),
     ],
@@ -337,3 +342,104 @@ def test_a_published_recipe_runs_to_its_end(name: str, face_shards: Path, tmp_pa
     assert config.model.name == {"notebook": "mobilenetv2-vit"}.get(name, name)
     top1 = logged(tmp_path / name, "val/top1")
     assert len(top1) == config.trainer.epochs
+
+
+@pytest.mark.parametrize("name", ["pattlite", "mobilenetv2-vit"])
+def test_the_union_of_what_the_stages_and_the_settings_freeze_is_frozen(name: str) -> None:
+    backbone = built(name).backbone
+    parts = blocks(backbone)
+    last = [id(p) for p in parts[-1].parameters() if p.ndim > 1]
+    for first, expected in ((len(parts) - 1, last), (len(parts), [])):
+        for among in (2, None):
+            assert [id(p) for p in unfrozen(backbone, among, first)] == expected
+    assert [id(p) for p in unfrozen(backbone, 1, 2)] == last
+
+
+@pytest.mark.parametrize("name", ["pattlite", "mobilenetv2-vit"])
+def test_frozen_blocks_store_nothing_for_a_backward_pass_and_it_ends_behind_them(name: str) -> None:
+    backbone, stored, seen = built(name).backbone, [], []
+    freeze(backbone, 3)
+    parts = blocks(backbone)
+
+    def store(tensor: torch.Tensor) -> torch.Tensor:
+        stored.append(tensor.shape)
+        return tensor
+
+    def look(module: nn.Module, given: Any, output: torch.Tensor) -> None:
+        seen.append((output.requires_grad, len(stored)))
+
+    for part in parts[2:4]:
+        part.register_forward_hook(look)
+    images = torch.randn(4, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    with torch.autograd.graph.saved_tensors_hooks(store, lambda tensor: tensor):
+        features = backbone(images)
+    features.sum().backward()
+    (frozen, trained) = seen
+    assert frozen == (False, 0)
+    assert trained[0] and trained[1] > 0
+    without = [number for number, part in enumerate(parts)
+               if any(p.grad is None for p in part.parameters())]  # fmt: skip
+    assert without == [0, 1, 2]
+
+
+FROZEN = {
+    "finetune.start_epoch": "null", "finetune.unfreeze": "null", "finetune.lr": 1e-5,
+    "trainer.epochs": 2, "trainer.global_batch": 52, "trainer.checkpoint_every_steps": 1,
+    "model.freeze": 3, "optim.layer_decay": 0.8,
+    "optim.name": "sgd", "optim.lr": 0.02, "optim.weight_decay": 5e-4, "optim.clip_norm": 3,
+}  # fmt: skip
+
+
+def test_frozen_blocks_stay_as_loaded_and_momentum_survives_a_stop(
+    face_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    with monkeypatch.context() as patch:
+        saved = keep_all(patch)
+        assert main(options(face_shards, tmp_path, "straight", **FROZEN)) == 0
+    straight = capsys.readouterr().out
+    assert straight.count("first 3 of 7 backbone blocks frozen: trains ") == 1
+    model = built("mobilenetv2-vit", 7)
+    freeze(model.backbone, 3)
+    assert f"{sum(p.numel() for p in model.parameters() if p.requires_grad):,} of" in straight
+    parts = {id(value): number for number, part in enumerate(blocks(model.backbone))
+             for value in part.state_dict(keep_vars=True).values()}  # fmt: skip
+    numbers = {f"model.{name}": parts.get(id(value), len(blocks(model.backbone)))
+               for name, value in model.state_dict(keep_vars=True).items()}  # fmt: skip
+    for key in ("state_dict", "current_model_state"):  # averaged, and not
+        for step in range(2, 5):
+            changed = moved(saved[step - 1], saved[step], key)
+            assert changed == {name for name, number in numbers.items() if number >= 3}, key
+    (state,) = saved[4]["optimizer_states"]
+    assert len(state["state"]) == sum(p.requires_grad for p in model.parameters())
+    with monkeypatch.context() as patch:
+        fault = Fault("on_train_batch_end", 3, signum=int(signal.SIGTERM))
+        watch(patch, killer(fault))
+        assert main(options(face_shards, tmp_path, **FROZEN)) == 128 + signal.SIGTERM
+    assert main(options(face_shards, tmp_path, **FROZEN)) == 0
+    assert capsys.readouterr().out.count("backbone blocks frozen") == 2
+    assert_same_training(tmp_path / "straight", tmp_path / "tiny")
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_stage_is_said_once_wherever_it_is_entered(
+    first: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the first step on, and in a run that continues where fine-tuning starts."""
+    module, trainer = (
+        pl.LightningModule(),
+        SimpleNamespace(current_epoch=first, max_epochs=3, is_global_zero=True, optimizers=[]),
+    )
+    module.model = built("mobilenetv2-vit", 7)
+    stages = Stages(first, FinetuneConfig(start_epoch=first), frozen=5)
+    run: Any = trainer
+    stages.setup(run, module, "fit")
+    stages.on_train_start(run, module)
+    for epoch in range(first, 3):
+        trainer.current_epoch = epoch
+        stages.on_train_epoch_start(run, module)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("fine-tuning to epoch 3, first 5 backbone blocks frozen: trains ")
+    trained = [part for part in blocks(module.model.backbone)
+               if any(p.requires_grad for p in part.parameters())]  # fmt: skip
+    assert trained == blocks(module.model.backbone)[5:]

@@ -20,8 +20,10 @@ class Description(Strict):
         image: the form of the images that it was trained on, and so of those that it is given.
         temperature: that the logits are divided by; None if it has not been calibrated.
         checkpoint, epoch, step: where the weights are from.
+        shards: fingerprint of those that it was trained on.
         manifest: fingerprint of the shards that the temperature was fitted on.
-        config: the configuration of the run, only where the network is built from it.
+        config: the configuration of the run, without the places of its machine, only where the
+            network is built from it.
     """
 
     format: Literal["pattlite-model"] = "pattlite-model"
@@ -33,6 +35,7 @@ class Description(Strict):
     checkpoint: str
     epoch: int = Field(ge=0)
     step: int = Field(ge=0)
+    shards: str | None = None
     manifest: str | None = None
     config: dict[str, Any] | None = None
 

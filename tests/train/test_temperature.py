@@ -1,8 +1,13 @@
 import numpy as np
 import pytest
 
-from pattlite_dist.evaluation.calibration import HIGHEST, LOWEST, fit_temperature, tempered
-from pattlite_dist.evaluation.scores import calibration_error
+from pattlite_dist.train.temperature import (
+    HIGHEST,
+    LOWEST,
+    calibration_error,
+    fit_temperature,
+    tempered,
+)
 
 
 def drawn(n: int, factor: float) -> tuple[np.ndarray, np.ndarray]:
