@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from pattlite_dist.data.settings import DataConfig
 from pattlite_dist.errors import UserError, is_passing, unreadable
-from pattlite_dist.files import atomic_write, parse_json
+from pattlite_dist.files import atomic_write, parse_json, sha256_file
 from pattlite_dist.settings import Strict
 from pattlite_dist.shards.manifest import Manifest, SplitName
 
@@ -55,11 +56,26 @@ class Targets(NamedTuple):
         facts: what they are.
         shares: float [n, classes]; float32 with rows that sum to 1, once read from a file.
         runs: uint8 [n], how many runs each row is the mean of.
+        sha256: of the file.
     """
 
     facts: Facts
     shares: NDArray[np.floating]
     runs: NDArray[np.uint8]
+    sha256: str = ""
+
+    def at(self, temperature: float | None) -> "Targets":
+        """The same as if logits had been divided by another temperature; None: as they are.
+
+        Exact for one run and view; the mean of several is converted as a whole.
+        """
+        if temperature in (None, self.facts.temperature):
+            return self
+        assert temperature is not None
+        powers = self.shares.astype(np.float64) ** (self.facts.temperature / temperature)
+        facts = self.facts.model_copy(update={"temperature": temperature})
+        shares = (powers / powers.sum(1, keepdims=True)).astype(np.float32)
+        return self._replace(facts=facts, shares=shares)
 
 
 def save_targets(path: Path, targets: Targets) -> None:
@@ -92,6 +108,7 @@ def load_targets(path: Path) -> Targets:
         with safe_open(path, framework="np") as file:
             text = (file.metadata() or {}).get(_KEY, "")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        digest = sha256_file(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; {_AGAIN}") from None
     except (OSError, SafetensorError) as error:
@@ -117,11 +134,31 @@ def load_targets(path: Path) -> Targets:
     # Rounded to half precision, a row sums to 1 within a few thousandths.
     if not ((wide >= 0).all() and (np.abs(total - 1) < 0.01).all()):  # false for NaN, too
         raise UserError(f"{path} has a row that does not sum to 1; {_AGAIN}")
-    return Targets(facts, wide / total, runs)
+    return Targets(facts, wide / total, runs, digest)
 
 
-def check_fits(targets: Targets, manifest: Manifest, where: str) -> Targets:
-    """Targets of the training samples of a set, columns in the order of its classes.
+def given_targets(data: DataConfig, manifest: Manifest) -> Targets | None:
+    """The targets in the file that `data.targets` names; None if it names none.
+
+    Raises:
+        UserError: there is no such file, or it does not fit the shards.
+        Unreachable: its file system does not answer.
+    """
+    if data.targets in ("labels", "votes"):
+        return None
+    path = Path(data.targets)
+    if not path.is_file():
+        raise UserError(
+            f"data.targets: {path} is not a file; give labels, votes, or a file of `pattlite "
+            "targets`"
+        )
+    found = load_targets(path)
+    check_fits(found, manifest, str(path))
+    return found
+
+
+def check_fits(targets: Targets, manifest: Manifest, where: str) -> None:
+    """Check that targets are those of the training samples of a set.
 
     Args:
         targets: as read.
@@ -145,4 +182,3 @@ def check_fits(targets: Targets, manifest: Manifest, where: str) -> Targets:
             f"{where} has targets for {', '.join(facts.labels)}, the shards have the classes "
             f"{', '.join(manifest.labels)}; {fix}"
         )
-    return targets

@@ -19,6 +19,7 @@ from pattlite_dist.train.casting import forward
 from pattlite_dist.train.checkpoint import check_fit, unwrapped
 from pattlite_dist.train.metrics import Census, Outputs, Scores
 from pattlite_dist.train.optim import build_optimizer, lr_relative, lr_scale
+from pattlite_dist.train.teachers import Lesson
 from pattlite_dist.train.temperature import Calibration, Mark, measure
 from pattlite_dist.train.watch import LossWatch
 
@@ -64,6 +65,7 @@ class FERModule(pl.LightningModule):
         val_samples: number of samples that a validation must count.
         shards: fingerprint of the shards that it is trained on.
         image: the form of the images, for those who predict with a checkpoint.
+        lesson: what it learns besides the labels.
     """
 
     def __init__(
@@ -75,11 +77,12 @@ class FERModule(pl.LightningModule):
         val_samples: int,
         shards: str | None = None,
         image: ImageInfo | None = None,
+        lesson: Lesson | None = None,
     ) -> None:
         super().__init__()
         self.config, self.labels, self.shards, self.image = config, labels, shards, image
         self.steps_per_epoch, self.val_samples = steps_per_epoch, val_samples
-        self.model = model
+        self.model, self.lesson = model, lesson
         # Samples of this epoch, since start-up: correct ones, and all.
         self._right, self._seen = torch.zeros((), dtype=torch.int64), 0
         self._before = (0, 0)  # the same over all ranks, from the epoch's earlier starts
@@ -115,6 +118,8 @@ class FERModule(pl.LightningModule):
         for number, piece in enumerate(pieces, 1):
             logits = self._logits(self._layout(piece["image"]))
             loss = loss_of(logits, piece, self.config)
+            if self.lesson is not None:
+                loss = self.lesson.added(loss, logits, piece)
             if len(pieces) > 1:
                 loss = loss * (len(logits) / size)
             if number < len(pieces):
@@ -251,6 +256,7 @@ class FERModule(pl.LightningModule):
             "shards": self.shards,
             "counted": list(self._counted()),
             **({"image": list(self.image.shape)} if self.image else {}),
+            **({"learned_from": dict(self.lesson.sources)} if self.lesson else {}),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
