@@ -13,13 +13,13 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from pattlite_dist.data.settings import AugmentConfig, DataConfig
 from pattlite_dist.errors import UserError, first_problem
-from pattlite_dist.location import Location
+from pattlite_dist.location import Location, with_absolute_paths
 from pattlite_dist.logins import without_secrets
 from pattlite_dist.migrate import VERSION, migrate
 from pattlite_dist.model.settings import ModelConfig
 from pattlite_dist.settings import Strict, is_free, setting
 from pattlite_dist.tracking.settings import TrackingConfig, WandbConfig
-from pattlite_dist.train.settings import FinetuneConfig, OptimConfig, TrainerConfig
+from pattlite_dist.train.settings import DistillConfig, FinetuneConfig, OptimConfig, TrainerConfig
 
 
 class Config(Strict):
@@ -39,10 +39,20 @@ class Config(Strict):
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
+    distill: DistillConfig = Field(default_factory=DistillConfig)
     finetune: FinetuneConfig = Field(default_factory=FinetuneConfig)
     trainer: TrainerConfig = Field(default_factory=TrainerConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     wandb: WandbConfig = Field(default_factory=WandbConfig)
+
+    @model_validator(mode="after")
+    def _one_teaches(self) -> "Config":
+        if self.distill.teachers and self.data.targets not in ("labels", "votes"):
+            raise ValueError(
+                "distill.teachers and a file in data.targets are two sources of what to learn; "
+                "set distill.teachers=[] or data.targets=labels"
+            )
+        return self
 
     @model_validator(mode="after")
     def _stages_fit_the_epochs(self) -> "Config":
@@ -134,7 +144,8 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def conflicts(old: Config, new: Config) -> list[str]:
     """Keys, as `key: old -> new`, that differ and would make it another run."""
-    before, after = flat(old.model_dump(mode="json")), flat(new.model_dump(mode="json"))
+    # A run's folder has absolute paths, so that it can be used from any other.
+    before, after = (flat(with_absolute_paths(one).model_dump(mode="json")) for one in (old, new))
     return [
         f"{key}: {before[key]} -> {after[key]}"
         for key in after

@@ -51,6 +51,8 @@ class Place:
 
 Location = Annotated[str, Place()]
 Weights = Annotated[str, Place(words=("imagenet", "none"), pretrained=True)]
+Network = Annotated[str, Place(pretrained=True)]
+Goal = Annotated[str, Place(words=("labels", "votes"))]
 
 
 def absolute(value: Any, kind: Any, marks: Iterable[Any] = ()) -> Any:
@@ -58,7 +60,7 @@ def absolute(value: Any, kind: Any, marks: Iterable[Any] = ()) -> Any:
 
     Args:
         value: of an option or a field.
-        kind: its type; may be one of several, as in `Location | None`.
+        kind: its type; may be one of several, as in `Location | None`, or that of a list of them.
         marks: of the type, if they were removed from it.
     """
     if isinstance(value, BaseModel):
@@ -68,6 +70,8 @@ def absolute(value: Any, kind: Any, marks: Iterable[Any] = ()) -> Any:
     if isinstance(value, str):
         for place in _places([*marks, *_marks(kind)]):
             return place.absolute(value)
+    if isinstance(value, list | tuple):
+        return type(value)(absolute(one, kind, marks) for one in value)
     return value
 
 
@@ -93,6 +97,8 @@ def with_names_only(model: M) -> M:
         for place in _places([*field.metadata, *_marks(field.annotation)]):
             if isinstance(value, str) and not place.is_word(value):
                 changes[name] = last_part(value)
+            elif isinstance(value, tuple):
+                changes[name] = tuple(v if place.is_word(v) else last_part(v) for v in value)
     return model.model_copy(update=changes)
 
 

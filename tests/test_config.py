@@ -173,7 +173,8 @@ def test_any_configuration_comes_back_from_yaml(one: Config) -> None:
 IDENTITY = {
     "name": "other", "seed": 1, "data.image_size": 96, "data.window": 7, "data.tail": "wrap",
     "data.balance": 0.5, "optim.class_weights": "sqrt",
-    "data.targets": "votes", "model.attention": "none",
+    "data.targets": "votes", "distill.temperature": 2.0, "distill.share": 0.5,
+    "distill.teachers": ["/runs/a"], "model.attention": "none",
     "optim.decay_positions": True, "optim.betas": [0.8, 0.9], "optim.eps": 1e-3,
     "optim.momentum": 0.5, "optim.nesterov": False, "optim.layer_decay": 0.75,
     "optim.decay_epochs": 40.0, "finetune.start_epoch": 3, "finetune.unfreeze": 2,

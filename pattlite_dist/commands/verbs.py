@@ -105,6 +105,12 @@ VERBS = {
         "show what a score depends on: batches, leaks, choice of epoch",
         "audit runs/fer2013",
     ),
+    "targets": Verb(
+        f"{_COMMANDS}.targets",
+        "RUN ... OUT",
+        "write soft targets for training: what runs predict for train",
+        "targets runs/a-0 runs/a-1 soft.safetensors",
+    ),
     "compare": Verb(
         f"{_COMMANDS}.compare",
         "RUN ...",

@@ -157,7 +157,7 @@ class Preprocess:
         """
         x, size = images.float() / 255, size or self.size
         if parameters is None:
-            return self._normalise(_resize(x, size))
+            return self._normalise(resized(x, size))
         # A transform that is switched off is off on every rank, and costs nothing.
         used = {name: v for name, v in vars(parameters).items() if (v != _NEUTRAL.get(name)).any()}
         p = together(used, x.device)
@@ -177,7 +177,7 @@ class Preprocess:
     ) -> torch.Tensor:
         height, width = x.shape[-2:]
         if max(height, width) > size:  # sampling a larger image directly would alias
-            x = _resize(x, size)
+            x = resized(x, size)
         # grid_sample's coordinates run from -1 to 1 on either axis. Written out because
         # `affine_grid` takes three times as long as the sampling itself.
         _, _, places, _ = self._on(x.device, size)
@@ -223,7 +223,8 @@ def _places(size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return centres * (2 / size) - 1, centres / size
 
 
-def _resize(x: torch.Tensor, size: int) -> torch.Tensor:
+def resized(x: torch.Tensor, size: int) -> torch.Tensor:
+    """Images [n, C, H, W] as [n, C, size, size], without aliasing if they shrink."""
     shrinks = max(x.shape[-2:]) > size
     return F.interpolate(x, (size, size), mode="bilinear", antialias=shrinks)
 

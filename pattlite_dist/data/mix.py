@@ -95,7 +95,7 @@ def mixed(batch: dict[str, Any], mixing: Mixing, classes: int, soft: bool) -> di
 
     Args:
         batch: see `Batch`, of n + 1 samples, the last of which is only a partner; `image` is the
-            normalised one, float32 [n + 1, 3, size, size].
+            normalised one, float32 [n + 1, 3, size, size]; `soft` are targets of a file, if any.
         mixing: of the n images.
         classes: number of them.
         soft: whether the batch has targets; otherwise its labels are.
@@ -113,6 +113,9 @@ def mixed(batch: dict[str, Any], mixing: Mixing, classes: int, soft: bool) -> di
     result = {k: v[:-1] if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
     result["label"] = torch.where(share > 0.5, label[1:], label[:-1])
     result["target"] = target[:-1] * (1 - share[:, None]) + target[1:] * share[:, None]
+    if "soft" in batch:
+        others = batch["soft"]
+        result["soft"] = others[:-1] * (1 - share[:, None]) + others[1:] * share[:, None]
     if len(p) > 1:
         taken = p["blend"].view(-1, 1, 1, 1) if "blend" in p else share.new_zeros(1, 1, 1, 1)
         if "box" in p:

@@ -21,6 +21,7 @@ from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.data.resident import Resident, fits
 from pattlite_dist.data.schedule import augment_at, side_at
 from pattlite_dist.data.settings import AugmentConfig, DataConfig
+from pattlite_dist.data.targets import Targets, given_targets
 from pattlite_dist.data.trust import default_cache
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.runtime.devices import use_gpu
@@ -51,6 +52,7 @@ class FERData(pl.LightningDataModule):
         self.manifest = manifest
         self._loaders: list[BatchLoader] = []
         self._resident: Resident | None = None
+        self._shares: torch.Tensor | None = None
 
     def plan(self) -> TrainPlan:
         """The global batches of the run."""
@@ -71,6 +73,18 @@ class FERData(pl.LightningDataModule):
             return None
         labels = self.reader("train").labels()
         return Balance(labels, len(self.manifest.labels), config.data.balance, config.seed)
+
+    @functools.cached_property
+    def targets(self) -> Targets | None:
+        """Those in the file that `data.targets` names, at the temperature of the run."""
+        found = given_targets(self.config.data, self.manifest)
+        return None if found is None else found.at(self.config.distill.temperature)
+
+    def _soft(self, device: torch.device) -> torch.Tensor | None:
+        """The shares of all training samples, on a device, where they are moved once."""
+        if self._shares is None and self.targets is not None:
+            self._shares = torch.from_numpy(self.targets.shares).to(device)
+        return self._shares
 
     def reader(self, split: SplitName) -> ShardReader:
         """Random access to one split."""
@@ -138,7 +152,8 @@ class FERData(pl.LightningDataModule):
         """Move what a step computes with; the rest stays, and nothing waits for the copies."""
         needed = {"image", "label", "counts", "weight"}
         resident = self._resident if self.trainer and self.trainer.training else None
-        if resident or self.trainer is None or not self.trainer.training:
+        soft = self._soft(device) if self.trainer and self.trainer.training else None
+        if resident or soft is not None or self.trainer is None or not self.trainer.training:
             needed.add("id")
         if self.config.data.targets == "votes":
             needed.add("target")
@@ -148,7 +163,11 @@ class FERData(pl.LightningDataModule):
             else value
             for name, value in batch.items()
         }
-        return {**moved, **resident.fill(moved["id"])} if resident else moved
+        if resident:
+            moved.update(resident.fill(moved["id"]))
+        if soft is not None:
+            moved["soft"] = soft[moved["id"]]
+        return moved
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> dict[str, Any]:
         """Turn the uint8 images into the model's input, augmented and mixed while training."""
@@ -177,5 +196,5 @@ class FERData(pl.LightningDataModule):
         part = rank_slice(whole, self.world.rank, self.world.size)
         epoch, step, size = batch["epoch"], batch["step"], batch["image"].shape[-1]
         mixing = draw_mixing(self._augment(epoch), config.seed, epoch, step, whole, part, size)
-        soft = config.data.targets != "labels"
+        soft = config.data.targets == "votes"
         return mixed(batch, mixing, len(self.manifest.labels), soft)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import field_validator, model_validator
 
-from pattlite_dist.location import Location
+from pattlite_dist.location import Goal, Location
 from pattlite_dist.logins import put_away
 from pattlite_dist.settings import Strict, setting
 
@@ -91,11 +91,12 @@ class DataConfig(Strict):
         gt=0,
         description="Seconds without data after which a connection or a command is aborted.",
     )
-    targets: Literal["labels", "votes"] = setting(
+    targets: Goal = setting(
         "labels",
         free=False,
-        description="Training target: the label, or each class's share of the FER+ votes (requires "
-        "shards created with `--target soft`).",
+        description="Training target: the label (labels), each class's share of the FER+ votes "
+        "(votes; requires shards created with `--target soft`), or those in a file of `pattlite "
+        "targets`.",
     )
     bad_shards: Literal["stop", "skip"] = setting(
         "stop",

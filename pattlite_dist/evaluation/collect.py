@@ -1,6 +1,6 @@
 """Run a network over a split: each sample once over all ranks, the same table on every rank."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ def collect(
     device: torch.device,
     views: Sequence[View] = ("one",),
     outputs: int | None = None,
+    tell: Callable[[int], None] = lambda done: None,
 ) -> Predictions:
     """Predict every sample of a split. Collective.
 
@@ -37,6 +38,7 @@ def collect(
         device: to compute on.
         views: to score; the first is `one`.
         outputs: of the network; by default, as many as the shards have classes.
+        tell: called with the number of samples that all ranks have predicted, about.
 
     Raises:
         UserError: a sample's outputs are NaN or infinite; raised on all ranks.
@@ -50,6 +52,7 @@ def collect(
     tables["label"] = torch.zeros(samples, dtype=torch.int64, device=device)
     tables["flags"] = torch.zeros(samples, dtype=torch.int64, device=device)
     with torch.inference_mode():
+        done, ranks = 0, dist.get_world_size() if _several() else 1
         for batch in data.eval_dataloader(split):
             found: dict[str, Any] = {"label": batch["label"], "flags": batch["flags"].long()}
             if "target" in batch:
@@ -64,6 +67,8 @@ def collect(
             census.update(ids, counts)
             for name, values in found.items():
                 tables[name][ids[counts]] = values.to(device)[counts].to(tables[name].dtype)
+            done += len(ids) * ranks
+            tell(min(done, samples))
     census.compute()
     arrays = {name: _summed(table) for name, table in tables.items()}
     for view in views:
@@ -83,6 +88,10 @@ def collect(
 
 
 def _summed(table: torch.Tensor) -> Any:
-    if dist.is_available() and dist.is_initialized():
+    if _several():
         dist.all_reduce(table)
     return table.cpu().numpy()
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized()

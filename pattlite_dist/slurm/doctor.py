@@ -13,6 +13,7 @@ from pattlite_dist.config import Config
 from pattlite_dist.data.fetch import Origin, fetch_manifest
 from pattlite_dist.data.reader import check_targets, needed_shards
 from pattlite_dist.data.settings import DataConfig
+from pattlite_dist.data.targets import given_targets
 from pattlite_dist.errors import UserError
 from pattlite_dist.location import is_pretrained
 from pattlite_dist.logins import complete, without_secrets
@@ -164,6 +165,7 @@ def shard_problems(fetch: Fetch, data: DataConfig, global_batch: int) -> list[st
         return [str(manifest)]
     try:
         check_targets(data, manifest)
+        given_targets(data, manifest)
     except UserError as error:
         return [str(error)]
     samples = {str(name): manifest.samples(name) for name in manifest.shards}

@@ -41,7 +41,7 @@ def initialise(
         fill(model.backbone, pretrained(model.backbone), weights)
         return "the backbone's weights are torchvision's of ImageNet"
     path = find(str(weights))
-    content = _read(path)
+    content = read(path)
     if not checkpoints.is_ours(content):
         fill(model.backbone, state_of(content, path), str(path))
         return f"the backbone's weights are those of {path}"
@@ -52,7 +52,12 @@ def initialise(
     return "; ".join([f"the weights are those of {named}{but}", *other])
 
 
-def _read(path: Path) -> Any:
+def read(path: Path) -> Any:
+    """What a file of weights contains; of an exported one, as a checkpoint of ours would have it.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     if path.suffix != exported.SUFFIX:
         return load_tensors(path)
     text, state = exported.read_tensors(path)
@@ -88,8 +93,8 @@ def other_preparation(
     return [f"their images were prepared in another way: {', '.join(told)}"] if told else []
 
 
-def find(weights: str) -> Path:
-    """The file that `model.weights` means: itself, or a run's best checkpoint on val.
+def find(weights: str, key: str = "model.weights") -> Path:
+    """The file that a key of the configuration means: itself, or a run's best checkpoint on val.
 
     Raises:
         UserError: there is no such file, or a folder without checkpoints.
@@ -101,13 +106,13 @@ def find(weights: str) -> Path:
         return path
     if not path.exists():
         raise UserError(
-            f"model.weights: {path} does not exist; give a local file, a checkpoint or a run "
+            f"{key}: {path} does not exist; give a local file, a checkpoint or a run "
             "folder of yours, `imagenet` to download torchvision's, `pretrained`, or `none`"
         )
     folder = path if path.name == "checkpoints" else path / "checkpoints"
     if not folder.is_dir():
         raise UserError(
-            f"model.weights: {path} is a folder, but not that of a run; give a run folder, one of "
+            f"{key}: {path} is a folder, but not that of a run; give a run folder, one of "
             "its checkpoints, or a file of weights"
         )
     return checkpoints.best(folder)

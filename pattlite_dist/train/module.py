@@ -19,6 +19,7 @@ from pattlite_dist.train.checkpoint import check_fit, unwrapped
 from pattlite_dist.train.loss import loss_of
 from pattlite_dist.train.metrics import Census, Outputs, Scores
 from pattlite_dist.train.optim import build_optimizer, lr_relative, lr_scale
+from pattlite_dist.train.teachers import Lesson
 from pattlite_dist.train.temperature import Calibration, Mark, measure
 from pattlite_dist.train.watch import LossWatch
 
@@ -44,6 +45,7 @@ class FERModule(pl.LightningModule):
         image: the form of the images, for those who predict with a checkpoint.
         class_weights: see `loss_of`.
         scheduled: maps a step to that whose learning rate it has.
+        lesson: what it learns besides the labels.
     """
 
     class_weights: torch.Tensor | None
@@ -59,11 +61,12 @@ class FERModule(pl.LightningModule):
         image: ImageInfo | None = None,
         class_weights: list[float] | None = None,
         scheduled: Callable[[int], float] = lambda step: step,
+        lesson: Lesson | None = None,
     ) -> None:
         super().__init__()
         self.config, self.labels, self.shards, self.image = config, labels, shards, image
         self.steps_per_epoch, self.val_samples = steps_per_epoch, val_samples
-        self.model, self.scheduled = model, scheduled
+        self.model, self.scheduled, self.lesson = model, scheduled, lesson
         # Samples of this epoch, since start-up: correct ones, and all.
         self._right, self._seen = torch.zeros((), dtype=torch.int64), 0
         self._before = (0, 0)  # the same over all ranks, from the epoch's earlier starts
@@ -101,6 +104,8 @@ class FERModule(pl.LightningModule):
         for number, piece in enumerate(pieces, 1):
             logits = self._logits(self._layout(piece["image"]))
             loss = loss_of(logits, piece, self.config, self.class_weights)
+            if self.lesson is not None:
+                loss = self.lesson.added(loss, logits, piece)
             if len(pieces) > 1:
                 loss = loss * (len(logits) / size)
             if number < len(pieces):
@@ -238,6 +243,7 @@ class FERModule(pl.LightningModule):
             "shards": self.shards,
             "counted": list(self._counted()),
             **({"image": list(self.image.shape)} if self.image else {}),
+            **({"learned_from": dict(self.lesson.sources)} if self.lesson else {}),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,9 +1,8 @@
 """A training run, from a resolved configuration to a finished run folder."""
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -36,6 +35,7 @@ from pattlite_dist.train.initial import initialise, said_before
 from pattlite_dist.train.module import FERModule
 from pattlite_dist.train.names import parse_name
 from pattlite_dist.train.saving import Saver
+from pattlite_dist.train.teachers import Lesson, check_sources, lesson_of
 from pattlite_dist.train.trainer import (
     build_preprocess,
     build_trainer,
@@ -96,20 +96,20 @@ def _train(config: Config, world: World, signals: Signals, run: Path, lock: RunL
         given, config = config, on_main(world, lambda: same_run(config, run))
         for line in as_before(given, config) if world.main else []:
             print(f"{run} {line}")
-        found = on_main(world, lambda: continues_from(config, run, manifest))
         model = build_model(config.model, config.data.image_size, len(manifest.labels))
+        data = FERData(config, world, build_preprocess(config, model), manifest)
+        lesson = lesson_of(config, model, data)
+        found = on_main(world, lambda: continues_from(config, run, manifest, lesson))
         began = begin(config, model, manifest) if found is None else None
-        preprocess = build_preprocess(config, model)
         if config.model.sync_batchnorm:
             synchronise(model, world.size, use_gpu(config.trainer.accelerator))
-        data = FERData(config, world, preprocess, manifest)
         on_main(world, lock.acquire)
         if lock.held:  # otherwise the history belongs to the process that trains
             failure.on_failure(lambda reason: append(run, "failed", error=reason[:300]))
         if found is not None:  # another process may have advanced the run before it exited
-            found = on_main(world, lambda: continues_from(config, run, manifest))
+            found = on_main(world, lambda: continues_from(config, run, manifest, lesson))
         on_main(world, lambda: checkpoints.set_aside(run / "checkpoints", found))
-        fit(config, world, signals, model, data, found, began)
+        fit(config, world, signals, model, data, found, began, lesson)
         return run
     except Stopped:
         raise
@@ -147,18 +147,22 @@ def check_data(config: Config, world: World) -> Manifest:
     return manifest
 
 
-def continues_from(config: Config, run: Path, manifest: Manifest) -> Path | None:
+def continues_from(
+    config: Config, run: Path, manifest: Manifest, lesson: Lesson | None = None
+) -> Path | None:
     """The checkpoint that a run continues from; None if there is none.
 
     Raises:
-        UserError: it was trained on other shards than those of the manifest.
+        UserError: it was trained on other shards than those of the manifest, or learned from other
+            files.
     """
-    check = functools.partial(
-        checkpoints.check_shards,
-        now=manifest.fingerprint(),
-        where=without_secrets(config.data.shards),
-        fix="give data.shards the place of those, or set name to start a new run",
-    )
+
+    def check(content: dict[str, Any], path: Path) -> None:
+        where = without_secrets(config.data.shards)
+        fix = "give data.shards the place of those, or set name to start a new run"
+        checkpoints.check_shards(content, path, manifest.fingerprint(), where, fix)
+        check_sources(content, path, lesson)
+
     return checkpoints.newest(run / "checkpoints", check)
 
 
@@ -181,6 +185,7 @@ def fit(
     data: FERData,
     found: Path | None,
     began: str | None = None,
+    lesson: Lesson | None = None,
 ) -> None:
     """Train from `found`, or from scratch, to the last epoch, and write the run's history.
 
@@ -192,6 +197,7 @@ def fit(
         data: the stream.
         found: checkpoint to continue from.
         began: what to say of the weights of a new run.
+        lesson: what it learns besides the labels.
     """
     settings, run = config.trainer, run_folder(config)
     steps = data.plan().steps
@@ -215,9 +221,14 @@ def fit(
         manifest.image,
         class_weights(config, manifest),
         course.scheduled,
+        lesson,
     )
     if world.main:
-        lines = [began or said_before(config.model.weights), *said(config, manifest)]
+        lines = [
+            began or said_before(config.model.weights),
+            lesson.said if lesson else None,
+            *said(config, manifest),
+        ]
         announce(config, world, found, step, steps, lines, manifest.fingerprint())
     saver = Saver(
         run,

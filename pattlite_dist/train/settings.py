@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import field_validator, model_validator
 
+from pattlite_dist.location import Network
 from pattlite_dist.settings import Strict, setting
 
 Schedule = Literal["constant", "cosine", "inverse_time"]
@@ -85,6 +86,36 @@ class OptimConfig(Strict):
         if isinstance(given, tuple) and not all(weight > 0 for weight in given):
             raise ValueError(f"not all of {', '.join(f'{w:g}' for w in given)} are above 0")
         return given
+
+
+class DistillConfig(Strict):
+    """Learning from other networks (Hinton et al., arXiv:1503.02531).
+
+    From what they predict for the very images that the network sees, or from a file of what they
+    predicted, which `data.targets` names.
+    """
+
+    teachers: tuple[Network, ...] = setting(
+        (),
+        free=False,
+        description="Run folders, checkpoints or exported files, each with the classes of the "
+        "shards; the mean of their probabilities is learned.",
+    )
+    temperature: float | None = setting(
+        None,
+        free=False,
+        gt=0,
+        description="Divide the logits of teachers and network by it before they are compared; "
+        "null: 1, or that of the file of targets.",
+    )
+    share: float = setting(
+        1.0,
+        free=False,
+        gt=0,
+        le=1,
+        description="Share of the loss that compares with the teachers or the file; the rest "
+        "compares with the labels.",
+    )
 
 
 class FinetuneConfig(Strict):
