@@ -64,6 +64,11 @@ class Config(Strict):
                 "trainer.max_minutes shortens one schedule, but finetune.start_epoch makes two; "
                 "set one of them to null"
             )
+        if self.data.image_sizes and self.trainer.max_minutes is not None:
+            raise ValueError(
+                "trainer.max_minutes may end a run before the epochs that data.image_sizes names; "
+                "leave one of them out"
+            )
         last, blocks = self.finetune.unfreeze, self.model.blocks
         if last is not None and last > blocks:
             raise ValueError(f"finetune.unfreeze {last} is above the backbone's {blocks} blocks")

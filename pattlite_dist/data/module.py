@@ -188,7 +188,10 @@ class FERData(pl.LightningDataModule):
         return self.preprocess(batch["image"], parameters, side_at(config.data, epoch))
 
     def _augment(self, epoch: int) -> AugmentConfig:
-        return augment_at(self.config.augment, epoch, self.config.trainer.epochs)
+        # The trainer's number of epochs, which `trainer.max_minutes` may have lowered.
+        last = self.trainer.max_epochs if self.trainer else self.config.trainer.epochs
+        assert last is not None
+        return augment_at(self.config.augment, epoch, last)
 
     def _mix(self, batch: dict[str, Any]) -> dict[str, Any]:
         config = self.config

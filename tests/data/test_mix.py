@@ -130,7 +130,8 @@ def rank_data(
     )  # fmt: skip
     who = World("torchrun", rank, world, rank, world) if world > 1 else World()
     data = FERData(run, who, Preprocess(SIZE, MEAN, STD), shards.manifest)
-    data.trainer = SimpleNamespace(training=True)  # type: ignore[assignment]
+    epochs = run.trainer.epochs
+    data.trainer = SimpleNamespace(training=True, max_epochs=epochs)  # type: ignore[assignment]
     return data
 
 
