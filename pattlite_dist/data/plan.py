@@ -102,6 +102,7 @@ class TrainPlan:
         tail: what happens to an epoch's last, short global batch. It is filled from the beginning
             of the same epoch, and what fills it does not count (`pad`) or counts again (`wrap`);
             or it is left out (`drop`).
+        kept: ids of the samples that take part, ascending, if not all do; `sizes` count only these.
     """
 
     sizes: Ids | Sequence[int]
@@ -109,6 +110,7 @@ class TrainPlan:
     window: int
     global_batch: int
     tail: Tail = "pad"
+    kept: Ids | None = None
     samples: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -153,7 +155,7 @@ class TrainPlan:
             place = (start + len(ids)) % self.samples
             more = min(stop - start - len(ids), self.samples - place)
             ids = np.concatenate([ids, order.take(place, place + more)])
-        return ids
+        return ids if self.kept is None else self.kept[ids]
 
 
 @lru_cache(maxsize=2)  # the order of a large manifest takes tens of megabytes

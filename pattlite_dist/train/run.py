@@ -219,7 +219,8 @@ def fit(
     )
     if world.main:
         said = began or said_before(config.model.weights)
-        told = "; ".join(line for line in (said, lesson.said if lesson else None) if line)
+        parts = (said, data.said_of_fold(), lesson.said if lesson else None)
+        told = "; ".join(part for part in parts if part)
         announce(config, world, found, step, steps, told, manifest.fingerprint())
     saver = Saver(
         run,
