@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 
 from pattlite_dist.config import Config
 from pattlite_dist.data.augment import Preprocess, draw
@@ -14,6 +15,7 @@ from pattlite_dist.data.balance import Balance
 from pattlite_dist.data.batch import Batch
 from pattlite_dist.data.cache import Cache
 from pattlite_dist.data.fetch import Origin
+from pattlite_dist.data.folds import folds_of
 from pattlite_dist.data.loader import BatchLoader, TrainLoader, eval_loader
 from pattlite_dist.data.mix import draw_mixing, mixed, mixes
 from pattlite_dist.data.plan import TrainPlan, rank_slice
@@ -56,13 +58,36 @@ class FERData(pl.LightningDataModule):
 
     def plan(self) -> TrainPlan:
         """The global batches of the run."""
+        sizes = np.array([one.samples for one in self.manifest.shards.get("train", [])], np.int64)
+        if self._kept is not None:
+            sizes = np.diff(np.searchsorted(self._kept, np.cumsum(sizes)), prepend=0)
         return TrainPlan(
-            sizes=[shard.samples for shard in self.manifest.shards.get("train", [])],
+            sizes=sizes[sizes > 0],
             seed=self.config.seed,
             window=self.config.data.window,
             global_batch=self.config.trainer.global_batch,
             tail=self.config.data.tail,
             chosen=None if self._balance is None else self._balance.epoch,
+            kept=self._kept,
+        )
+
+    @functools.cached_property
+    def _kept(self) -> NDArray[np.int64] | None:
+        """Ids of the samples outside the fold that is left out; None if none is."""
+        data = self.config.data
+        if data.folds == 1:
+            return None
+        (kept,) = np.nonzero(folds_of(self.reader("train"), data.folds) != data.fold)
+        return kept
+
+    def said_of_fold(self) -> str | None:
+        """What to say of the samples that are left out; None if none are."""
+        if self._kept is None:
+            return None
+        data, samples = self.config.data, self.manifest.samples("train")
+        return (
+            f"leaves out fold {data.fold} of {data.folds}: {samples - len(self._kept):,} of "
+            f"{samples:,} training samples"
         )
 
     @functools.cached_property
@@ -72,6 +97,8 @@ class FERData(pl.LightningDataModule):
         if not config.data.balance:
             return None
         labels = self.reader("train").labels()
+        if self._kept is not None:
+            labels = labels[self._kept]
         return Balance(labels, len(self.manifest.labels), config.data.balance, config.seed)
 
     @functools.cached_property

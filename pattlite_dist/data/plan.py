@@ -112,6 +112,7 @@ class TrainPlan:
             or it is left out (`drop`).
         chosen: the ids of an epoch's samples, ascending, as many as there are in the shards, if it
             does not take each once; see `balance`.
+        kept: ids of the samples that take part, ascending, if not all do; `sizes` count only these.
     """
 
     sizes: Ids | Sequence[int]
@@ -120,6 +121,7 @@ class TrainPlan:
     global_batch: int
     tail: Tail = "pad"
     chosen: Callable[[int], Ids] | None = None
+    kept: Ids | None = None
     samples: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -164,7 +166,7 @@ class TrainPlan:
             place = (start + len(ids)) % self.samples
             more = min(stop - start - len(ids), self.samples - place)
             ids = np.concatenate([ids, order.take(place, place + more)])
-        return ids
+        return ids if self.kept is None else self.kept[ids]
 
 
 @lru_cache(maxsize=2)  # the order of a large manifest takes tens of megabytes

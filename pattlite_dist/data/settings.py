@@ -98,6 +98,17 @@ class DataConfig(Strict):
         "(votes; requires shards created with `--target soft`), or those in a file of `pattlite "
         "targets`.",
     )
+    folds: int = setting(
+        1,
+        free=False,
+        ge=1,
+        le=100,
+        description="Divide the training samples into this many parts by their images, copies into "
+        "the same one, and leave one out of training; 1: train on all.",
+    )
+    fold: int = setting(
+        0, free=False, ge=0, description="The part that is left out, from 0 to folds - 1."
+    )
     bad_shards: Literal["stop", "skip"] = setting(
         "stop",
         free=True,
@@ -115,6 +126,14 @@ class DataConfig(Strict):
             raise ValueError(
                 f"the last side in image_sizes, {sides[-1]}, is not image_size {self.image_size}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_fold_of_those(self) -> "DataConfig":
+        if self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} is not one of {self.folds} (from 0)")
+        if self.folds > 1 and self.bad_shards == "skip":
+            raise ValueError("folds above 1 requires every image; set data.bad_shards=stop")
         return self
 
     @field_validator("shards")

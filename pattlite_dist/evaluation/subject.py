@@ -141,8 +141,10 @@ def read_subject(target: Path, shards: str | None = None) -> Subject:
     # The run's own file says where its shards are now; the checkpoint's, what the network is.
     config = parse_written(content["pattlite"]["config"], str(path))
     here = load_config(run).data if (run / "config.yaml").exists() else config.data
-    # The size is part of what the network is.
-    changes = {"image_size": config.data.image_size, **({"shards": shards} if shards else {})}
+    # The size is part of what the network is, and the fold of what it was trained on.
+    of_run = ("image_size", "folds", "fold")
+    changes: dict[str, Any] = {name: getattr(config.data, name) for name in of_run}
+    changes.update({"shards": shards} if shards else {})
     data = here.model_copy(update=changes)
     return Subject(run, path, content, config.model_copy(update={"data": data}), bool(shards))
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pattlite_dist import __version__
 from pattlite_dist.compat.torch import check
 from pattlite_dist.console import Progress
+from pattlite_dist.data.folds import folds_of
 from pattlite_dist.data.targets import SUFFIX, Facts, SourceRun, Targets, save_targets
 from pattlite_dist.errors import UserError
 from pattlite_dist.evaluation.collect import collect
@@ -23,6 +24,7 @@ from pattlite_dist.model.build import refuse_batch_dependent
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.runtime.world import World
 from pattlite_dist.shards.manifest import Manifest, SplitName
+from pattlite_dist.train import checkpoint as checkpoints
 from pattlite_dist.train.trainer import quiet_libraries
 
 
@@ -65,7 +67,8 @@ def make_targets(
         The targets, and the share of samples whose most probable class is their label.
 
     Raises:
-        UserError: a run cannot be read or has other classes, or the runs are of different shards.
+        UserError: a run cannot be read or has other classes, the runs are of different shards, or
+            of folds that do not cover the samples.
     """
     if out.suffix != SUFFIX or out.is_dir():
         raise UserError(
@@ -85,6 +88,7 @@ def make_targets(
             where = without_secrets(subjects[0].config.data.shards)
             raise UserError(f"{where} has no samples of {split}; choose another --split")
         device = worlds.device(world, accelerator)
+        outside = _outside(subjects, manifest, split, world)
         total = np.zeros((samples, len(manifest.labels)))
         counts = np.zeros(samples, np.uint8)
         labels = np.zeros(samples, np.int64)
@@ -96,8 +100,10 @@ def make_targets(
                     progress(what, done, samples)
 
             found = _predict(subject, manifest, split, view, temperature, device, world, tell)
-            total += _columns(found.probabilities[view], subject.labels, manifest.labels)
-            counts += np.uint8(1)
+            table = _columns(found.probabilities[view], subject.labels, manifest.labels)
+            held = outside[number - 1]
+            total[held] += table[held]
+            counts += held.astype(np.uint8)
             labels = found.labels
         shares = total / counts[:, None]
         facts = Facts(
@@ -148,6 +154,51 @@ def _common_manifest(subjects: Sequence[Subject]) -> Manifest:
                 f"{', '.join(manifest.labels)}; give runs with the same classes"
             )
     return manifest
+
+
+def _outside(
+    subjects: Sequence[Subject], manifest: Manifest, split: SplitName, world: World
+) -> list[NDArray[np.bool_]]:
+    """Of which samples each run's predictions are used, bool [samples].
+
+    If runs left out a fold of these samples, each is asked about that alone. Otherwise all are
+    asked about all.
+
+    Raises:
+        UserError: some left out a fold and others none, or a sample is in no fold that was.
+    """
+    every = np.ones(manifest.samples(split), bool)
+    parted = [subject for subject in subjects if _left_out(subject, manifest)]
+    if split != "train" or not parted:
+        return [every for _ in subjects]
+    if len(parted) < len(subjects):
+        whole = next(subject for subject in subjects if not _left_out(subject, manifest))
+        raise UserError(
+            f"{whole.run} was trained on all samples, but {parted[0].run} left out a fold "
+            "(data.folds), which only such runs may be asked about; leave one of them out"
+        )
+    folds: dict[int, NDArray[np.int64]] = {}
+    found = []
+    for subject in parted:
+        data = subject.config.data
+        if data.folds not in folds:
+            stream = subject.stream(subject.build(), manifest, world)
+            folds[data.folds] = folds_of(stream.reader("train"), data.folds)
+        found.append(folds[data.folds] == data.fold)
+    missing = every & ~np.any(found, axis=0)
+    if missing.any():
+        given = ", ".join(f"{one.config.data.fold} of {one.config.data.folds}" for one in parted)
+        raise UserError(
+            f"{missing.sum():,} of {len(every):,} samples are in no fold that a run left out "
+            f"(given: {given}); give a run of every fold"
+        )
+    return found
+
+
+def _left_out(subject: Subject, manifest: Manifest) -> bool:
+    """Whether a run left out a fold of these shards."""
+    same = checkpoints.shards_of(subject.content) == manifest.fingerprint()
+    return same and subject.config.data.folds > 1
 
 
 def _predict(

@@ -226,6 +226,7 @@ def fit(
     if world.main:
         lines = [
             began or said_before(config.model.weights),
+            data.said_of_fold(),
             lesson.said if lesson else None,
             *said(config, manifest),
         ]

@@ -9,6 +9,7 @@ import torch
 from pattlite_dist.cli import main, parse
 from pattlite_dist.commands.options import given_config
 from pattlite_dist.config import Config, to_tree, to_yaml
+from pattlite_dist.data.folds import folds_of
 from pattlite_dist.data.targets import load_targets
 from pattlite_dist.evaluation.evaluate import collect
 from pattlite_dist.evaluation.subject import read_subject
@@ -16,7 +17,7 @@ from pattlite_dist.evaluation.targets import Softened, make_targets
 from pattlite_dist.model.build import build_model
 from pattlite_dist.runtime.world import World
 from pattlite_dist.shards.manifest import load_manifest
-from tests.conftest import tiny, with_labels
+from tests.conftest import ROOT, tiny, with_labels
 
 
 def untrained(
@@ -93,6 +94,42 @@ def test_columns_follow_the_class_names(
     torch.save(content, other / checkpoint.name)
     made, _ = make_targets([other / checkpoint.name], tmp_path / "a.safetensors", view="one")
     assert np.array_equal(made.shares, predicted(runs[0], "one")[:, ::-1])
+
+
+def test_runs_that_left_out_a_fold_are_asked_about_that_alone(
+    runs: list[Path], face_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "soft.safetensors"
+    parts = [
+        untrained(face_shards, tmp_path / f"part-{fold}", fold, data__folds=3, data__fold=fold)
+        for fold in range(3)
+    ]
+    made, _ = make_targets(parts, out, view="one")
+    subject = read_subject(parts[0])
+    reader = subject.stream(subject.build(), subject.find_manifest(), World()).reader("train")
+    folds = folds_of(reader, 3)
+    for fold, part in enumerate(parts):
+        own = folds == fold
+        assert own.any() and np.array_equal(made.shares[own], predicted(part, "one")[own])
+    assert (made.runs == 1).all()
+    out.unlink()
+    for words, message in [
+        (parts[:2], "are in no fold that a run left out (given: 0 of 3, 1 of 3)"),
+        ([*parts, runs[0]], "run-0 was trained on all samples, but "),
+    ]:
+        assert main(["targets", *map(str, words), str(out)]) == 2
+        assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_the_commands_of_the_documentation_are_read() -> None:
+    text = (ROOT / "docs" / "distillation.md").read_text()
+    commands = [line.split()[2:] for line in text.splitlines() if line.startswith("$ pattlite ")]
+    assert {verb for verb, *_ in commands} == {"train", "targets"}
+    for verb, *words in commands:
+        options = parse(verb, words)
+        if verb == "train":
+            given_config(options)
 
 
 def test_what_cannot_be_is_one_line_and_writes_nothing(
