@@ -119,8 +119,12 @@ def parameters(interpreter: Any, given: int) -> int:
 
 
 def peer(task: str, path: Path) -> None:
-    """Predict the images of a file one by one, as the wheel does, or time that."""
+    """Predict the images of a file one by one, as the wheel does, or time that, or start only."""
     predict, about = open_peer()
+    if task == "start":
+        predict(np.load(path, mmap_mode="r")[:1])
+        print("{}")
+        return
     images = np.load(path)
     if task == "time":
         print(json.dumps(rates(predict, images)))

@@ -55,10 +55,30 @@ class Config(Strict):
         return self
 
     @model_validator(mode="after")
+    def _classes_of_all_samples(self) -> "Config":
+        weighed = self.data.balance > 0 or self.optim.class_weights != "none"
+        if self.data.folds > 1 and weighed:
+            raise ValueError(
+                "data.balance and optim.class_weights count the classes of all training samples, "
+                "but data.folds leaves some out; set data.folds=1, or neither of these"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _stages_fit_the_epochs(self) -> "Config":
         start, epochs = self.finetune.start_epoch, self.trainer.epochs
         if start is not None and start > epochs:
             raise ValueError(f"finetune.start_epoch {start} is above trainer.epochs {epochs}")
+        if start is not None and self.trainer.max_minutes is not None:
+            raise ValueError(
+                "trainer.max_minutes shortens one schedule, but finetune.start_epoch makes two; "
+                "set one of them to null"
+            )
+        if self.data.image_sizes and self.trainer.max_minutes is not None:
+            raise ValueError(
+                "trainer.max_minutes may end a run before the epochs that data.image_sizes names; "
+                "leave one of them out"
+            )
         last, blocks = self.finetune.unfreeze, self.model.blocks
         if last is not None and last > blocks:
             raise ValueError(f"finetune.unfreeze {last} is above the backbone's {blocks} blocks")

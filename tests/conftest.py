@@ -17,6 +17,7 @@ from pattlite_dist.shards.create import create_shards
 from pattlite_dist.shards.faces import write_faces
 from pattlite_dist.shards.manifest import Options
 from pattlite_dist.shards.sources.registry import open_source
+from tests.warm import client
 from tests.workers import Workers
 
 if TYPE_CHECKING:
@@ -125,6 +126,23 @@ def forked(zygote: "Zygote", tmp_path: Path) -> Run:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Python for where a process's start is not the point: see `tests.warm`."""
+    folder = tmp_path_factory.mktemp("warm")
+    client(folder / "python", folder / "socket")
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.warm", str(folder / "socket")],
+        stdout=subprocess.PIPE, cwd=ROOT, env=environment(),
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == b"ready\n"
+            yield str(folder / "python")
+        finally:
+            process.kill()
 
 
 def with_labels(shards: Path, copy: Path, old: str, new: str) -> Path:

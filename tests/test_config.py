@@ -172,8 +172,8 @@ def test_any_configuration_comes_back_from_yaml(one: Config) -> None:
 
 IDENTITY = {
     "name": "other", "seed": 1, "data.image_size": 96, "data.window": 7, "data.tail": "wrap",
-    "data.targets": "votes", "data.folds": 3, "data.fold": 2,
-    "distill.temperature": 2.0, "distill.share": 0.5,
+    "data.balance": 0.5, "optim.class_weights": "sqrt", "data.folds": 3, "data.fold": 2,
+    "data.targets": "votes", "distill.temperature": 2.0, "distill.share": 0.5,
     "distill.teachers": ["/runs/a"], "model.attention": "none",
     "optim.decay_positions": True, "optim.betas": [0.8, 0.9], "optim.eps": 1e-3,
     "optim.momentum": 0.5, "optim.nesterov": False, "optim.layer_decay": 0.75,
@@ -200,6 +200,7 @@ FREE = {
     "data.start_method": "spawn", "data.resident": True, "data.cache_gb": 2.5, "data.retries": 0,
     "data.timeout_seconds": 5.0, "data.bad_shards": "skip",
     "data.allow_pipe": True, "model.weights": "file.pth", "trainer.epochs": 99,
+    "trainer.patience": 3, "trainer.min_delta": 0.01, "trainer.max_minutes": 5.0,
     "trainer.eval_batch": 7, "trainer.accelerator": "cpu", "trainer.precision": "32",
     "trainer.channels_last": False, "trainer.compile": True, "trainer.checkpoint_every_steps": 9,
     "trainer.checkpoint_every_minutes": 2.5, "trainer.keep_best": 4,
@@ -262,8 +263,8 @@ def test_the_keys_that_may_change_between_two_starts_are_these() -> None:
         "trainer.precision", "trainer.channels_last", "trainer.compile",
         "trainer.checkpoint_every_steps", "trainer.checkpoint_every_minutes", "trainer.keep_best",
         "trainer.log_every_steps", "trainer.timeout_minutes", "trainer.deterministic",
-        "trainer.accumulate", "tracking.report", "wandb.mode", "wandb.project", "wandb.entity",
-        "wandb.group",
+        "trainer.accumulate", "trainer.patience", "trainer.min_delta", "trainer.max_minutes",
+        "tracking.report", "wandb.mode", "wandb.project", "wandb.entity", "wandb.group",
     }  # fmt: skip
 
 

@@ -51,10 +51,10 @@ def clone(faces_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def shell(line: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+def shell(line: str, folder: Path, **env: str) -> "subprocess.CompletedProcess[str]":
     path = f"{folder}/.venv/bin:{environment()['PATH']}"
     # The package of the clone, not the one that the environment was made for.
-    extra = environment(PATH=path, PYTHONPATH=str(folder), WANDB_API_KEY="")
+    extra = environment(**{"PATH": path, "PYTHONPATH": str(folder), "WANDB_API_KEY": "", **env})
     return subprocess.run(
         line, shell=True, cwd=folder, env=extra, capture_output=True, text=True, timeout=540
     )
@@ -84,8 +84,27 @@ def test_make_demo_trains_far_above_chance(clone: Path) -> None:
         assert (clone / "demo" / "runs" / "demo" / name).exists()
 
 
+@pytest.fixture
+def warm_bin(warm_python: str, clone: Path) -> Path:
+    """A folder of programs that need not import PyTorch; `make demo` has run with real ones."""
+    folder = clone / "warm"
+    folder.mkdir()
+    texts = {
+        "python": f'[ "$1" != -m ] || set -- -u "$@"\nexec {warm_python} "$@"\n',
+        "pattlite": f'exec {warm_python} -u -m pattlite_dist "$@"\n',
+        "torchrun": f'exec {warm_python} -u -m torch.distributed.run "$@"\n',
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}")
+        (folder / name).chmod(0o755)
+    return folder
+
+
 @pytest.mark.slow
-def test_the_other_commands_run_in_their_order(clone: Path) -> None:
+def test_the_other_commands_run_in_their_order(
+    clone: Path, warm_bin: Path, warm_python: str
+) -> None:
+    path = f"{warm_bin}:{clone}/.venv/bin:{environment()['PATH']}"
     told = commands()
     assert {"make demo", "make test"} <= set(told)
     rest = [line for line in told if line not in ("make demo", "make test")]
@@ -96,8 +115,9 @@ def test_the_other_commands_run_in_their_order(clone: Path) -> None:
         if " train " in line:
             command += f" {SHORT}"
         elif "SOURCE=" in line:
-            command += f" NPROC=1 TRAIN_ARGS='{SHORT}'"  # two ran in `make demo`
+            # Two ran in `make demo`.
+            command += f" NPROC=1 BIN={warm_bin.name} TRAIN_ARGS='{SHORT}'"
         elif " evaluate " in line:
             command += " --pictures=false"  # `make demo` drew them
-        done = shell(command, clone)
+        done = shell(command, clone, PATH=path, PYTHON_EXEC=warm_python)
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"

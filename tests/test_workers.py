@@ -40,9 +40,9 @@ def run(folder: Path, *options: str, **env: str) -> "subprocess.CompletedProcess
         (folder / "tests" / f"test_{name}.py").write_text(text)
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "CI"))}
     kept |= {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # each takes a while
+    own = ["-p", "no:cacheprovider", "-p", "xdist"]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "xdist", *options,
-         "tests"],
+        [sys.executable, "-m", "pytest", *own, *options, "tests"],
         cwd=folder, env={**kept, **env}, capture_output=True, text=True, check=False,
     )  # fmt: skip
 

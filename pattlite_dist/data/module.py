@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pattlite_dist.config import Config
 from pattlite_dist.data.augment import Preprocess, draw
+from pattlite_dist.data.balance import Balance
 from pattlite_dist.data.batch import Batch
 from pattlite_dist.data.cache import Cache
 from pattlite_dist.data.fetch import Origin
@@ -67,6 +68,7 @@ class FERData(pl.LightningDataModule):
             global_batch=self.config.trainer.global_batch,
             tail=self.config.data.tail,
             kept=self._kept,
+            chosen=None if self._balance is None else self._balance.epoch,
         )
 
     @functools.cached_property
@@ -87,6 +89,15 @@ class FERData(pl.LightningDataModule):
             f"leaves out fold {data.fold} of {data.folds}: {samples - len(self._kept):,} of "
             f"{samples:,} training samples"
         )
+
+    @functools.cached_property
+    def _balance(self) -> Balance | None:
+        """None if each sample is seen once; else all labels are read before the first step."""
+        config = self.config
+        if not config.data.balance:
+            return None
+        labels = self.reader("train").labels()
+        return Balance(labels, len(self.manifest.labels), config.data.balance, config.seed)
 
     @functools.cached_property
     def targets(self) -> Targets | None:
@@ -202,7 +213,10 @@ class FERData(pl.LightningDataModule):
         return self.preprocess(batch["image"], parameters, side_at(config.data, epoch))
 
     def _augment(self, epoch: int) -> AugmentConfig:
-        return augment_at(self.config.augment, epoch, self.config.trainer.epochs)
+        # The trainer's number of epochs, which `trainer.max_minutes` may have lowered.
+        last = self.trainer.max_epochs if self.trainer else self.config.trainer.epochs
+        assert last is not None
+        return augment_at(self.config.augment, epoch, last)
 
     def _mix(self, batch: dict[str, Any]) -> dict[str, Any]:
         config = self.config

@@ -1,10 +1,11 @@
 """Which sample is in which batch: pure functions of numbers, no torch and no I/O.
 
-The order of an epoch depends on (seed, epoch, shard sizes, window) alone. A rank takes its slice of
-each global batch, so neither the number of ranks nor an interruption can change what a step sees.
+The order of an epoch depends on (seed, epoch, shard sizes, window) alone, and if it is balanced on
+the labels. A rank takes its slice of each global batch, so neither the number of ranks nor an
+interruption can change what a step sees.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -17,7 +18,7 @@ from pattlite_dist.errors import UserError
 Ids = NDArray[np.int64]
 
 # The purpose of a random stream is part of its counter, so no two streams overlap.
-SHARDS, SAMPLES, AUGMENT, DROPOUT, MIX = 0, 1, 2, 3, 4
+SHARDS, SAMPLES, AUGMENT, DROPOUT, MIX, BALANCE = 0, 1, 2, 3, 4, 5
 
 
 def raw_stream(seed: int, part: int, purpose: int, stream: int, n: int) -> NDArray[np.uint64]:
@@ -42,10 +43,16 @@ class EpochOrder:
         seed: of the run.
         epoch: from 0.
         window: samples; a window holds as many whole shards as fit, and at least one.
+        chosen: ids of the samples to order, ascending, repeated or left out; None: each once.
     """
 
-    def __init__(self, sizes: Ids, seed: int, epoch: int, window: int) -> None:
-        self._seed, self._epoch = seed, epoch
+    def __init__(
+        self, sizes: Ids, seed: int, epoch: int, window: int, chosen: Ids | None = None
+    ) -> None:
+        self._seed, self._epoch, self._chosen = seed, epoch, chosen
+        if chosen is not None:  # as if they were the shards' samples
+            ends = np.searchsorted(chosen, np.cumsum(sizes))
+            sizes = np.diff(ends, prepend=0)
         self._shards = _permutation(len(sizes), seed, epoch, SHARDS, 0)
         self._starts = np.concatenate([[0], np.cumsum(sizes)])[self._shards]
         self._ends = np.cumsum(sizes[self._shards])
@@ -62,7 +69,8 @@ class EpochOrder:
             end = min(stop, int(self._place_ends[number]))
             parts.append(self._window(number)[start - begin : end - begin])
             start = end
-        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+        places = np.concatenate(parts) if parts else np.empty(0, np.int64)
+        return places if self._chosen is None else self._chosen[places]
 
     def _window(self, number: int) -> Ids:
         if self._cached[0] != number:
@@ -102,6 +110,8 @@ class TrainPlan:
         tail: what happens to an epoch's last, short global batch. It is filled from the beginning
             of the same epoch, and what fills it does not count (`pad`) or counts again (`wrap`);
             or it is left out (`drop`).
+        chosen: the ids of an epoch's samples, ascending, as many as there are in the shards, if it
+            does not take each once; see `balance`.
         kept: ids of the samples that take part, ascending, if not all do; `sizes` count only these.
     """
 
@@ -110,6 +120,7 @@ class TrainPlan:
     window: int
     global_batch: int
     tail: Tail = "pad"
+    chosen: Callable[[int], Ids] | None = None
     kept: Ids | None = None
     samples: int = field(init=False)
 
@@ -160,7 +171,8 @@ class TrainPlan:
 
 @lru_cache(maxsize=2)  # the order of a large manifest takes tens of megabytes
 def _epoch_order(plan: TrainPlan, epoch: int) -> EpochOrder:
-    return EpochOrder(np.asarray(plan.sizes), plan.seed, epoch, plan.window)
+    chosen = None if plan.chosen is None else plan.chosen(epoch)
+    return EpochOrder(np.asarray(plan.sizes), plan.seed, epoch, plan.window, chosen)
 
 
 def rank_slice(global_batch: int, rank: int, world: int) -> slice:

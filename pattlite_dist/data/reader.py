@@ -153,6 +153,21 @@ class ShardReader:
         )
         return Gathered(block, good)
 
+    def labels(self) -> Ids:
+        """Every sample's label; fetches and decodes what is not in the cache.
+
+        Raises:
+            UserError: a shard cannot be read or is not what the manifest says.
+        """
+        self._share(list(range(len(self.shards))))
+        parts = []
+        for number, shard in enumerate(self.shards):
+            _, records = self._usable(number)
+            rows = np.frombuffer(records, np.uint8).reshape(shard.samples, self._size)
+            parts.append(rows[:, self._pixels : self._pixels + 4].copy().view("<u4")[:, 0])
+            self._let_go(shard.samples)
+        return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, np.int64)
+
     def key(self, shard: ShardInfo) -> str:
         """A shard's name in the cache; it changes with the shard's bytes and the record layout."""
         return f"{shard.sha256}{_LAYOUT:02x}{self._classes:04x}"

@@ -47,6 +47,14 @@ class DataConfig(Strict):
         description="An incomplete last global batch is filled from the epoch's start, which does "
         "not count (pad) or counts again (wrap), or is left out (drop).",
     )
+    balance: float = setting(
+        0.0,
+        free=False,
+        ge=0,
+        le=1,
+        description="How often an epoch sees each class: as often as it has samples, each once (0) "
+        "to all equally often (1); in proportion to their number to the power of 1 - balance.",
+    )
     workers: int = setting(
         0, free=True, ge=0, description="Loader processes per rank; 0 reads in-process."
     )
@@ -133,6 +141,14 @@ class DataConfig(Strict):
     def _without_secrets(cls, address: str) -> str:
         # Here, because a configuration is stored in many places.
         return put_away(address)
+
+    @model_validator(mode="after")
+    def _labels_for_balance(self) -> "DataConfig":
+        if self.balance and self.bad_shards == "skip":
+            raise ValueError(
+                "data.balance requires the labels of every shard; set data.bad_shards=stop"
+            )
+        return self
 
 
 class AugmentConfig(Strict):

@@ -52,7 +52,6 @@ _OF_ONE = (
         True,
     ),
     _Curves("Learning rate", {"head": "train/lr"}, ".3~g", ".1~e"),
-    _Curves("Gradient norm", {"gradient norm": "train/grad_norm"}, ".3~g"),
 )
 _OF_SEVERAL = (
     _Curves("Val top-1", {"val top-1": "val/top1"}, *_SHARE, True),
@@ -61,7 +60,6 @@ _OF_SEVERAL = (
     _Curves("Train loss", {"train": "train/loss"}),
     _Curves("Train top-1", {"train top-1": "train/top1"}, *_SHARE),
     _Curves("Learning rate", {"head": "train/lr"}, ".3~g", ".1~e"),
-    _Curves("Gradient norm", {"gradient norm": "train/grad_norm"}, ".3~g"),
 )
 _NOTES = {
     "Loss": "Train: of augmented images and smoothed labels, the mean over all ranks.",

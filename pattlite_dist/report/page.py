@@ -69,8 +69,8 @@ def build(records: Sequence[RunRecord], pictures: str = "") -> str:
     scored = [record for record in records if record.evaluation]
     if scores:
         tables = sections.scores(records)
-        tables = details("Scores of all splits", tables) if several else tables
         tables += tag("ul", "".join(map(sections.checkpoint, scored)), class_="note plain")
+        tables = details("Scores of all splits", tables) if several else tables
         wide, rest = (scores[:2], scores[2:]) if several else (scores[:1], scores[1:])
         inner = tables + _figures(wide) + _choice(scored) + _figures(rest)
         found.append(("Evaluation", inner))
@@ -101,7 +101,7 @@ def _document(title: str, head: str, found: list[tuple[str, str]], charts: list[
         tag("section", tag("h2", name) + inner, id=_anchor(name)) for name, inner in found
     )
     tables = {name: blocks for chart in charts for name, blocks in chart.tables.items()}
-    specs = {_chart_id(chart): chart.spec for chart in charts}
+    specs = {_chart_id(chart): {**chart.spec, "description": chart.title} for chart in charts}
     own = script() if charts else ""
     digest = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
     # Nothing is loaded and nothing is sent; this one script runs, and no other.

@@ -31,7 +31,8 @@ def _predicted(records: Sequence[RunRecord]) -> Iterator[tuple[dict[str, str], A
 def _reliability(records: Sequence[RunRecord]) -> Chart:
     import altair as alt
 
-    from pattlite_dist.evaluation.scores import BINS, calibration
+    from pattlite_dist.evaluation.scores import calibration
+    from pattlite_dist.train.temperature import BINS
 
     blocks = []
     for common, found, _ in _predicted(records):

@@ -92,8 +92,9 @@ def runs(records: Sequence[RunRecord]) -> str:
     parts = list(
         dict.fromkeys(part for r in records if r.evaluation for part in r.evaluation.splits)
     )
-    head = ["run", "state", "epoch", "best val", *(f"{p.replace('_', ' ')} top-1" for p in parts),
-            "macro-F1", "hours", "images/s", "starts", *keys]  # fmt: skip
+    tops = [f"{part.replace('_', ' ')} top-1" for part in parts]
+    f1 = [f"{part.replace('_', ' ')} macro-F1" for part in parts[-1:]]
+    head = ["run", "state", "epoch", "best val", *tops, *f1, "hours", "images/s", "starts", *keys]
     rows = []
     for record in records:
         row, best = record.row, record.best()
@@ -107,7 +108,7 @@ def runs(records: Sequence[RunRecord]) -> str:
             Cell(epoch, row.epoch),
             percent(best["val/top1"] if best else None),
             *(percent(splits[p].top1 if p in splits else None) for p in parts),
-            percent(last.macro_f1 if last else None),
+            *([percent(last.macro_f1 if last else None)] if parts else []),
             Cell(f"{record.clock.total:.2f}", record.clock.total),
             Cell("" if rate is None else f"{rate:,.0f}", rate),
             Cell(str(len(record.begun)), len(record.begun)),
@@ -254,7 +255,8 @@ def configuration(records: Sequence[RunRecord]) -> str:
         ]
         names = [record.name for record in records]
         if not keys:
-            return tag("p", "The configurations are the same.")
+            known = all(record.settings for record in records)
+            return tag("p", "The configurations are the same.") if known else ""
         return table(["setting", *names], rows, "Settings that differ")
     settings = records[0].settings
     chosen = [key for key, value in settings.items() if value != usual.get(key)]

@@ -85,7 +85,7 @@ def _state(facts: Facts, info: JobInfo | None, answered: bool, now: float) -> tu
     standing = facts.standing
     last, reason = standing.last, standing.reason
     if last == "finished":
-        return last, ""
+        return last, reason
     ended = last in ("failed", "stopped", "cancelled")
     # An interactive job lives on when a run in it has ended.
     if info is not None and info.live and (standing.submitted or not ended):

@@ -17,9 +17,17 @@ from pattlite_dist.files import read_json_lines
 
 HISTORY_NAME = "history.jsonl"
 Event = Literal[
-    "submitted", "started", "first_step", "stopped", "requeued", "finished", "failed", "cancelled",
+    "submitted",
+    "started",
+    "first_step",
+    "planned",
+    "stopped",
+    "requeued",
+    "finished",
+    "failed",
+    "cancelled",
     "evaluated",
-]  # fmt: skip
+]
 
 
 def job_id(env: Mapping[str, str] = os.environ) -> str | None:
@@ -38,10 +46,12 @@ def append(run: Path, event: Event, **facts: Any) -> None:
     Args:
         run: folder.
         event: `submitted` (by the command, with `job`), `started` (with `step`, what it computes on
-            and with, and the fingerprint of its `shards`), `first_step`, `stopped` (with `signal`,
-            `step`, whether it was `saved`, and `noted`, the time of the signal), `requeued`,
-            `finished`, `failed` (with `error`), `cancelled` (by the command, with `job`),
-            `evaluated` (with `checkpoint` and the `splits` that were scored).
+            and with, and the fingerprint of its `shards`), `first_step`, `planned` (with `epochs`,
+            if they are no longer those it started with), `stopped` (with `signal`, `step`, whether
+            it was `saved`, and `noted`, the time of the signal), `requeued`, `finished` (with
+            `reason`, if before its last epoch), `failed` (with `error`), `cancelled` (by the
+            command, with `job`), `evaluated` (with `checkpoint` and the `splits` that were
+            scored).
         facts: further keys.
     """
     line = {
@@ -96,7 +106,7 @@ class Standing(NamedTuple):
         last: the newest event's name, or `none`.
         starts: how often it was started.
         step: steps taken when it last stopped or ended; until then, the first step of the start.
-        reason: why it stopped or failed.
+        reason: why it stopped or failed, or finished early.
         epochs: of the whole run, if it was ever started.
         steps_per_epoch: likewise.
         begin: the time of the newest start, seconds since 1970.
@@ -136,9 +146,9 @@ def standing(events: Sequence[Mapping[str, Any]]) -> Standing:
         # A cancelled job still saves and records `stopped`, or was just about to finish.
         if not (
             (now.last == "finished" and name == "cancelled")
-            or (now.last == "cancelled" and name in ("stopped", "failed"))
+            or (now.last == "cancelled" and name in ("stopped", "failed", "planned"))
         ):
-            reason = event.get("error") or event.get("signal") or ""
+            reason = event.get("error") or event.get("signal") or event.get("reason") or ""
             now = now._replace(last=str(name), reason=str(reason))
         now = now._replace(
             starts=now.starts + (name == "started"),

@@ -1,6 +1,6 @@
 """What a run computes on and with: for its first line, its history, and to compare two starts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,7 +161,7 @@ def announce(
     found: Path | None,
     step: int,
     steps: int,
-    weights: str | None = None,
+    said: Sequence[str | None] = (),
     shards: str | None = None,
 ) -> None:
     """Print what starts, on what, and what changed since the previous start; add to the history.
@@ -172,7 +172,7 @@ def announce(
         found: the checkpoint that it continues from, if any.
         step: of that checkpoint.
         steps: per epoch.
-        weights: what to say of the weights that the run began with.
+        said: what else there is to say, of the weights that the run began with and of its recipe.
         shards: their fingerprint.
     """
     run, now = run_folder(config), describe(config, world)
@@ -181,7 +181,7 @@ def announce(
     before = last_start(read(run)) if found else {}
     if changed := differences(before, now.facts()):
         lines.append(f"changed since the previous start: {'; '.join(changed)}")
-    lines += [weights] if weights else []
+    lines += [line for line in said if line]
     lines += [] if found else remarks(config, steps)
     if (hint := now.hint()) is not None:
         lines.append(hint)

@@ -1,5 +1,6 @@
 """The Lightning module: defines the training step and the validation step."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,43 +8,20 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn import functional as F
 
 from pattlite_dist.config import Config, to_tree
-from pattlite_dist.data.mix import mixes
 from pattlite_dist.data.plan import DROPOUT, raw_stream
 from pattlite_dist.location import with_absolute_paths
 from pattlite_dist.runtime.arithmetic import plain_arithmetic
 from pattlite_dist.shards.manifest import ImageInfo
 from pattlite_dist.train.casting import forward
 from pattlite_dist.train.checkpoint import check_fit, unwrapped
+from pattlite_dist.train.loss import loss_of
 from pattlite_dist.train.metrics import Census, Outputs, Scores
 from pattlite_dist.train.optim import build_optimizer, lr_relative, lr_scale
 from pattlite_dist.train.teachers import Lesson
 from pattlite_dist.train.temperature import Calibration, Mark, measure
 from pattlite_dist.train.watch import LossWatch
-
-
-def loss_of(logits: torch.Tensor, batch: dict[str, Any], config: Config) -> torch.Tensor:
-    """Weighted mean cross entropy of a batch against its labels, or its vote or mixed shares.
-
-    Samples that fill a short last batch have weight 0, and the others weigh so much more that the
-    mean over all ranks is theirs. Placeholders for the samples of a skipped shard also have weight
-    0, but nothing makes up for them: otherwise the weight of the others would depend on the ranks.
-
-    Args:
-        logits: float [n, classes].
-        batch: see `data.batch.Batch`.
-        config: of the run; label smoothing applies to every kind of target.
-    """
-    shares = config.data.targets == "votes" or mixes(config.augment)
-    goal: torch.Tensor = batch["target" if shares else "label"]
-    smoothing = config.optim.label_smoothing
-    if config.data.bad_shards == "skip" or config.data.tail == "pad":
-        losses = F.cross_entropy(logits, goal, label_smoothing=smoothing, reduction="none")
-        weight: torch.Tensor = batch["weight"]
-        return (losses * weight).mean()
-    return F.cross_entropy(logits, goal, label_smoothing=smoothing)
 
 
 def _pieces(batch: dict[str, Any], number: int) -> list[dict[str, Any]]:
@@ -65,8 +43,12 @@ class FERModule(pl.LightningModule):
         val_samples: number of samples that a validation must count.
         shards: fingerprint of the shards that it is trained on.
         image: the form of the images, for those who predict with a checkpoint.
+        class_weights: see `loss_of`.
+        scheduled: maps a step to that whose learning rate it has.
         lesson: what it learns besides the labels.
     """
+
+    class_weights: torch.Tensor | None
 
     def __init__(
         self,
@@ -77,12 +59,14 @@ class FERModule(pl.LightningModule):
         val_samples: int,
         shards: str | None = None,
         image: ImageInfo | None = None,
+        class_weights: list[float] | None = None,
+        scheduled: Callable[[int], float] = lambda step: step,
         lesson: Lesson | None = None,
     ) -> None:
         super().__init__()
         self.config, self.labels, self.shards, self.image = config, labels, shards, image
         self.steps_per_epoch, self.val_samples = steps_per_epoch, val_samples
-        self.model, self.lesson = model, lesson
+        self.model, self.scheduled, self.lesson = model, scheduled, lesson
         # Samples of this epoch, since start-up: correct ones, and all.
         self._right, self._seen = torch.zeros((), dtype=torch.int64), 0
         self._before = (0, 0)  # the same over all ranks, from the epoch's earlier starts
@@ -93,6 +77,8 @@ class FERModule(pl.LightningModule):
         self.outputs = Outputs(val_samples, len(labels))
         self.predicted: tuple[NDArray[np.float64], NDArray[np.int64]] | None = None
         self.watch = LossWatch()
+        weights = None if class_weights is None else torch.tensor(class_weights)
+        self.register_buffer("class_weights", weights, persistent=False)
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Seed dropout by step, so that a resumed run draws what an uninterrupted one would."""
@@ -117,7 +103,7 @@ class FERModule(pl.LightningModule):
         right = self._right
         for number, piece in enumerate(pieces, 1):
             logits = self._logits(self._layout(piece["image"]))
-            loss = loss_of(logits, piece, self.config)
+            loss = loss_of(logits, piece, self.config, self.class_weights)
             if self.lesson is not None:
                 loss = self.lesson.added(loss, logits, piece)
             if len(pieces) > 1:
@@ -241,7 +227,8 @@ class FERModule(pl.LightningModule):
         scale = lr_scale(optim, self.config.trainer.global_batch)
         optimizer = build_optimizer(self.model, optim, scale)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: lr_relative(step, self.config, self.steps_per_epoch)
+            optimizer,
+            lambda step: lr_relative(self.scheduled(step), self.config, self.steps_per_epoch),
         )
         return {
             "optimizer": optimizer,

@@ -16,7 +16,7 @@ from pattlite_dist.train.settings import OptimConfig, Schedule
 
 
 def lr_factor(
-    step: int, total: int, warmup: int, schedule: Schedule, decay: float = math.inf
+    step: float, total: int, warmup: int, schedule: Schedule, decay: float = math.inf
 ) -> float:
     """The learning rate at a step, relative to its peak.
 
@@ -55,7 +55,7 @@ def warmup_steps(config: OptimConfig, steps_per_epoch: int) -> int:
     return round(config.warmup_epochs * steps_per_epoch)
 
 
-def lr_relative(step: int, config: Config, steps_per_epoch: int) -> float:
+def lr_relative(step: float, config: Config, steps_per_epoch: int) -> float:
     """The learning rate at a step of the run, relative to `optim.lr`; a pure function.
 
     Each stage has its own peak and schedule, from its first step to its last.
@@ -142,6 +142,11 @@ class Ema(WeightAveraging):
     def __init__(self, decay: float, start_step: int) -> None:
         super().__init__()
         self.decay, self.start_step = decay, start_step
+        self._pairs: dict[bool, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
+
+    def on_train_epoch_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Look the tensors up again: once an epoch, because that takes longer than averaging."""
+        self._pairs.clear()
 
     def on_train_batch_end(
         self,
@@ -159,11 +164,13 @@ class Ema(WeightAveraging):
         step, average = trainer.global_step, average_of(self)
         if average is None or not update_due(self, step):
             return
-        pairs = list(zip(_tensors(average), _tensors(pl_module), strict=True))
+        if not self._pairs:
+            pairs = list(zip(_tensors(average), _tensors(pl_module), strict=True))
+            for floating in (True, False):
+                kept = [pair for pair in pairs if pair[0].is_floating_point() == floating]
+                self._pairs[floating] = [one for one, _ in kept], [other for _, other in kept]
         starts = step <= max(self.start_step, 1)
-        for floating in (True, False):
-            kept = [pair for pair in pairs if pair[0].is_floating_point() == floating]
-            averages, weights = [one for one, _ in kept], [other for _, other in kept]
+        for floating, (averages, weights) in self._pairs.items():
             if starts or not floating:
                 copy_all(averages, weights)
             else:

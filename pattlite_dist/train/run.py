@@ -28,6 +28,8 @@ from pattlite_dist.tracking.history import append
 from pattlite_dist.tracking.lock import RunLock
 from pattlite_dist.train import checkpoint as checkpoints
 from pattlite_dist.train.checks import check_recipe
+from pattlite_dist.train.classes import class_weights, said
+from pattlite_dist.train.course import Course
 from pattlite_dist.train.description import announce
 from pattlite_dist.train.initial import initialise, said_before
 from pattlite_dist.train.module import FERModule
@@ -135,6 +137,7 @@ def check_data(config: Config, world: World) -> Manifest:
     manifest = fetch_manifest(origin(config.data))
     rank_slice(config.trainer.global_batch, world.rank, world.size)
     check_targets(config.data, manifest)
+    class_weights(config, manifest)
     if not manifest.samples("train"):
         raise UserError(f"{config.data.shards} has no train split to train on; add one")
     if not manifest.samples("val"):
@@ -207,6 +210,7 @@ def fit(
         mode = "default" if settings.compile is True else settings.compile
         model.compile(mode=mode)  # in place, so the names in a checkpoint do not change
     manifest = data.manifest
+    course = Course(run, settings, world, steps)
     module = FERModule(
         config,
         model,
@@ -215,13 +219,18 @@ def fit(
         manifest.samples("val"),
         manifest.fingerprint(),
         manifest.image,
-        lesson=lesson,
+        class_weights(config, manifest),
+        course.scheduled,
+        lesson,
     )
     if world.main:
-        said = began or said_before(config.model.weights)
-        parts = (said, data.said_of_fold(), lesson.said if lesson else None)
-        told = "; ".join(part for part in parts if part)
-        announce(config, world, found, step, steps, told, manifest.fingerprint())
+        lines = [
+            began or said_before(config.model.weights),
+            data.said_of_fold(),
+            lesson.said if lesson else None,
+            *said(config, manifest),
+        ]
+        announce(config, world, found, step, steps, lines, manifest.fingerprint())
     saver = Saver(
         run,
         world,
@@ -231,8 +240,11 @@ def fit(
         settings.checkpoint_every_minutes,
         settings.keep_best,
     )
-    trainer = build_trainer(config, world, run, saver, steps)
+    trainer = build_trainer(config, world, run, saver, steps, course)
     trainer.fit(module, datamodule=data, ckpt_path=found and str(found), weights_only=True)
     if world.main:
+        why = {} if course.reason is None else {"reason": course.reason}
+        for reason in why.values():
+            print(f"{run}: finished: {reason}", flush=True)
         append(run, "finished", step=trainer.global_step, save_seconds=round(saver.slowest, 3),
-               saving_seconds=round(saver.seconds, 3))  # fmt: skip
+               saving_seconds=round(saver.seconds, 3), **why)  # fmt: skip

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from pattlite_dist.location import Network
 from pattlite_dist.settings import Strict, setting
@@ -61,6 +61,12 @@ class OptimConfig(Strict):
     label_smoothing: float = setting(
         0.0, free=False, ge=0, lt=1, description="Share of a target spread over all classes."
     )
+    class_weights: Literal["none", "inverse", "sqrt"] | tuple[float, ...] = setting(
+        "none",
+        free=False,
+        description="Weigh each class's term of the loss by 1 / its samples in an epoch (inverse), "
+        "by the root of that (sqrt), or as a list says; scaled to a mean of 1 over an epoch.",
+    )
     clip_norm: float = setting(
         0.0, free=False, ge=0, description="Maximum global gradient norm; 0: no clipping."
     )
@@ -73,6 +79,13 @@ class OptimConfig(Strict):
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas {self.betas[0]}, {self.betas[1]} are not both in [0, 1)")
         return self
+
+    @field_validator("class_weights")
+    @classmethod
+    def _positive(cls, given: str | tuple[float, ...]) -> str | tuple[float, ...]:
+        if isinstance(given, tuple) and not all(weight > 0 for weight in given):
+            raise ValueError(f"not all of {', '.join(f'{w:g}' for w in given)} are above 0")
+        return given
 
 
 class DistillConfig(Strict):
@@ -142,6 +155,29 @@ class TrainerConfig(Strict):
 
     # Free on purpose, to train longer, although it stretches the schedule.
     epochs: int = setting(15, free=True, ge=1, description="Passes over the training set.")
+    # Free as well: what they decide by is in the checkpoints.
+    patience: int | None = setting(
+        None,
+        free=True,
+        ge=1,
+        description="Stop after this many epochs without a better val accuracy; the schedule does "
+        "not get shorter. null: train all epochs.",
+    )
+    min_delta: float = setting(
+        0.0,
+        free=True,
+        ge=0,
+        lt=1,
+        description="By how much an epoch's val accuracy, 0-1, must exceed the best one to count "
+        "as better for `patience`.",
+    )
+    max_minutes: float | None = setting(
+        None,
+        free=True,
+        gt=0,
+        description="Shorten the schedule to the epochs that fit in this many minutes of training, "
+        "summed over all starts; decided at the end of each epoch. null: no limit.",
+    )
     global_batch: int = setting(
         128, free=False, ge=1, description="Samples per step, over all ranks."
     )

@@ -23,6 +23,7 @@ from pattlite_dist.tracking.record import RECORD_NAME
 from pattlite_dist.tracking.reporting import report_callbacks
 from pattlite_dist.tracking.wandb_run import wandb_logger
 from pattlite_dist.train.checkpoint import AtomicCheckpointIO
+from pattlite_dist.train.course import Course
 from pattlite_dist.train.optim import Ema, ema_decay, warmup_steps
 from pattlite_dist.train.reduction import MeanGradients, PlainRanks
 from pattlite_dist.train.saving import Saver
@@ -79,7 +80,14 @@ def reuse_memory() -> None:
         mallopt(trim_threshold, 2**31 - 1)
 
 
-def build_trainer(config: Config, world: World, run: Path, saver: Saver, steps: int) -> pl.Trainer:
+def build_trainer(
+    config: Config,
+    world: World,
+    run: Path,
+    saver: Saver,
+    steps: int,
+    course: Course | None = None,
+) -> pl.Trainer:
     """Lightning's Trainer, with everything set explicitly.
 
     Args:
@@ -88,10 +96,13 @@ def build_trainer(config: Config, world: World, run: Path, saver: Saver, steps: 
         run: folder.
         saver: decides when to save and when to stop.
         steps: per epoch.
+        course: decides how far the run goes; None: to its last epoch.
     """
     settings = config.trainer
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     callbacks: list[Callback] = [progress_callback(), saver]
+    if course is not None:
+        callbacks.append(course)
     if world.size > 1:
         callbacks.append(MeanGradients())
     if config.finetune.start_epoch is not None:

@@ -419,7 +419,8 @@ def test_only_training_augments(shard_set: ShardSet, cache: Path) -> None:
     resized = Preprocess(64, MEAN, STD)(batch["image"])
     assert torch.equal(data.prepare(batch, False), resized)
     for training in (True, False):
-        data.trainer = SimpleNamespace(training=training)  # type: ignore[assignment]
+        trainer: Any = SimpleNamespace(training=training, max_epochs=15)
+        data.trainer = trainer
         handed = data.on_after_batch_transfer(batch, 0)
         assert torch.equal(handed["image"], data.prepare(batch, training))
         assert torch.equal(handed["image"], resized) is not training

@@ -15,7 +15,7 @@ from pattlite_dist.data.module import FERData
 from pattlite_dist.data.settings import AugmentConfig
 from pattlite_dist.errors import UserError
 from pattlite_dist.runtime.world import World
-from pattlite_dist.train.module import loss_of
+from pattlite_dist.train.loss import loss_of
 from tests.data.conftest import ShardSet
 
 SIZE, BATCH, CLASSES = 48, 12, 7
@@ -130,7 +130,8 @@ def rank_data(
     )  # fmt: skip
     who = World("torchrun", rank, world, rank, world) if world > 1 else World()
     data = FERData(run, who, Preprocess(SIZE, MEAN, STD), shards.manifest)
-    data.trainer = SimpleNamespace(training=True)  # type: ignore[assignment]
+    epochs = run.trainer.epochs
+    data.trainer = SimpleNamespace(training=True, max_epochs=epochs)  # type: ignore[assignment]
     return data
 
 

@@ -36,8 +36,10 @@ def test_each_place_has_the_samples_that_a_reader_gathers(shard_set: ShardSet, c
 
 
 def test_a_run_whose_set_is_resident_is_the_same_run(face_shards: Path, tmp_path: Path) -> None:
+    classes: dict[str, object] = {"data.balance": 0.8, "optim.class_weights": "sqrt"}
     for name, resident in (("streamed", "false"), ("resident", "true")):
-        assert main(tiny(face_shards, tmp_path, name, **{"data.resident": resident})) == 0
+        options = {**classes, "data.resident": resident}
+        assert main(tiny(face_shards, tmp_path, name, **options)) == 0
     assert_same_training(tmp_path / "streamed", tmp_path / "resident")
 
 

@@ -30,6 +30,22 @@ def test_the_last_epochs_are_calm_however_many_there_are() -> None:
     assert all(augment_at(plain, epoch, 4) is plain for epoch in range(4))
 
 
+def test_the_last_epochs_are_those_of_a_shortened_run(shard_set: ShardSet, cache: Path) -> None:
+    data = rank_data(shard_set, cache, mixup=1.0, calm_epochs=2)
+    batch = next(iter(data.train_dataloader()))
+    early: Any = {**batch, "epoch": data.config.trainer.epochs - 3}
+    whole = data.prepare(early, True)
+    for epochs, same in ((early["epoch"] + 2, False), (early["epoch"] + 3, True)):
+        data.trainer.max_epochs = epochs  # type: ignore[misc]
+        assert torch.equal(data.prepare(early, True), whole) == same
+
+
+def test_a_run_that_may_be_shortened_has_one_image_size() -> None:
+    sizes = {"image_size": 64, "image_sizes": [[0, 48], [2, 64]]}
+    with pytest.raises(UserError, match=r"data\.image_sizes names; leave one of them out"):
+        parse_config({"trainer": {"max_minutes": 5}, "data": sizes}, "it")
+
+
 def test_a_calm_epoch_mixes_and_erases_nothing_and_has_its_share_of_the_rest() -> None:
     calm = calmed(STRONG)
     assert not mixes(calm)
@@ -76,9 +92,7 @@ def test_training_sees_each_epochs_side_and_strength_and_validation_neither(
     sizes = {"image_size": 64, "image_sizes": [[0, 48], [2, 64]]}
     changes: dict[str, Any] = {"mix_prob": 1, "calm_epochs": 2}
     data = rank_data(shard_set, cache, data=sizes, **changes)
-    data.config = data.config.model_copy(
-        update={"trainer": data.config.trainer.model_copy(update={"epochs": 4})}
-    )
+    data.trainer.max_epochs = 4  # type: ignore[misc, union-attr]
     data.preprocess = Preprocess(64, (0.4,) * 3, (0.2,) * 3, [48, 64])
     for epoch, (side, mixing) in enumerate([(48, True), (48, True), (64, False), (64, False)]):
         for batch in steps(data, epoch):

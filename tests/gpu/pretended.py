@@ -10,7 +10,7 @@ import contextlib
 import sys
 import types
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -20,7 +20,7 @@ import torch.nn.utils.clip_grad
 import torch.optim.optimizer
 import torch.optim.swa_utils
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 # What only makes another view of a tensor, or memory without contents.
@@ -122,7 +122,7 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = dict(kwargs or {}), func.overloadpacket.__name__
-        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        tensors = list(_tensors((args, kwargs)))
         here = any(isinstance(x, OnGpu) for x in tensors)
         self._refuse(name, tensors)
         target = kwargs.get("device") and torch.device(kwargs["device"])
@@ -136,7 +136,7 @@ class Watch(TorchDispatchMode):
         if name == "copy_":
             result_here = isinstance(args[0], OnGpu)
         self._count_copies(name, args, kwargs, tensors, target)
-        found = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
+        found = func(*_inner(args), **_inner(kwargs))
         unmoved = (
             name == "_to_copy" and here and kwargs.get("dtype", args[0].dtype) == args[0].dtype
         )
@@ -144,10 +144,7 @@ class Watch(TorchDispatchMode):
             self.note("launches", name)
         if not result_here:
             return found
-        wrapped = tree_map(
-            lambda x: OnGpu(x) if isinstance(x, torch.Tensor) and not isinstance(x, OnGpu) else x,
-            found,
-        )
+        wrapped = _wrapped(found)
         return return_and_correct_aliasing(func, args, kwargs, wrapped) if here else wrapped
 
     def _refuse(self, name: str, tensors: list[torch.Tensor]) -> None:
@@ -193,8 +190,33 @@ def _pin(tensor: torch.Tensor, *_: Any) -> torch.Tensor:
     return copy
 
 
+# Of what an operation takes and gives, several times as fast as PyTorch's own for any tree.
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)
+
+
+def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    kind = type(value)
+    if kind is list or kind is tuple:
+        return kind([function(item) for item in value])
+    if kind is dict:
+        return {key: function(item) for key, item in value.items()}
+    assert not isinstance(value, list | dict), kind
+    return value
+
+
 def _inner(value: Any) -> Any:
-    return value.inner if isinstance(value, OnGpu) else value
+    return value.inner if isinstance(value, OnGpu) else _mapped(_inner, value)
+
+
+def _wrapped(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value if isinstance(value, OnGpu) else OnGpu(value)
+    return _mapped(_wrapped, value)
 
 
 def _saved(value: Any) -> Any:

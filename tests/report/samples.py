@@ -7,8 +7,10 @@ import math
 import random
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from pattlite_dist.config import Config, to_yaml
+from pattlite_dist.evaluation.bootstrap import rates
 from pattlite_dist.evaluation.predictions import Predictions, pack_predictions
 from pattlite_dist.evaluation.schema import Bootstrap, Evaluation, PredictionsFile
 from pattlite_dist.evaluation.scores import score
@@ -66,18 +68,27 @@ def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
+def _around(confusion: Any) -> dict[str, tuple[float, float]]:
+    """Intervals of made-up width; those of the bootstrap take seconds."""
+    return {
+        name: (value - 0.05, value + 0.05) for name, value in rates(confusion)._asdict().items()
+    }
+
+
 @functools.cache
-def evaluated(samples: int = 300) -> tuple[str, bytes]:
+def evaluated(samples: int = 300, manifest: str = "0" * 64) -> tuple[str, bytes]:
     """The evaluation.json and predictions.npz of a made-up network."""
     splits: dict[Any, Predictions] = {
         name: predictions(samples, seed) for seed, name in enumerate(("val", "test"))
     }
     packed = pack_predictions(CLASSES, splits)
     parts = {**splits, "test_clean": splits["test"].clean()}
+    with mock.patch("pattlite_dist.evaluation.scores.intervals", _around):
+        scores = {part: score(one, CLASSES) for part, one in parts.items()}
     found = Evaluation(
         created_by="tests", checkpoint="epoch=0002-step=00000060-top1=0.6000.ckpt", epoch=2,
-        step=60, manifest="0" * 64, labels=CLASSES, views=["one"],
-        splits={part: score(one, CLASSES) for part, one in parts.items()},
+        step=60, manifest=manifest, labels=CLASSES, views=["one"],
+        splits=scores,
         independence=INDEPENDENT, bootstrap=Bootstrap(resamples=10000, seed=0, level=0.95),
         predictions=PredictionsFile(
             name="predictions.npz", sha256=hashlib.sha256(packed).hexdigest()
@@ -86,8 +97,8 @@ def evaluated(samples: int = 300) -> tuple[str, bytes]:
     return found.model_dump_json(), packed
 
 
-def evaluate(run: Path) -> Path:
-    text, packed = evaluated()
+def evaluate(run: Path, *made_up: Any) -> Path:
+    text, packed = evaluated(*made_up)
     write_text(run / "evaluation.json", text)
     (run / "predictions.npz").write_bytes(packed)
     return run

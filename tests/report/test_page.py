@@ -1,17 +1,21 @@
 """The page without a browser: what is in it, and how large it is."""
 
+import base64
+import io
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from pattlite_dist.cli import main
 from pattlite_dist.report import page
 from pattlite_dist.report.html import Cell, data, table
 from pattlite_dist.report.record import RunRecord, read_records, short_names
 from pattlite_dist.report.several import chosen, differing
+from pattlite_dist.shards.manifest import load_manifest
 from tests.conftest import ROOT
 from tests.report.samples import BEGIN, evaluate, started, write_lines, write_run
 
@@ -124,6 +128,32 @@ def test_pictures_are_asked_for_of_an_evaluated_run(
     run = write_run(tmp_path / "one")
     assert main(["report", str(run), "--images"]) == 2
     assert "pattlite evaluate" in capsys.readouterr().err
+
+
+def test_the_worst_mistakes_are_pictures_if_they_are_asked_for(
+    tmp_path: Path, face_shards: Path
+) -> None:
+    made_up = 37, load_manifest(face_shards).fingerprint()
+    run = evaluate(write_run(tmp_path / "one", data={"shards": str(face_shards)}), *made_up)
+    assert main(["report", str(run)]) == 0
+    assert "<img" not in (run / "report.html").read_text()
+    assert main(["report", str(run), "--images"]) == 0
+    text = (run / "report.html").read_text()
+    [record] = read_records([run])
+    test = record.predictions["test"]
+    wrong = int((test.guesses() != test.labels).sum())
+    shown = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
+    assert len(shown) == min(wrong, 32) > 0
+    assert f"most confident of {wrong} mistakes" in text
+    assert Image.open(io.BytesIO(base64.b64decode(shown[0]))).size == (48, 48)
+
+
+def test_pictures_are_of_the_shards_that_were_evaluated(
+    tmp_path: Path, face_shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = evaluate(write_run(tmp_path / "one", data={"shards": str(face_shards)}))
+    assert main(["report", str(run), "--images"]) == 2
+    assert "are not those that were evaluated" in capsys.readouterr().err
 
 
 def test_a_damaged_configuration_is_said(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,8 +18,6 @@ from typing import TypeVar
 import pytest
 from filelock import FileLock, Timeout
 
-from tests.conftest import ROOT, environment
-from tests.slurm.warm import client
 from tests.workers import cluster_conf
 
 CLUSTERS = (1, 2)
@@ -216,23 +213,6 @@ def cluster(clusters: list[Cluster]) -> Iterator[Cluster]:
         found.clear()
         yield found
         found.clear()
-
-
-@pytest.fixture(scope="session")
-def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """For `profile.python`, where a job's start is not the point: see `tests.slurm.warm`."""
-    folder = tmp_path_factory.mktemp("warm")
-    client(folder / "python", folder / "socket")
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.slurm.warm", str(folder / "socket")],
-        stdout=subprocess.PIPE, cwd=ROOT, env=environment(),
-    ) as process:  # fmt: skip
-        assert process.stdout is not None
-        try:
-            assert process.stdout.readline() == b"ready\n"
-            yield str(folder / "python")
-        finally:
-            process.kill()
 
 
 @contextlib.contextmanager

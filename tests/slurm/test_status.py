@@ -99,6 +99,12 @@ def test_restarts_are_the_most_that_anybody_counted() -> None:
     )
 
 
+def test_a_run_that_ended_early_is_finished_and_says_why() -> None:
+    for info in (None, job("COMPLETED"), job("TIMEOUT")):
+        row = make_row(facts("finished", reason="no better val"), info, True, NOW)
+        assert (row.state, row.reason, row.time_left) == ("finished", "no better val", None)
+
+
 def test_time_left_is_that_of_the_steps_that_remain() -> None:
     row = make_row(facts("first_step"), job("RUNNING", left=3600), True, NOW)
     assert (row.epoch, row.epochs, row.step, row.steps) == (3, 30, 250, 3000)

@@ -114,6 +114,7 @@ def test_an_interactive_job_was_not_submitted() -> None:
         (["submitted", "started", "finished", "cancelled"], "finished"),
         (["submitted", "cancelled", "submitted"], "submitted"),
         (["submitted", "started", "cancelled", "stopped", "started"], "started"),
+        (["submitted", "started", "cancelled", "planned", "stopped"], "cancelled"),
     ],
 )
 def test_a_cancelled_job_may_still_say_how_it_left(names: list[str], last: str) -> None:
@@ -124,6 +125,12 @@ def test_the_reason_is_the_newest_event_s() -> None:
     history = events(("failed", {"error": "no GPU"}), "submitted")
     assert standing(history[:1]).reason == "no GPU"
     assert standing(history).reason == ""
+    assert standing(events(("finished", {"reason": "no better"}))).reason == "no better"
+
+
+def test_the_epochs_are_those_last_planned() -> None:
+    history = events(("started", {"epochs": 30}), ("planned", {"epochs": 11}), "first_step")
+    assert standing(history).epochs == 11
 
 
 plain = st.none() | st.booleans() | st.integers() | st.text(max_size=5)

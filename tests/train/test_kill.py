@@ -82,8 +82,8 @@ def plan(seed: int, epoch_ends: int, saves: int, inside: int, ranks: int) -> lis
 
 def options(shards: Path, runs: Path, **overrides: object) -> list[str]:
     changing: dict[str, object] = {  # what changes with the epoch
-        "data.image_sizes": "[[0,48],[2,56]]", "data.image_size": 56, "augment.mixup": 0.4,
-        "augment.cutmix": 1, "augment.crop": "[0.6,1]", "augment.calm_epochs": 2,
+        "data.image_sizes": "[[0,48],[1,56]]", "data.image_size": 56, "augment.mixup": 0.4,
+        "augment.cutmix": 1, "augment.crop": "[0.6,1]", "augment.calm_epochs": 1,
     }  # fmt: skip
     size = {"trainer.epochs": EPOCHS, "trainer.global_batch": 16}
     return tiny(shards, runs, **{**changing, **size, **overrides})

@@ -1,9 +1,10 @@
-"""A job's Python that need not import PyTorch, for tests in which a job's start is not the point.
+"""A Python that need not import PyTorch, for tests in which a process's start is not the point.
 
-The program that `client` writes stands where a profile names a Python. It hands its arguments,
-environment, folder, open files and node over to a process that has imported what others wrote and
-nothing of this package, which forks. Signals, the end and the exit status pass between the two, but
-the forked process is not SLURM's own: where jobs are signalled or killed they have a real Python.
+The program that `client` writes stands where a profile names a Python, or first in PATH. It hands
+its arguments, environment, folder, open files and node over to a process that has imported what
+others wrote and nothing of this package, which forks. Signals, the end and the exit status pass
+between the two, but the forked process is not SLURM's own: where jobs are signalled or killed they
+have a real Python.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ CLONE_NEWUTS = 0x04000000
 CLIENT = """#!{python} -IS
 import json, os, signal, socket, sys
 
-if sys.argv[1:3] != ["-u", "-m"]:  # no job, but the doctor
+if sys.argv[1:3] != ["-u", "-m"]:  # no job, but the doctor or a script
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 link = socket.socket(socket.AF_UNIX)
 link.connect({address!r})
@@ -53,10 +54,15 @@ def be_job(
 ) -> NoReturn:
     """In the forked process: run the module as `python -m` does, to the end."""
     os.setsid()
-    if ctypes.CDLL(None, use_errno=True).setns(files[3], CLONE_NEWUTS):
+    elsewhere = not os.path.sameopenfile(files[3], os.open("/proc/self/ns/uts", os.O_RDONLY))
+    if elsewhere and ctypes.CDLL(None, use_errno=True).setns(files[3], CLONE_NEWUTS):
         raise OSError(ctypes.get_errno(), "setns")
-    for number, descriptor in enumerate(files[:3]):
-        os.dup2(descriptor, number)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        os.dup2(files[number], number)
+        errors = "backslashreplace" if name == "stderr" else None
+        # A new stream: the old one may take a pipe for a file.
+        stream = open(number, "w" if number else "r", 1, errors=errors, closefd=False)  # noqa: SIM115
+        setattr(sys, name, stream)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(folder)
@@ -116,14 +122,19 @@ def serve(address: str) -> None:
 
 
 if __name__ == "__main__":
+    import jsonargparse
     import pytorch_lightning
     import submitit
-    import torch
+    import torch.distributed.run
     import torchmetrics
     import torchvision
     import wandb.sdk.launch  # as `wandb.init` does, for a second
+    from matplotlib.backends import backend_agg
 
     torch.set_num_threads(1)
-    assert pytorch_lightning and submitit and torchmetrics and torchvision and wandb
+    assert (
+        jsonargparse and pytorch_lightning and submitit and torchmetrics and torchvision and wandb
+    )
+    assert backend_agg
     gc.freeze()
     serve(sys.argv[1])

