@@ -55,6 +55,15 @@ class Config(Strict):
         return self
 
     @model_validator(mode="after")
+    def _classes_of_all_samples(self) -> "Config":
+        if self.data.folds > 1 and self.optim.class_weights != "none":
+            raise ValueError(
+                "optim.class_weights counts the classes of all training samples, but data.folds "
+                "leaves some out; set data.folds=1, or optim.class_weights=none"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _stages_fit_the_epochs(self) -> "Config":
         start, epochs = self.finetune.start_epoch, self.trainer.epochs
         if start is not None and start > epochs:

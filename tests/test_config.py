@@ -172,9 +172,8 @@ def test_any_configuration_comes_back_from_yaml(one: Config) -> None:
 
 IDENTITY = {
     "name": "other", "seed": 1, "data.image_size": 96, "data.window": 7, "data.tail": "wrap",
-    "data.balance": 0.5, "optim.class_weights": "sqrt",
-    "data.targets": "votes", "data.folds": 3, "data.fold": 2,
-    "distill.temperature": 2.0, "distill.share": 0.5,
+    "data.balance": 0.5, "optim.class_weights": "sqrt", "data.folds": 3, "data.fold": 2,
+    "data.targets": "votes", "distill.temperature": 2.0, "distill.share": 0.5,
     "distill.teachers": ["/runs/a"], "model.attention": "none",
     "optim.decay_positions": True, "optim.betas": [0.8, 0.9], "optim.eps": 1e-3,
     "optim.momentum": 0.5, "optim.nesterov": False, "optim.layer_decay": 0.75,
@@ -214,16 +213,12 @@ FREE = {
 
 @pytest.mark.parametrize("key", IDENTITY)
 def test_a_change_that_makes_another_run_is_listed(key: str) -> None:
-    # Only one of the networks has variants.
-    network = {"name": "pattlite"} if key == "model.attention" else {}
-    # Only of several folds one can be left out.
-    parts = {"folds": 3} if key == "data.fold" else {}
-    content = nested(key, IDENTITY[key])
-    before = parse_config({"model": network, "data": parts}, "test")
-    more = {"model": network, "data": parts}
+    # Only one of the networks has variants, and only of several folds can one be left out.
+    parts = {"model.attention": {"name": "pattlite"}, "data.fold": {"folds": 3}}.get(key, {})
+    part, name = key.split(".")[0], key.partition(".")[2]
+    before = parse_config({part: parts} if parts else {}, "test")
     changed = parse_config(
-        {**content, **{name: {**part, **content.get(name, {})} for name, part in more.items()}},
-        "test",
+        {part: {**parts, name: IDENTITY[key]}} if parts else nested(key, IDENTITY[key]), "test"
     )
     (line,) = conflicts(before, changed)
     assert line.startswith(f"{key}: ")

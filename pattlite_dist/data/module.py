@@ -67,8 +67,8 @@ class FERData(pl.LightningDataModule):
             window=self.config.data.window,
             global_batch=self.config.trainer.global_batch,
             tail=self.config.data.tail,
-            chosen=None if self._balance is None else self._balance.epoch,
             kept=self._kept,
+            chosen=None if self._balance is None else self._balance.epoch,
         )
 
     @functools.cached_property

@@ -198,16 +198,22 @@ def _weights_file(config: Config) -> Path | None:
 
 
 def weight_problems(config: Config, run: Path) -> list[str]:
-    """What is wrong with the weights that a run begins with."""
+    """What is wrong with the weights that a run begins with, and with its teachers'."""
+    missing = [
+        f"distill.teachers: {one} does not exist; give a run folder, a checkpoint or an exported "
+        "file"
+        for one in config.distill.teachers
+        if not is_pretrained(one) and not Path(one).exists()
+    ]
     if names.listed(run / "checkpoints"):
-        return []  # they are no longer read
+        return missing  # the run's own are no longer read
     path, wanted = _weights_file(config), config.model.weights
     if wanted is not None and is_pretrained(wanted):
         try:
             path = find(wanted)
         except UserError as error:
-            return [f"model.weights: {error}"]
-    return checks.weights(wanted, path is None or path.exists())
+            return [*missing, f"model.weights: {error}"]
+    return [*missing, *checks.weights(wanted, path is None or path.exists())]
 
 
 def _recipe(config: Config, run: Path) -> list[str]:
@@ -218,7 +224,10 @@ def _inputs(config: Config, shards_pending: bool) -> list[Path]:
     """Files and folders here that the job reads; what is missing is reported elsewhere."""
     origin, weights = quick_origin(config.data), _weights_file(config)
     paths = [Path(origin.root)] if origin.local and not shards_pending else []
-    return [path.absolute() for path in [*paths, *([weights] if weights else [])] if path.exists()]
+    paths += [weights] if weights else []
+    paths += [Path(one) for one in config.distill.teachers if not is_pretrained(one)]
+    paths += [] if config.data.targets in ("labels", "votes") else [Path(config.data.targets)]
+    return [path.absolute() for path in paths if path.exists()]
 
 
 def nearest(path: Path) -> Path:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 
 from pattlite_dist.config import Config
-from pattlite_dist.train.optim import ema_decay, lr_scale, warmup_steps
+from pattlite_dist.train.rates import ema_decay, lr_scale, warmup_steps
 
 _LEFT = 0.1  # of the weights that an average began with, at its end: more is told
 _L2 = 0.01  # a weight decay from here on is meant to be decoupled from the gradient

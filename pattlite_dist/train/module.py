@@ -18,7 +18,8 @@ from pattlite_dist.train.casting import forward
 from pattlite_dist.train.checkpoint import check_fit, unwrapped
 from pattlite_dist.train.loss import loss_of
 from pattlite_dist.train.metrics import Census, Outputs, Scores
-from pattlite_dist.train.optim import build_optimizer, lr_relative, lr_scale
+from pattlite_dist.train.optim import build_optimizer
+from pattlite_dist.train.rates import lr_relative, lr_scale
 from pattlite_dist.train.teachers import Lesson
 from pattlite_dist.train.temperature import Calibration, Mark, measure
 from pattlite_dist.train.watch import LossWatch

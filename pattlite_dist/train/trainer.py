@@ -24,7 +24,8 @@ from pattlite_dist.tracking.reporting import report_callbacks
 from pattlite_dist.tracking.wandb_run import wandb_logger
 from pattlite_dist.train.checkpoint import AtomicCheckpointIO
 from pattlite_dist.train.course import Course
-from pattlite_dist.train.optim import Ema, ema_decay, warmup_steps
+from pattlite_dist.train.optim import Ema
+from pattlite_dist.train.rates import ema_decay, warmup_steps
 from pattlite_dist.train.reduction import MeanGradients, PlainRanks
 from pattlite_dist.train.saving import Saver
 from pattlite_dist.train.stages import Frozen, Stages

@@ -17,7 +17,7 @@ from pattlite_dist.tracking import curves, history
 from pattlite_dist.tracking.folder import load_config
 from pattlite_dist.train import run as runs
 from pattlite_dist.train.course import Course
-from pattlite_dist.train.optim import lr_relative
+from pattlite_dist.train.rates import lr_relative
 from pattlite_dist.train.settings import TrainerConfig
 from tests.conftest import tiny
 from tests.train.harness import assert_same_training, final, logged

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from pattlite_dist.config import parse_config
 from pattlite_dist.errors import UserError
-from pattlite_dist.train.optim import lr_relative
 from pattlite_dist.train.pace import (
     Change,
     as_scheduled,
@@ -15,6 +14,7 @@ from pattlite_dist.train.pace import (
     epochs_that_fit,
     progress,
 )
+from pattlite_dist.train.rates import lr_relative
 
 STEPS, EPOCHS = 7, 12  # per epoch; as configured
 TOTAL = STEPS * EPOCHS
