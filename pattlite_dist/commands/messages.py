@@ -82,7 +82,7 @@ def nearest(key: str, known: Iterable[str]) -> list[str]:
     if not found:
         found = difflib.get_close_matches(key, names, 3, 0.8)
     if not found:
-        close = difflib.get_close_matches(end, sorted(set(last.values())), 3, 0.8)
+        close = difflib.get_close_matches(end, sorted(set(last.values())), 1, 0.8)
         found = [name for name in names if last[name] in close]
     if not found:
         found = [name for name in names if end.split("_")[0] in last[name].split("_")]

@@ -273,24 +273,34 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + key, value
 
 
-def changed_everywhere() -> dict[str, Any]:
-    """For each key of a configuration a value that is not the default, all fitting together."""
-    chosen: dict[str, Any] = {}
-    lists = [[0.1, 0.2, 0.3], [0.1, 0.3]]
-    for key, default in leaves(Config().model_dump(mode="json")):
-        counted = isinstance(default, int | float)
-        numbers = [default * 2, default + 1, default / 2] if counted else []
-        kinds = {annotation(key), *get_args(annotation(key))}
-        others = [*words_of(annotation(key)), "a folder/b", "other", None]
-        for value in [not default, *numbers, 1, 0.5, *lists, *others]:
-            if value == default or (isinstance(value, bool) and bool not in kinds):
-                continue
-            if fits({**chosen, key: value}):
-                chosen[key] = value
-                break
-        else:
-            raise AssertionError(f"no other value for {key}")
-    return chosen
+def changed_everywhere() -> list[dict[str, Any]]:
+    """Sets of keys with values that are not the default; each key is in one, and a set fits."""
+    defaults = dict(leaves(Config().model_dump(mode="json")))
+    sets: list[dict[str, Any]] = []
+    left = list(defaults)
+    while left:
+        chosen: dict[str, Any] = {}
+        for key in [*left, *(key for key in defaults if key not in left)]:
+            for value in others(key, defaults[key], chosen):
+                if fits({**chosen, key: value}):
+                    chosen[key] = value
+                    break
+        after = [key for key in left if key not in chosen]
+        assert after != left, f"no other value for {left[0]}"
+        sets, left = [*sets, chosen], after
+    return sets
+
+
+def others(key: str, default: Any, chosen: dict[str, Any]) -> Iterator[Any]:
+    """What else the value of a key may be, if it fits."""
+    side = chosen.get("data.image_size", Config().data.image_size)
+    lists = [[0.1, 0.2, 0.3], [0.1, 0.3], [[0, 48], [1, side]], ["a folder/b"]]
+    numbers = [default * 2, default + 1, default / 2] if isinstance(default, int | float) else []
+    kinds = {annotation(key), *get_args(annotation(key))}
+    words = [*words_of(annotation(key)), "a folder/b", "other", None]
+    for value in [not default, *numbers, 1, 0.5, *lists, *words]:
+        if value != default and (not isinstance(value, bool) or bool in kinds):
+            yield value
 
 
 def words_of(kind: Any) -> list[str]:
@@ -323,20 +333,27 @@ def fits(keys: dict[str, Any]) -> bool:
 
 
 def test_each_key_of_a_configuration_reaches_the_run_folder(jobs: list[Any]) -> None:
-    here = Path.cwd()
-    chosen = changed_everywhere()
-    words = [f"--{key}={str(value).lower() if value in (True, False) else value}"
-             for key, value in chosen.items()]  # fmt: skip
-    assert (
-        main(["submit", "-c", str(TINY), *words, "--profile", "profile.yaml", "--skip-checks"]) == 0
-    )
-    [job] = jobs
-    written = dict(leaves(yaml.safe_load((job.run / "config.yaml").read_text())))
-    places = ("runs", "data.shards", "data.cache", "model.weights")
-    assert {key: chosen[key] for key in places} == dict.fromkeys(places, "a folder/b")
-    assert written.pop("version") == VERSION
-    assert written == {**chosen, **dict.fromkeys(places, str(here / "a folder" / "b"))}
-    assert job.run == here / "a folder" / "b" / chosen["name"]
+    folder = str(Path.cwd() / "a folder" / "b")
+    places = {"runs": folder, "data.shards": folder, "data.cache": folder, "model.weights": folder,
+              "data.targets": folder, "distill.teachers": [folder]}  # fmt: skip
+    for chosen in changed_everywhere():
+        words = [f"--{key}={str(value).lower() if value in (True, False) else value}"
+                 for key, value in chosen.items()]  # fmt: skip
+        submit = ["submit", "-c", str(TINY), *words, "--profile", "profile.yaml", "--skip-checks"]
+        assert main(submit) == 0
+        job = jobs.pop()
+        written = dict(leaves(yaml.safe_load((job.run / "config.yaml").read_text())))
+        moved = {key: places[key] for key in chosen if key in places}
+        assert {key: chosen[key] for key in moved} == {
+            key: ["a folder/b"] if isinstance(place, list) else "a folder/b"
+            for key, place in moved.items()
+        }
+        assert written.pop("version") == VERSION
+        given = dict(leaves(yaml.safe_load(TINY.read_text())))
+        assert written == {
+            **dict(leaves(Config().model_dump(mode="json"))), **given, **chosen, **moved
+        }  # fmt: skip
+        assert job.run == Path(folder) / chosen["name"]
 
 
 def test_words_and_addresses_in_a_configuration_stay() -> None:

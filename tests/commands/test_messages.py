@@ -51,7 +51,7 @@ def test_no_message_is_long(text: str) -> None:
         (["optim.lrr=3"], "did you mean optim.lr or"),
         (["optim.lr=abc"], "--optim.lr: Input should be a valid number, unable to parse string"),
         (["--data.shards", "x/" * 2500], " ... "),
-        (["optim.name=sgd"], "--optim.name: Expected adam or adamw. Got value: sgd; see"),
+        (["optim.name=lion"], "--optim.name: Expected adam or adamw or sgd. Got value: lion; see"),
         (
             ["augment.mean=3"],
             "--augment.mean: Expected [a number, a number, a number] or null. Got",
