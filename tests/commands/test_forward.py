@@ -336,7 +336,8 @@ def test_each_key_of_a_configuration_reaches_the_run_folder(jobs: list[Any]) -> 
     folder = str(Path.cwd() / "a folder" / "b")
     places = {"runs": folder, "data.shards": folder, "data.cache": folder, "model.weights": folder,
               "data.targets": folder, "distill.teachers": [folder]}  # fmt: skip
-    for chosen in changed_everywhere():
+    for number, chosen in enumerate(changed_everywhere()):
+        chosen["name"] = f"other{number}"
         words = [f"--{key}={str(value).lower() if value in (True, False) else value}"
                  for key, value in chosen.items()]  # fmt: skip
         submit = ["submit", "-c", str(TINY), *words, "--profile", "profile.yaml", "--skip-checks"]
