@@ -3,6 +3,7 @@
 import itertools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from pattlite_dist.errors import UserError
@@ -83,15 +84,30 @@ def _predictions(
 ) -> Iterator[Prediction]:
     # Searching a photograph for faces takes longer than all that follows.
     together = _TOGETHER if faces == "whole" else 1
-    for group in _groups(find_sources(words, failed), together):
-        if group[0].kind == "picture":
-            yield from model.classify(list(_readable(model, group, faces, failed)), least)
-            continue
-        place = group[0].place
-        try:
-            yield from model.stream(place, every, faces=faces, min_confidence=least)
-        except UserError as error:
-            failed(str(error))
+    waiting: Future[list[Prepared | UserError]] | None = None
+    with ThreadPoolExecutor(1) as reader:
+        for group in _groups(find_sources(words, failed), together):
+            pictures = group[0].kind == "picture"
+            following = reader.submit(_read, model, group, faces) if pictures else None
+            if waiting is not None:  # the network works on one group while the next one is read
+                yield from model.classify(_readable(waiting.result(), failed), least)
+            waiting = following
+            if waiting is not None and len(group) < _TOGETHER:  # what follows may be long in coming
+                yield from model.classify(_readable(waiting.result(), failed), least)
+                waiting = None
+            if not pictures:
+                yield from _frames(model, group[0], faces, every, least, failed)
+        if waiting is not None:
+            yield from model.classify(_readable(waiting.result(), failed), least)
+
+
+def _frames(
+    model: Model, source: Source, faces: Faces, every: int, least: float, failed: _Failures
+) -> Iterator[Prediction]:
+    try:
+        yield from model.stream(source.place, every, faces=faces, min_confidence=least)
+    except UserError as error:
+        failed(str(error))
 
 
 def _groups(sources: Iterable[Source], most: int) -> Iterator[list[Source]]:
@@ -109,14 +125,22 @@ def _groups(sources: Iterable[Source], most: int) -> Iterator[list[Source]]:
         yield group
 
 
-def _readable(
-    model: Model, group: Sequence[Source], faces: Faces, failed: _Failures
-) -> Iterator[Prepared]:
+def _read(model: Model, group: Sequence[Source], faces: Faces) -> list[Prepared | UserError]:
+    """Pictures, each prepared, or the error that says why it cannot be."""
+    found: list[Prepared | UserError] = []
     for source in group:
         try:
-            yield model.prepare(str(source.place), faces)
+            found.append(model.prepare(str(source.place), faces))
         except UserError as error:
-            failed(str(error))
+            found.append(error)
+    return found
+
+
+def _readable(found: Sequence[Prepared | UserError], failed: _Failures) -> list[Prepared]:
+    for one in found:
+        if isinstance(one, UserError):
+            failed(str(one))
+    return [one for one in found if isinstance(one, Prepared)]
 
 
 class _Album:
