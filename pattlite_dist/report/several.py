@@ -42,10 +42,13 @@ def in_words(value: Any) -> str:
 
 
 def setting_charts(records: Sequence[RunRecord]) -> list[Chart]:
-    """A chart for each setting that differs: its values against the best val of each run."""
+    """A chart for each setting that differs: its values against the best val of each run.
+
+    None if as many settings differ as there are runs: what each of them did cannot be seen then.
+    """
     keys = chosen(records)
     scored = [record for record in records if record.best() is not None]
-    if len(scored) < 2:
+    if len(scored) <= len(keys):
         return []
     return [_setting(key, scored, records) for key in keys[:_MOST]]
 

@@ -93,6 +93,7 @@ def test_several_runs_differ_in_what_matters(tmp_path: Path) -> None:
     records = read_records(runs)
     assert differing(records) == ["model.width", "optim.lr", "trainer.log_every_steps"]
     assert chosen(records) == ["model.width", "optim.lr"]
+    assert "Settings against val" not in page.build(records)  # which of the two was it?
     (tmp_path / "sweep" / "sweep.json").write_text(json.dumps(SWEEP))
     records = read_records(runs)
     assert chosen(records) == ["optim.lr"]
