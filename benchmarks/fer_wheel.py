@@ -267,12 +267,12 @@ def table(figures: Mapping[str, Figures]) -> list[list[str]]:
     return rows
 
 
-def main() -> None:
-    """Score and time both, and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("run", type=Path, help="run folder or checkpoint")
-    parser.add_argument("--peer-python", required=True, help="Python interpreter with the wheel")
-    parser.add_argument("--shards", help="to score on instead of the run's own")
+def show(
+    parser: argparse.ArgumentParser,
+    measure: Callable[[argparse.Namespace], Figures],
+    table: Callable[[Figures], list[list[str]]],
+) -> None:
+    """Parse the command line, measure as it says, print the table and store the figures."""
     parser.add_argument("--rounds", type=int, default=5, help="of timing")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -285,12 +285,21 @@ def main() -> None:
 
     quiet_libraries()
     try:
-        figures = compare(options.run, options.shards, options.peer_python, options.rounds)
+        figures = measure(options)
     except UserError as error:
         refuse(str(error))
     print_rows(table(figures))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def main() -> None:
+    """Score and time both, and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("run", type=Path, help="run folder or checkpoint")
+    parser.add_argument("--peer-python", required=True, help="Python interpreter with the wheel")
+    parser.add_argument("--shards", help="to score on instead of the run's own")
+    show(parser, lambda o: compare(o.run, o.shards, o.peer_python, o.rounds), table)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ to the rows, and beside it the network alone on the same pixels.
 import argparse
 import contextlib
 import io
-import json
 import os
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from fer_wheel import ask_peer, order_of, rate, rates, refuse, told_of
+from fer_wheel import ask_peer, order_of, rate, rates, show, told_of
 from PIL import Image
 
 Figures = dict[str, Any]
@@ -234,24 +233,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+", help="runs, checkpoints, exported files, pretrained")
     parser.add_argument("--shards", required=True, help="grey, with a test split")
     parser.add_argument("--peer-python", help="Python interpreter with the wheel `fer`")
-    parser.add_argument("--rounds", type=int, default=5, help="of timing")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    if options.rounds < 1:
-        parser.error("--rounds must be at least 1")
-
-    from pattlite_dist.console import print_rows
-    from pattlite_dist.errors import UserError
-    from pattlite_dist.train.trainer import quiet_libraries
-
-    quiet_libraries()
-    try:
-        figures = compare(options.models, options.shards, options.peer_python, options.rounds)
-    except UserError as error:
-        refuse(str(error))
-    print_rows(table(figures))
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    show(parser, lambda o: compare(o.models, o.shards, o.peer_python, o.rounds), table)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from pattlite_dist.data.settings import AugmentConfig, DataConfig
 from pattlite_dist.errors import UserError, first_problem
-from pattlite_dist.location import Location, with_absolute_paths
+from pattlite_dist.location import Location, with_absolute_paths, with_names_only
 from pattlite_dist.logins import without_secrets
 from pattlite_dist.migrate import VERSION, migrate
 from pattlite_dist.model.settings import ModelConfig
@@ -47,7 +47,7 @@ class Config(Strict):
 
     @model_validator(mode="after")
     def _one_teaches(self) -> "Config":
-        if self.distill.teachers and self.data.targets not in ("labels", "votes"):
+        if self.distill.teachers and self.data.targets_file:
             raise ValueError(
                 "distill.teachers and a file in data.targets are two sources of what to learn; "
                 "set distill.teachers=[] or data.targets=labels"
@@ -154,6 +154,11 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[prefix + key] = value
     return found
+
+
+def given_away(config: Config) -> Config:
+    """The same configuration without what is only this machine's or its user's."""
+    return with_names_only(config).model_copy(update={"wandb": WandbConfig()})
 
 
 def conflicts(old: Config, new: Config) -> list[str]:

@@ -52,7 +52,8 @@ class Place:
 Location = Annotated[str, Place()]
 Weights = Annotated[str, Place(words=("imagenet", "none"), pretrained=True)]
 Network = Annotated[str, Place(pretrained=True)]
-Goal = Annotated[str, Place(words=("labels", "votes"))]
+GOALS = ("labels", "votes")
+Goal = Annotated[str, Place(words=GOALS)]
 
 
 def absolute(value: Any, kind: Any, marks: Iterable[Any] = ()) -> Any:

@@ -36,6 +36,17 @@ def origin(data: DataConfig) -> Origin:
     return Origin(data.shards, data.allow_pipe, data.retries, data.timeout_seconds)
 
 
+def open_split(data: DataConfig, manifest: Manifest, split: SplitName) -> ShardReader:
+    """Random access to one split of the configured shards, by way of the configured cache."""
+    cache = Cache(
+        Path(data.cache) if data.cache else default_cache(),
+        None if data.cache_gb is None else int(data.cache_gb * 1e9),
+    )
+    # A score on samples other than the manifest's is meaningless: evaluation always stops.
+    policy = data.bad_shards if split == "train" else "stop"
+    return ShardReader(origin(data), manifest, split, cache, policy)
+
+
 class FERData(pl.LightningDataModule):
     """Streams a shard set to one rank.
 
@@ -115,14 +126,7 @@ class FERData(pl.LightningDataModule):
 
     def reader(self, split: SplitName) -> ShardReader:
         """Random access to one split."""
-        data = self.config.data
-        cache = Cache(
-            Path(data.cache) if data.cache else default_cache(),
-            None if data.cache_gb is None else int(data.cache_gb * 1e9),
-        )
-        # A score on samples other than the manifest's is meaningless: evaluation always stops.
-        policy = data.bad_shards if split == "train" else "stop"
-        return ShardReader(origin(data), self.manifest, split, cache, policy)
+        return open_split(self.config.data, self.manifest, split)
 
     def train_dataloader(self) -> TrainLoader:
         """This rank's share of every global batch."""

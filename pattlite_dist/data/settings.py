@@ -1,11 +1,12 @@
 """Data settings: which shards to stream and how, and augmentation."""
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Literal
 
 from pydantic import field_validator, model_validator
 
-from pattlite_dist.location import Goal, Location
+from pattlite_dist.location import GOALS, Goal, Location
 from pattlite_dist.logins import put_away
 from pattlite_dist.settings import Strict, setting
 
@@ -114,6 +115,11 @@ class DataConfig(Strict):
         free=True,
         description="If a training shard stays bad: stop, or skip it, counted and logged.",
     )
+
+    @property
+    def targets_file(self) -> Path | None:
+        """The file that `targets` names, if it names one."""
+        return None if self.targets in GOALS else Path(self.targets)
 
     @model_validator(mode="after")
     def _sizes_in_order(self) -> "DataConfig":

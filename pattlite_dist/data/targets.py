@@ -144,9 +144,9 @@ def given_targets(data: DataConfig, manifest: Manifest) -> Targets | None:
         UserError: there is no such file, or it does not fit the shards.
         Unreachable: its file system does not answer.
     """
-    if data.targets in ("labels", "votes"):
+    path = data.targets_file
+    if path is None:
         return None
-    path = Path(data.targets)
     if not path.is_file():
         raise UserError(
             f"data.targets: {path} is not a file; give labels, votes, or a file of `pattlite "

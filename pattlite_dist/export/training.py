@@ -6,20 +6,17 @@ from typing import Any
 
 import yaml
 
-from pattlite_dist.config import Config, parse_written, to_tree
+from pattlite_dist.config import Config, given_away, parse_written, to_tree
 from pattlite_dist.evaluation.subject import Subject
-from pattlite_dist.location import with_names_only
 from pattlite_dist.tracking.history import last_start, looks, read
 from pattlite_dist.tracking.record import RECORD_NAME, read_metrics
-from pattlite_dist.tracking.settings import WandbConfig
 
 _NOT_TOLD = ("version", "runs", "wandb")
 
 
 def account(subject: Subject) -> list[str]:
     """Paragraphs in Markdown."""
-    config = parse_written(subject.content["pattlite"]["config"], str(subject.path))
-    config = with_names_only(config).model_copy(update={"wandb": WandbConfig()})
+    config = given_away(parse_written(subject.content["pattlite"]["config"], str(subject.path)))
     weights = config.model.weights
     began = "random weights" if weights in (None, "none") else f"the weights `{weights}`"
     averaged = ", its weights averaged over the steps" if config.optim.ema else ""

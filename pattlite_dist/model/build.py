@@ -6,6 +6,7 @@ import torch
 from einops import reduce
 from torch import nn
 
+from pattlite_dist.data.settings import AugmentConfig
 from pattlite_dist.errors import UserError
 from pattlite_dist.model.attention import Attention, AttentionClassifier, ViTBlock
 from pattlite_dist.model.backbones import MobileNetV1, MobileNetV2, probe
@@ -14,6 +15,8 @@ from pattlite_dist.model.settings import ModelConfig
 from pattlite_dist.runtime.world import detect
 
 log = logging.getLogger(__name__)
+
+Normalised = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation of channels, 0-1
 
 
 class PattLite(nn.Module):
@@ -76,6 +79,11 @@ def build_model(config: ModelConfig, image_size: int, classes: int) -> PattLite 
             "depends on the other images of its batch; it cannot be exported or used to predict"
         )
     return model
+
+
+def normalisation(augment: AugmentConfig, model: PattLite | MobileNetV2ViT) -> Normalised:
+    """By what a network's input is normalised: what is configured, or else its backbone's."""
+    return augment.mean or model.backbone.mean, augment.std or model.backbone.std
 
 
 def synchronise(model: nn.Module, ranks: int, gpu: bool) -> None:

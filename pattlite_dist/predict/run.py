@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -84,21 +85,20 @@ def _predictions(
 ) -> Iterator[Prediction]:
     # Searching a photograph for faces takes longer than all that follows.
     together = _TOGETHER if faces == "whole" else 1
-    waiting: Future[list[Prepared | UserError]] | None = None
+    waiting: deque[Future[list[Prepared | UserError]]] = deque()
     with ThreadPoolExecutor(1) as reader:
         for group in _groups(find_sources(words, failed), together):
             pictures = group[0].kind == "picture"
-            following = reader.submit(_read, model, group, faces) if pictures else None
-            if waiting is not None:  # the network works on one group while the next one is read
-                yield from model.classify(_readable(waiting.result(), failed), least)
-            waiting = following
-            if waiting is not None and len(group) < _TOGETHER:  # what follows may be long in coming
-                yield from model.classify(_readable(waiting.result(), failed), least)
-                waiting = None
+            if pictures:
+                waiting.append(reader.submit(_read, model, group, faces))
+            # The network works on one group while the next one is read; but after a group that is
+            # not full, what follows may be long in coming.
+            while len(waiting) > (pictures and len(group) == _TOGETHER):
+                yield from model.classify(_readable(waiting.popleft().result(), failed), least)
             if not pictures:
                 yield from _frames(model, group[0], faces, every, least, failed)
-        if waiting is not None:
-            yield from model.classify(_readable(waiting.result(), failed), least)
+        for last in waiting:
+            yield from model.classify(_readable(last.result(), failed), least)
 
 
 def _frames(

@@ -7,18 +7,16 @@ import torch
 from numpy.typing import NDArray
 
 from pattlite_dist import __version__
-from pattlite_dist.config import to_tree
+from pattlite_dist.config import given_away, to_tree
 from pattlite_dist.errors import UserError
 from pattlite_dist.evaluation.calibration import known_temperature
 from pattlite_dist.evaluation.subject import Subject, read_subject
 from pattlite_dist.evaluation.views import Prepare, predictor
-from pattlite_dist.location import with_names_only
 from pattlite_dist.model.build import MobileNetV2ViT, PattLite, refuse_batch_dependent
 from pattlite_dist.model.description import Description
 from pattlite_dist.runtime.devices import use_gpu
 from pattlite_dist.shards.manifest import ImageInfo
 from pattlite_dist.shards.sources.base import Pixels
-from pattlite_dist.tracking.settings import WandbConfig
 from pattlite_dist.train.checkpoint import shards_of
 from pattlite_dist.train.temperature import tempered
 from pattlite_dist.train.trainer import build_preprocess
@@ -86,7 +84,7 @@ def _describe(subject: Subject, image: ImageInfo) -> Description:
         step=subject.content["global_step"],
         shards=shards_of(subject.content),
         manifest=None if found is None else found.manifest,
-        config=to_tree(with_names_only(subject.config).model_copy(update={"wandb": WandbConfig()})),
+        config=to_tree(given_away(subject.config)),
     )
 
 

@@ -3,7 +3,6 @@
 import base64
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pattlite_dist.errors import Unreachable, UserError
@@ -60,11 +59,8 @@ def _of_run(record: RunRecord) -> str:
 
 def _images(record: RunRecord, split: Any, ids: "NDArray[Any]") -> "NDArray[Any]":
     """The images of samples of a split, uint8 [n, C, H, W]."""
-    from pattlite_dist.data.cache import Cache
     from pattlite_dist.data.fetch import fetch_manifest
-    from pattlite_dist.data.module import origin
-    from pattlite_dist.data.reader import ShardReader
-    from pattlite_dist.data.trust import default_cache
+    from pattlite_dist.data.module import open_split, origin
     from pattlite_dist.tracking.folder import load_config
 
     assert record.evaluation is not None
@@ -72,10 +68,7 @@ def _images(record: RunRecord, split: Any, ids: "NDArray[Any]") -> "NDArray[Any]
     manifest = fetch_manifest(origin(data))
     if manifest.fingerprint() != record.evaluation.manifest:
         raise UserError(f"{data.shards} are not those that were evaluated")
-    cache = Cache(Path(data.cache) if data.cache else default_cache(), None)
-    images: NDArray[Any] = (
-        ShardReader(origin(data), manifest, split, cache, "stop").gather(ids).block.images
-    )
+    images: NDArray[Any] = open_split(data, manifest, split).gather(ids).block.images
     return images
 
 

@@ -226,7 +226,7 @@ def _inputs(config: Config, shards_pending: bool) -> list[Path]:
     paths = [Path(origin.root)] if origin.local and not shards_pending else []
     paths += [weights] if weights else []
     paths += [Path(one) for one in config.distill.teachers if not is_pretrained(one)]
-    paths += [] if config.data.targets in ("labels", "votes") else [Path(config.data.targets)]
+    paths += [path] if (path := config.data.targets_file) else []
     return [path.absolute() for path in paths if path.exists()]
 
 

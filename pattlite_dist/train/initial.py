@@ -10,7 +10,7 @@ from pattlite_dist.location import is_pretrained
 from pattlite_dist.model import exported
 from pattlite_dist.model import weights as installed
 from pattlite_dist.model.backbones import fill, pretrained, state_of
-from pattlite_dist.model.build import MobileNetV2ViT, PattLite
+from pattlite_dist.model.build import MobileNetV2ViT, PattLite, normalisation
 from pattlite_dist.model.description import parse_description
 from pattlite_dist.train import checkpoint as checkpoints
 
@@ -79,15 +79,11 @@ def other_preparation(
         config: of the run that begins with them.
     """
     before = parse_written(content["pattlite"]["config"], str(path))
-    mean, std = model.backbone.mean, model.backbone.std
-    both = [
-        {
-            "size": f"{one.data.image_size} px",
-            "mean": one.augment.mean or mean,
-            "deviation": one.augment.std or std,
-        }
-        for one in (before, config)
-    ]
+    both: list[dict[str, Any]] = []
+    for one in (before, config):
+        mean, deviation = normalisation(one.augment, model)
+        size = f"{one.data.image_size} px"
+        both.append({"size": size, "mean": mean, "deviation": deviation})
     told = [f"{name} {both[0][name]}, now {both[1][name]}" for name in both[0]
             if both[0][name] != both[1][name]]  # fmt: skip
     return [f"their images were prepared in another way: {', '.join(told)}"] if told else []

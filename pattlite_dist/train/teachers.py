@@ -17,18 +17,17 @@ from pattlite_dist.data.augment import resized
 from pattlite_dist.data.module import FERData
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import sha256_file
-from pattlite_dist.model.build import MobileNetV2ViT, PattLite, build_model, refuse_batch_dependent
+from pattlite_dist.model.build import (
+    MobileNetV2ViT,
+    Normalised,
+    PattLite,
+    build_model,
+    normalisation,
+    refuse_batch_dependent,
+)
 from pattlite_dist.train import checkpoint as checkpoints
 from pattlite_dist.train.casting import forward
 from pattlite_dist.train.initial import find, read
-
-Normalised = tuple[tuple[float, ...], tuple[float, ...]]  # by this mean and this deviation
-
-
-def normalisation(config: Config, model: PattLite | MobileNetV2ViT) -> Normalised:
-    """Mean and deviation of each channel, 0-1, by which a network's input is normalised."""
-    augment = config.augment
-    return augment.mean or model.backbone.mean, augment.std or model.backbone.std
 
 
 class Teacher:
@@ -153,7 +152,7 @@ def lesson_of(config: Config, student: PattLite | MobileNetV2ViT, data: FERData)
         return Lesson([], facts.temperature, distill.share, sources, said)
     if not distill.teachers:
         return None
-    given, labels = normalisation(config, student), data.manifest.labels
+    given, labels = normalisation(config.augment, student), data.manifest.labels
     paths = [find(name, "distill.teachers") for name in distill.teachers]
     teachers = [teacher_of(path, labels, given) for path in paths]
     temperature = distill.temperature or 1.0
@@ -195,7 +194,8 @@ def teacher_of(path: Path, labels: Sequence[str], given: Normalised) -> Teacher:
     refuse_batch_dependent(model, "learn from a teacher")
     checkpoints.load_weights(model, content, path)
     columns = [theirs.index(label) for label in labels]
-    return Teacher(model, config.data.image_size, given, normalisation(config, model), columns)
+    own = normalisation(config.augment, model)
+    return Teacher(model, config.data.image_size, given, own, columns)
 
 
 def check_sources(content: Mapping[str, Any], path: Path, lesson: Lesson | None) -> None:

@@ -15,7 +15,7 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from pattlite_dist.compat.lightning import leave_signals_alone
 from pattlite_dist.config import Config
 from pattlite_dist.data.augment import Preprocess
-from pattlite_dist.model.build import MobileNetV2ViT, PattLite
+from pattlite_dist.model.build import MobileNetV2ViT, PattLite, normalisation
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.runtime.world import World
 from pattlite_dist.tracking.logs import JsonlLogger, progress_callback
@@ -33,11 +33,9 @@ from pattlite_dist.train.stages import Frozen, Stages
 
 def build_preprocess(config: Config, model: PattLite | MobileNetV2ViT) -> Preprocess:
     """Resizing and normalisation, with the backbone's mean and deviation unless configured."""
-    augment = config.augment
     return Preprocess(
         config.data.image_size,
-        augment.mean or model.backbone.mean,
-        augment.std or model.backbone.std,
+        *normalisation(config.augment, model),
         [side for _, side in config.data.image_sizes],
     )
 
