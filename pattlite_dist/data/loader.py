@@ -1,10 +1,8 @@
 """A DataLoader that follows the plan: exact, resumable, independent of the number of ranks."""
 
 import atexit
-import multiprocessing
 import weakref
 from collections.abc import Callable, Iterator
-from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
@@ -21,7 +19,7 @@ from pattlite_dist.data.plan import EvalPlan, TrainPlan
 from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.data.sampler import EvalSampler, Place, TrainSampler
 from pattlite_dist.errors import Unreachable, UserError
-from pattlite_dist.runtime.signals import held_back, ignore_in_loader
+from pattlite_dist.runtime.signals import held_back, ignore_in_loader, start_helpers
 
 
 class BatchDataset(Dataset["Batch | UserError | Unreachable"]):
@@ -84,7 +82,7 @@ class BatchLoader(DataLoader[Batch]):
         # A generator, so that workers start reading only when the first batch is requested.
         starts = self.num_workers > 0 and running_iterator(self) is None  # they outlive an epoch
         if starts:
-            _start_helper(self.multiprocessing_context)
+            start_helpers(self.multiprocessing_context)
         with held_back():
             batches: Any = super().__iter__()
         if starts:
@@ -114,17 +112,6 @@ def _close(loader: Callable[[], "BatchLoader | None"], processes: list[Any]) -> 
         found.close()
     for process in processes:  # one that hung when its loader was released
         process.kill()
-
-
-def _start_helper(context: Any) -> None:
-    """Start multiprocessing's helper process before the loader's, unless these are forked.
-
-    Starting it unblocks SIGTERM and SIGINT, and the processes started after it inherit that,
-    whether or not the signals are held back.
-    """
-    if (context or multiprocessing).get_start_method() != "fork":
-        with held_back():
-            resource_tracker.ensure_running()
 
 
 def eval_loader(

@@ -6,11 +6,13 @@ agree at the end of a step, save once, and leave together.
 """
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -92,6 +94,31 @@ def held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def start_helpers(context: Any) -> None:
+    """Start what multiprocessing needs beside the processes it starts, with the signals held back.
+
+    Starting its resource tracker unblocks SIGTERM and SIGINT. A fork server hands its own mask down
+    to all it forks, whoever asks and whenever: started with open signals, for whatever purpose, it
+    forks loader processes that a signal kills before `ignore_in_loader`. So all that use one call
+    this first, and what they start unblocks the signals, by that function or `accept`.
+
+    Args:
+        context: of multiprocessing; None stands for the default one.
+    """
+    method = (context or multiprocessing).get_start_method()
+    if method != "fork":
+        with held_back():
+            resource_tracker.ensure_running()
+    if method == "forkserver":
+        with held_back():
+            forkserver.ensure_running()
+
+
+def accept() -> None:
+    """Let the stopping signals through again, in a process started while they were held back."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+
+
 def ignore_in_loader(worker: int = 0) -> None:
     """Make a loader process ignore stopping signals; its own rank ends it.
 
@@ -99,4 +126,4 @@ def ignore_in_loader(worker: int = 0) -> None:
     """
     for signum in STOPPING:
         signal.signal(signum, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+    accept()

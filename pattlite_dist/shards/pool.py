@@ -12,6 +12,7 @@ from multiprocessing.connection import wait
 from typing import TypeVar
 
 from pattlite_dist.errors import UserError
+from pattlite_dist.runtime.signals import accept, start_helpers
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -43,6 +44,7 @@ def parallel(work: Callable[[Task], Result], tasks: Iterable[Task], jobs: int) -
     # The fork server has already imported what workers need, which takes half a second each.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([work.__module__])
+    start_helpers(context)
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_settle)
     waiting: deque[Future[Result]] = deque()
     try:
@@ -64,6 +66,7 @@ def parallel(work: Callable[[Task], Result], tasks: Iterable[Task], jobs: int) -
 def _settle() -> None:
     """Leave Ctrl-C to the parent, and do not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    accept()
     parent = multiprocessing.parent_process()
     if parent is not None:
         # A killed parent sends no message, and its workers would wait for a task forever.

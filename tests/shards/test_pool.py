@@ -1,7 +1,10 @@
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +59,35 @@ def test_a_killed_worker_is_one_line() -> None:
     with pytest.raises(UserError, match=r"worker process was killed.*smaller --jobs") as caught:
         list(parallel(die, range(50), 2))
     assert "\n" not in str(caught.value)
+
+
+_MASKS = """
+import multiprocessing, signal
+from pattlite_dist.runtime.signals import STOPPING
+from pattlite_dist.shards.pool import parallel
+
+def blocked(_=0):
+    return signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(STOPPING)
+
+def tell():
+    print(blocked() == set(STOPPING))
+
+if __name__ == "__main__":
+    print(not any(parallel(blocked, range(4), 2)), flush=True)
+    process = multiprocessing.get_context("forkserver").Process(target=tell)
+    process.start()
+    process.join()
+"""
+
+
+def test_workers_can_be_ended_and_what_is_forked_later_is_safe_until_it_says_so(
+    tmp_path: Path,
+) -> None:
+    """The fork server outlives the pool, and a loader's processes may come from it."""
+    script = tmp_path / "masks.py"
+    script.write_text(_MASKS)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["True", "True"], done.stderr
 
 
 def test_tasks_are_taken_only_as_results_are() -> None:
