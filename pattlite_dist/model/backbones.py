@@ -30,8 +30,10 @@ class SameConv2d(nn.Conv2d):
             x: the map.
             stride: instead of the convolution's own.
         """
-        stride = stride or self.stride[0]
-        padded = same_padding(x, self.kernel_size[0], stride)
+        stride, kernel = stride or self.stride[0], self.kernel_size[0]
+        if stride == 1 and kernel % 2:  # the same on both sides: no padded copy is needed
+            return F.conv2d(x, self.weight, self.bias, padding=kernel // 2, groups=self.groups)
+        padded = same_padding(x, kernel, stride)
         return F.conv2d(padded, self.weight, self.bias, stride, groups=self.groups)
 
 
