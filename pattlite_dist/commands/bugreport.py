@@ -1,5 +1,6 @@
 """`pattlite doctor --report`: what a bug report needs, ready to be pasted, and nothing private."""
 
+import contextlib
 import getpass
 import re
 import socket
@@ -44,10 +45,8 @@ def impersonal(text: str) -> str:
         (str(Path.cwd()), "."), (str(Path.home()), "~"),
         (host, "HOST"), (host.partition(".")[0], "HOST"),
     ]  # fmt: skip
-    try:
+    with contextlib.suppress(KeyError, OSError):  # a user without a name, as in some containers
         hidden.append((getpass.getuser(), "USER"))
-    except (KeyError, OSError):  # a user without a name, as in some containers
-        pass
     for word, instead in hidden:
         if len(word) > 1:  # not `/`, the home of who has none
             text = re.sub(rf"(?<![\w-]){re.escape(word)}(?![\w-])", instead, text)
