@@ -36,7 +36,7 @@ def stepper(case: Case, images: int) -> Any:
     path, size, frozen = case
     config = Config.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
     network = build_model(config.model, size, classes=7).train()
-    model = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = network.to(memory_format=torch.channels_last)
     freeze(network.backbone, frozen)
     for block in blocks(network.backbone)[:frozen]:
         block.eval()
@@ -44,7 +44,7 @@ def stepper(case: Case, images: int) -> Any:
     labels = torch.randint(7, (images,))
 
     def step() -> None:
-        cross_entropy(model(batch), labels).backward()
+        cross_entropy(model(batch), labels).backward()  # type: ignore[no-untyped-call]
 
     return step
 
