@@ -43,7 +43,7 @@ class JsonlLogger(Logger):
         return ""
 
     @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Append one line, unless it repeats the last one."""
         epoch = metrics.get("epoch")
         line = {

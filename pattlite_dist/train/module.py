@@ -10,15 +10,18 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pattlite_dist.config import Config, to_tree
+from pattlite_dist.data.loader import TrainLoader
 from pattlite_dist.data.plan import DROPOUT, raw_stream
 from pattlite_dist.location import with_absolute_paths
 from pattlite_dist.runtime.arithmetic import plain_arithmetic
+from pattlite_dist.runtime.devices import use_gpu
 from pattlite_dist.shards.manifest import ImageInfo
 from pattlite_dist.train.casting import forward
 from pattlite_dist.train.checkpoint import check_fit, unwrapped
+from pattlite_dist.train.clock import Clock
 from pattlite_dist.train.loss import loss_of
 from pattlite_dist.train.metrics import Census, Outputs, Scores
-from pattlite_dist.train.optim import build_optimizer
+from pattlite_dist.train.optim import build_optimizer, group_names, noted
 from pattlite_dist.train.rates import lr_relative, lr_scale
 from pattlite_dist.train.teachers import Lesson
 from pattlite_dist.train.temperature import Calibration, Mark, measure
@@ -74,6 +77,9 @@ class FERModule(pl.LightningModule):
         self._begins = True
         # In steps that are logged: this rank's loss, and the mean weight of its samples.
         self.logged: torch.Tensor | None = None
+        self.clock = Clock(use_gpu(config.trainer.accelerator))
+        self.group_names = group_names(model, config.optim)
+        self.noted: dict[str, Any] = {}  # in those steps: rates, and the gradient's norm
         self.scores, self.census = Scores(len(labels)), Census(val_samples)
         self.outputs = Outputs(val_samples, len(labels))
         self.predicted: tuple[NDArray[np.float64], NDArray[np.int64]] | None = None
@@ -83,6 +89,8 @@ class FERModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Seed dropout by step, so that a resumed run draws what an uninterrupted one would."""
+        loader = self.trainer.train_dataloader
+        self.clock.prepared(loader.take_wait() if isinstance(loader, TrainLoader) else 0.0)
         stream = raw_stream(self.config.seed, self.global_rank, DROPOUT, self.global_step, 1)
         seed = int(stream[0]) >> 1
         # Not `torch.manual_seed`: without CUDA it formats and stores a stack trace at every call.
@@ -143,17 +151,23 @@ class FERModule(pl.LightningModule):
         self.logged = torch.stack([loss, batch["weight"].mean().to(loss.dtype)]) if due else None
         self._begins = False
 
+    def on_after_backward(self) -> None:
+        """Note the time, before gradients are averaged."""
+        self.clock.mark("compute")
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the loss, which `MeanGradients` has averaged over the ranks by now.
 
         Of a batch that is padded, or of which shards were skipped, it is the mean over the samples
-        that count.
+        that count. The norm of the gradients is that before they are clipped.
         """
+        self.clock.mark("reduce")
         if self.logged is not None:
             loss, weight = self.logged
             mean = loss / weight.clamp_min(1e-6)
             self.log("train/loss", mean, prog_bar=self._bar, batch_size=1)
             self.log("train/lr", optimizer.param_groups[-1]["lr"], batch_size=1)
+            self.noted = noted(optimizer, self.group_names)
 
     def configure_gradient_clipping(
         self,

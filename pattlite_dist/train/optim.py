@@ -1,5 +1,6 @@
 """Optimiser and averaged weights."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -26,13 +27,6 @@ def parameter_groups(
         config: of the optimiser.
         scale: of all learning rates.
     """
-    groups: dict[tuple[bool, int, bool], list[nn.Parameter]] = {}
-    depths = {} if config.layer_decay == 1 else _depths(model)
-    for name, parameter in model.named_parameters():
-        position = name.endswith("position") and not config.decay_positions
-        decayed = parameter.ndim > 1 and not position
-        key = (name.startswith("backbone."), depths.get(parameter, 0), decayed)
-        groups.setdefault(key, []).append(parameter)
     return [
         {
             "params": parameters,
@@ -42,8 +36,48 @@ def parameter_groups(
             * config.layer_decay**depth,
             "weight_decay": config.weight_decay if decayed else 0.0,
         }
-        for (backbone, depth, decayed), parameters in groups.items()
+        for (backbone, depth, decayed), parameters in _groups(model, config).items()
     ]
+
+
+def _groups(
+    model: nn.Module, config: OptimConfig
+) -> dict[tuple[bool, int, bool], list[nn.Parameter]]:
+    """Parameters by what makes their rates: in the backbone, at a depth, decayed."""
+    groups: dict[tuple[bool, int, bool], list[nn.Parameter]] = {}
+    depths = {} if config.layer_decay == 1 else _depths(model)
+    for name, parameter in model.named_parameters():
+        position = name.endswith("position") and not config.decay_positions
+        decayed = parameter.ndim > 1 and not position
+        key = (name.startswith("backbone."), depths.get(parameter, 0), decayed)
+        groups.setdefault(key, []).append(parameter)
+    return groups
+
+
+def group_names(model: nn.Module, config: OptimConfig) -> list[str]:
+    """What the groups of `parameter_groups` are called, in their order; those of one rate alike.
+
+    `head`, `backbone`, or with `layer_decay` `backbone-1` for its last block, and so on.
+    """
+    return [
+        "head" if not backbone else f"backbone-{depth}" if depth else "backbone"
+        for backbone, depth, _ in _groups(model, config)
+    ]
+
+
+def noted(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> dict[str, Any]:
+    """The rates of an optimiser's groups, if they are not all the same, and its gradients' norm.
+
+    The norm is a tensor on their device, which nobody waits for here.
+    """
+    rates = dict(zip(names, (group["lr"] for group in optimizer.param_groups), strict=True))
+    found: dict[str, Any] = {}
+    if len(set(rates.values())) > 1:
+        found = {f"lr/{name}": rate for name, rate in rates.items()}
+    gradients = [
+        p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+    ]
+    return {**found, "train/grad_norm": nn.utils.get_total_norm(gradients)}
 
 
 def _depths(model: nn.Module) -> dict[nn.Parameter, int]:
