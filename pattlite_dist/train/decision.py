@@ -64,9 +64,7 @@ class Decisions:
             bad_step: the first step with a NaN or infinite loss on this rank.
             carried: further numbers, as many on every rank.
         """
-        before = self.agreement.answer()
-        if before is not None:  # what it says of stopping, this question's answer says too
-            self._pass_on(before)
+        self.earlier()  # what it says of stopping, this question's answer says too
         return self._judge(self.agreement.largest([*self._known(bad_step), *carried]))
 
     def earlier(self) -> tuple[int, bool]:
@@ -101,15 +99,10 @@ class Decisions:
         due = self.world.main and time.monotonic() >= self._due
         return self.signals.got, int(due), -bad_step
 
-    def _pass_on(self, answer: list[int]) -> list[int]:
-        """The answer without what the question carried, which is passed on."""
-        own = 3
-        if answer[own:]:
-            self._heard(answer[own:])
-        return answer[:own]
-
     def _judge(self, answer: list[int]) -> tuple[int, bool]:
-        signum, saving, bad = self._pass_on(answer)
+        signum, saving, bad, *carried = answer
         if bad > -NEVER:
             raise Unusable(f"the loss of step {-bad:,} is NaN or infinite: {self.advice()}")
+        if carried:
+            self._heard(carried)
         return signum, bool(saving)

@@ -5,6 +5,7 @@ The numbers of all ranks travel with a question that the ranks ask each other an
 rank has said. No step waits for them, and none has a collective more.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,6 @@ import pytorch_lightning as pl
 from pattlite_dist.runtime.world import World
 from pattlite_dist.tracking.logs import JsonlLogger
 from pattlite_dist.tracking.parts import PARTS, metrics_of
-from pattlite_dist.train.module import FERModule
 
 
 class Intervals:
@@ -24,37 +24,42 @@ class Intervals:
     """
 
     def __init__(self, world: World) -> None:
-        self.world, self._batch = world, 0
+        self.world = world
+        self._batch = 0
         self._trainer: pl.Trainer | None = None
-        self._metrics: dict[str, Any] = {}
-        self._step = self._steps = 0
+        # Of the questions whose answers are not there yet: step, steps, and what rank 0 knows.
+        self._asked: deque[tuple[int, int, dict[str, Any]]] = deque()
 
-    def numbers(self, trainer: "pl.Trainer", module: FERModule) -> list[int]:
+    def numbers(self, trainer: "pl.Trainer", module: Any) -> list[int]:
         """What this rank says at the end of a step that is logged, for all ranks to hear.
 
         Reads numbers from the device, so it is called after what waits for it.
+
+        Args:
+            trainer: of the run.
+            module: a `FERModule`.
         """
         steps, parts = module.clock.take()
         found = [0] * (len(PARTS) * self.world.size)
         first = len(PARTS) * self.world.rank
         found[first : first + len(PARTS)] = parts
-        self._trainer, self._steps, self._step = trainer, steps, trainer.global_step - 1
-        self._batch = module.config.trainer.global_batch
+        self._trainer, self._batch = trainer, module.config.trainer.global_batch
         if self.world.main:
             noted = {name: float(value) for name, value in module.noted.items()}
-            self._metrics = {"epoch": trainer.current_epoch, **noted}
+            known = {"epoch": trainer.current_epoch, **noted}
+            self._asked.append((trainer.global_step - 1, steps, known))
         return found
 
     def heard(self, numbers: Sequence[int]) -> None:
         """Log what all ranks have said, as of the step at whose end they said it."""
-        if not self.world.main or self._trainer is None or not self._steps:
+        if not self._asked or self._trainer is None:
             return
+        step, steps, known = self._asked.popleft()
         table = [
             [number / 1e6 for number in numbers[first : first + len(PARTS)]]
             for first in range(0, len(numbers), len(PARTS))
         ]
-        metrics = {**self._metrics, **metrics_of(table, self._steps, self._batch)}
+        metrics = {**known, **metrics_of(table, steps, self._batch)}
         plain = {name: value for name, value in metrics.items() if not isinstance(value, list)}
         for logger in self._trainer.loggers:
-            known = metrics if isinstance(logger, JsonlLogger) else plain
-            logger.log_metrics(known, self._step)
+            logger.log_metrics(metrics if isinstance(logger, JsonlLogger) else plain, step)

@@ -26,12 +26,13 @@ from pattlite_dist.train.intervals import Intervals
 from pattlite_dist.train.module import FERModule
 from pattlite_dist.train.names import chosen, listed, make_name, superfluous
 from pattlite_dist.train.temperature import Mark, save_calibration
-from pattlite_dist.train.watch import NEVER
+from pattlite_dist.train.watch import NEVER, LossWatch
 
 
 def _clock(module: "pl.LightningModule") -> Clock:
-    assert isinstance(module, FERModule)
-    return module.clock
+    clock = module.clock
+    assert isinstance(clock, Clock)
+    return clock
 
 
 class Saver(Checkpoint):
@@ -98,8 +99,7 @@ class Saver(Checkpoint):
         Raises:
             Unusable: a loss is NaN or infinite; raised on all ranks.
         """
-        assert isinstance(pl_module, FERModule)
-        step, clock = trainer.global_step, pl_module.clock
+        step, clock = trainer.global_step, _clock(pl_module)
         clock.stepped()
         if self._first and self.world.main:
             history.append(self.run, "first_step", step=step)
@@ -109,6 +109,7 @@ class Saver(Checkpoint):
         logged = step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         looks = logged or last or pl_module.device.type == "cpu"
         watch = pl_module.watch
+        assert isinstance(watch, LossWatch)
         bad_step = watch.first() if looks else NEVER
         said = self.intervals.numbers(trainer, pl_module) if logged or last else []
         at_once = last or self.world.size == 1
