@@ -113,16 +113,26 @@ class Ema(WeightAveraging):
     Args:
         decay: of the average, per step.
         start_step: number of steps after which it starts.
+        both: score val with the weights themselves too.
     """
 
-    def __init__(self, decay: float, start_step: int) -> None:
+    def __init__(self, decay: float, start_step: int, both: bool = False) -> None:
         super().__init__()
-        self.decay, self.start_step = decay, start_step
+        self.decay, self.start_step, self.both = decay, start_step, both
         self._pairs: dict[bool, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
 
     def on_train_epoch_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Look the tensors up again: once an epoch, because that takes longer than averaging."""
         self._pairs.clear()
+
+    def on_validation_epoch_start(
+        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule"
+    ) -> None:
+        """Exchange the two, and hand over the network that now has the weights themselves."""
+        super().on_validation_epoch_start(trainer, pl_module)
+        average = average_of(self)
+        if self.both and average is not None:
+            pl_module.raw = [average.model.eval()]  # type: ignore[assignment,operator]
 
     def on_train_batch_end(
         self,
