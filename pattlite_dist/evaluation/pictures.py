@@ -28,11 +28,27 @@ Found = Mapping[Part, Predictions]
 Scores = Mapping[Part, PartScores]
 
 
-def draw_scores(run: Path, found: Found, scores: Scores, classes: Sequence[str]) -> None:
-    """Draw the scores of the view `one` into a run's folder."""
-    write_figure(confusion(scores, classes), run / "confusion.png")
-    write_figure(reliability(found, scores), run / "reliability.png")
-    write_figure(recall_by_class(found, scores, classes), run / "precision_recall.png")
+def draw_scores(
+    run: Path, found: Found, scores: Scores, classes: Sequence[str], title: str = ""
+) -> None:
+    """Draw the scores of the view `one` into a run's folder, as PNG and SVG.
+
+    Args:
+        run: folder.
+        found: predictions of each part.
+        scores: of each part.
+        classes: names.
+        title: above each picture: what the scores are of.
+    """
+    for name, figure in (
+        ("confusion", confusion(scores, classes)),
+        ("reliability", reliability(found, scores)),
+        ("precision_recall", recall_by_class(found, scores, classes)),
+    ):
+        if title:
+            figure.suptitle(unformatted([title])[0], fontsize=9)
+        for suffix in ("png", "svg"):
+            write_figure(figure, run / f"{name}.{suffix}")
 
 
 def _panels(scores: Scores, height: float) -> tuple[Figure, list[Axes]]:

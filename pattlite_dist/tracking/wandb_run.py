@@ -132,11 +132,14 @@ def wandb_logger(config: Config, run: Path, main: bool) -> "LenientWandbLogger |
 
 
 def _init(config: Config, run: Path, mode: str) -> Any:
+    from pattlite_dist.slurm.pin import git_state
+
     settings: WandbConfig = config.wandb
+    code = git_state()  # of this package; wandb itself looks where it is started
     with held_back():  # no thread of wandb may take the signals that are meant for this one
         import wandb
 
-        return wandb.init(
+        experiment = wandb.init(
             name=config.name,
             id=run_id(run / WANDB_FOLDER),
             project=settings.project,
@@ -149,9 +152,16 @@ def _init(config: Config, run: Path, mode: str) -> Any:
             # Offline too: it is written into the segment, so that `wandb sync` appends the segment
             # to the run instead of replacing it.
             resume="allow",
-            settings=wandb.Settings(silent=True, console="off"),
+            settings=wandb.Settings(
+                silent=True, console="off", disable_git=True, git_commit=code["commit"]
+            ),
             config=config.model_dump(mode="json"),
         )
+        if code["diff"]:
+            diff = Path(experiment.dir) / "diff.patch"  # as wandb calls its own
+            write_text(diff, code["diff"])
+            experiment.save(diff, base_path=diff.parent, policy="now")
+        return experiment
 
 
 def _reason(error: Exception) -> str:

@@ -88,7 +88,7 @@ def replay(run: Path, step: int) -> Seen:
     size = len(levels)
     return Seen(
         epoch, within, batch["id"][:size].numpy(), np.rint(levels * 255).astype(np.uint8),
-        _labels(batch, manifest.labels), batch["counts"][:size].numpy(), manifest.dataset,
+        _labels(batch, manifest.labels), batch["counts"][:size].numpy(), manifest.source.name,
     )  # fmt: skip
 
 
