@@ -24,7 +24,7 @@ from pattlite_dist.data.resident import Resident, fits
 from pattlite_dist.data.schedule import augment_at, side_at
 from pattlite_dist.data.settings import AugmentConfig, DataConfig
 from pattlite_dist.data.targets import Targets, given_targets
-from pattlite_dist.data.trust import default_cache
+from pattlite_dist.data.trust import default_cache, part_of_this_node
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.runtime.devices import use_gpu
 from pattlite_dist.runtime.world import World
@@ -39,7 +39,7 @@ def origin(data: DataConfig) -> Origin:
 def open_split(data: DataConfig, manifest: Manifest, split: SplitName) -> ShardReader:
     """Random access to one split of the configured shards, by way of the configured cache."""
     cache = Cache(
-        Path(data.cache) if data.cache else default_cache(),
+        part_of_this_node(Path(data.cache) if data.cache else default_cache()),
         None if data.cache_gb is None else int(data.cache_gb * 1e9),
     )
     # A score on samples other than the manifest's is meaningless: evaluation always stops.

@@ -54,8 +54,8 @@ def refused(written: Any, text: str | bytes, *overrides: str) -> str:
                                     "1-2-3", "2026-01-01", "12h", "", "[1]", "true", "1e3")),
         *((key, bad) for key in ("modules", "setup", "srun")
           for bad in ("cuda", "{a: 1}", "null", "[[a]]", "[null]")),
-        *(("environment", bad) for bad in ("[A]", "A=1", "{A: [1]}", "{A: }", "{A B: 1}", "{1A: x}", "{my-var: x}", "{'': x}",
-                                           '{"A\\n": x}')),
+        *(("environment", bad) for bad in ("[A]", "A=1", "{A: [1]}", "{A: }", "{A B: 1}",
+                                           "{1A: x}", "{my-var: x}", "{'': x}", '{"A\\n": x}')),
         *(("sbatch", bad) for bad in ("[a]", "{a: [1]}", "{a: null}")),
     ],
 )  # fmt: skip
