@@ -1,8 +1,9 @@
 """The Lightning side of the stream: loaders for a rank, and pixels prepared on its device."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytorch_lightning as pl
@@ -30,6 +31,8 @@ from pattlite_dist.runtime.devices import use_gpu
 from pattlite_dist.runtime.world import World
 from pattlite_dist.shards.manifest import Manifest, SplitName
 
+L = TypeVar("L", bound=BatchLoader)
+
 
 def origin(data: DataConfig) -> Origin:
     """Where the configured shards lie."""
@@ -50,6 +53,9 @@ def open_split(data: DataConfig, manifest: Manifest, split: SplitName) -> ShardR
 class FERData(pl.LightningDataModule):
     """Streams a shard set to one rank.
 
+    Attributes:
+        waiting: see `BatchLoader`.
+
     Args:
         config: of the run.
         world: which rank this is.
@@ -63,6 +69,7 @@ class FERData(pl.LightningDataModule):
         super().__init__()
         self.config, self.world, self.preprocess = config, world, preprocess
         self.manifest = manifest
+        self.waiting: Callable[[], None] = lambda: None
         self._loaders: list[BatchLoader] = []
         self._resident: Resident | None = None
         self._shares: torch.Tensor | None = None
@@ -145,8 +152,7 @@ class FERData(pl.LightningDataModule):
             use_gpu(self.config.trainer.accelerator),
             mixes(self.config.augment),
         )
-        self._loaders.append(loader)
-        return loader
+        return self._kept_open(loader)
 
     def eval_dataloader(self, split: SplitName) -> BatchLoader:
         """Every sample of a split once over all ranks."""
@@ -159,6 +165,10 @@ class FERData(pl.LightningDataModule):
             self._start_method(),
             use_gpu(self.config.trainer.accelerator),
         )
+        return self._kept_open(loader)
+
+    def _kept_open(self, loader: L) -> L:
+        loader.waiting = lambda: self.waiting()
         self._loaders.append(loader)
         return loader
 

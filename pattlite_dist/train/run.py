@@ -1,5 +1,6 @@
 """A training run, from a resolved configuration to a finished run folder."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -241,6 +242,7 @@ def fit(
         settings.keep_best,
     )
     trainer = build_trainer(config, world, run, saver, steps, course)
+    data.waiting = functools.partial(saver.wait_for_data, trainer)
     trainer.fit(module, datamodule=data, ckpt_path=found and str(found), weights_only=True)
     if world.main:
         why = {} if course.reason is None else {"reason": course.reason}
