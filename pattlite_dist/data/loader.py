@@ -94,8 +94,8 @@ class BatchLoader(DataLoader[Batch]):
         # A generator, so that workers start reading only when the first batch is requested.
         starts = self.num_workers > 0 and running_iterator(self) is None  # they outlive an epoch
         if starts:
-            check_processes(self.multiprocessing_context)
             start_helpers(self.multiprocessing_context)
+            check_processes(self.multiprocessing_context)  # may use the former
         with held_back():
             batches: Any = super().__iter__()
         if starts:
