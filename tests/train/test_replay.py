@@ -116,7 +116,7 @@ def test_a_step_that_is_not_there_and_other_shards_are_told(
         with pytest.raises(UserError, match=f"has no step {step}: it has 4 epochs of"):
             replays.replay(run, step)
     history.append(run, "started", shards="0" * 64)
-    with pytest.raises(UserError, match="is not what .* was trained on"):
+    with pytest.raises(UserError, match=r"is not what .* was trained on"):
         replays.replay(run, 0)
 
 
