@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from pattlite_dist.compat.need import changed, find, find_function
 
 _NAME = "torch"
+_TIMED_OUT = "DataLoader timed out"
 COMPILED = "_orig_mod"  # where `torch.compile` keeps what it wraps, in a state dict as well
 
 
@@ -30,6 +31,9 @@ def check() -> None:
     # An instance would have to start processes; the code lists what it assigns.
     if "_workers" not in find(_NAME, iterator, "__init__.__code__.co_names"):
         raise changed(_NAME, "`_MultiProcessingDataLoaderIter._workers`")
+    wait = find_function(_NAME, iterator, "_get_data")
+    if not any(_TIMED_OUT in str(text) for text in wait.__code__.co_consts):
+        raise changed(_NAME, f"`_MultiProcessingDataLoaderIter._get_data` that says `{_TIMED_OUT}`")
 
 
 def copy_all(to: Sequence[torch.Tensor], given: Sequence[torch.Tensor]) -> None:
@@ -47,6 +51,11 @@ def move_all(to: Sequence[torch.Tensor], given: Sequence[torch.Tensor], share: f
 def running_iterator(loader: DataLoader[Any]) -> Any:
     """The iterator whose loader processes persist across epochs; None if there is none."""
     return find(_NAME, loader, "_iterator")
+
+
+def timed_out(error: RuntimeError) -> bool:
+    """Whether a loader's `timeout` has passed without a batch, which may still come."""
+    return str(error).startswith(_TIMED_OUT)
 
 
 def forget_iterator(loader: DataLoader[Any]) -> None:

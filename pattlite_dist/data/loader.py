@@ -14,13 +14,17 @@ from pattlite_dist.compat.torch import (
     loader_processes,
     running_iterator,
     shut_down,
+    timed_out,
 )
 from pattlite_dist.data.batch import Batch, frame
+from pattlite_dist.data.handover import check_processes, ready_to_send
 from pattlite_dist.data.plan import EvalPlan, TrainPlan
 from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.data.sampler import EvalSampler, Place, TrainSampler
 from pattlite_dist.errors import Unreachable, UserError
 from pattlite_dist.runtime.signals import held_back, ignore_in_loader, start_helpers
+
+_LOOK = 2.0  # seconds after which a rank that waits for its loader processes looks up
 
 
 class BatchDataset(Dataset["Batch | UserError | Unreachable"]):
@@ -40,7 +44,10 @@ class BatchDataset(Dataset["Batch | UserError | Unreachable"]):
         batch["flags"] = torch.from_numpy(block.flags)
         if block.targets is not None:
             batch["target"] = torch.from_numpy(block.targets)
-        return batch
+        try:
+            return ready_to_send(batch)
+        except UserError as error:
+            return error
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -50,6 +57,9 @@ def _as_it_is(batch: Any) -> Any:
 
 class BatchLoader(DataLoader[Batch]):
     """Yields the batches at a sampler's places, gathered in-process or by loader processes.
+
+    Attributes:
+        waiting: called every few seconds while there is no batch; what it raises ends the wait.
 
     Args:
         dataset: maps a place to its batch.
@@ -76,24 +86,41 @@ class BatchLoader(DataLoader[Batch]):
             multiprocessing_context=start_method if workers else None,
             persistent_workers=workers > 0,
             pin_memory=pin,
+            timeout=_LOOK if workers else 0,
             worker_init_fn=ignore_in_loader,
         )
+        self.waiting: Callable[[], None] | None = None
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # A generator, so that workers start reading only when the first batch is requested.
         starts = self.num_workers > 0 and running_iterator(self) is None  # they outlive an epoch
         if starts:
             start_helpers(self.multiprocessing_context)
+            check_processes(self.multiprocessing_context)  # may use the former
         with held_back():
             batches: Any = super().__iter__()
         if starts:
             # In case `close` is never called: multiprocessing would send SIGTERM, which they
             # ignore, and then wait. Registered last, this runs first.
             atexit.register(_close, weakref.ref(self), loader_processes(batches))
-        for batch in batches:
+        for batch in self._waited_for(batches):
             if isinstance(batch, UserError | Unreachable):
                 raise batch
             yield batch
+
+    def _waited_for(self, batches: Any) -> Iterator[Any]:
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if not timed_out(error):
+                    raise
+                if self.waiting is not None:
+                    self.waiting()
+            else:
+                yield batch
 
     def close(self) -> None:
         """Stop the loader processes, which ignore signals."""

@@ -1,8 +1,9 @@
 """The Lightning side of the stream: loaders for a rank, and pixels prepared on its device."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytorch_lightning as pl
@@ -25,11 +26,13 @@ from pattlite_dist.data.sampler import TrainSampler
 from pattlite_dist.data.schedule import augment_at, side_at
 from pattlite_dist.data.settings import AugmentConfig, DataConfig
 from pattlite_dist.data.targets import Targets, given_targets
-from pattlite_dist.data.trust import default_cache
+from pattlite_dist.data.trust import default_cache, part_of_this_node
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.runtime.devices import use_gpu
 from pattlite_dist.runtime.world import World
 from pattlite_dist.shards.manifest import Manifest, SplitName
+
+L = TypeVar("L", bound=BatchLoader)
 
 
 def origin(data: DataConfig) -> Origin:
@@ -40,7 +43,7 @@ def origin(data: DataConfig) -> Origin:
 def open_split(data: DataConfig, manifest: Manifest, split: SplitName) -> ShardReader:
     """Random access to one split of the configured shards, by way of the configured cache."""
     cache = Cache(
-        Path(data.cache) if data.cache else default_cache(),
+        part_of_this_node(Path(data.cache) if data.cache else default_cache()),
         None if data.cache_gb is None else int(data.cache_gb * 1e9),
     )
     # A score on samples other than the manifest's is meaningless: evaluation always stops.
@@ -50,6 +53,9 @@ def open_split(data: DataConfig, manifest: Manifest, split: SplitName) -> ShardR
 
 class FERData(pl.LightningDataModule):
     """Streams a shard set to one rank.
+
+    Attributes:
+        waiting: see `BatchLoader`.
 
     Args:
         config: of the run.
@@ -64,6 +70,7 @@ class FERData(pl.LightningDataModule):
         super().__init__()
         self.config, self.world, self.preprocess = config, world, preprocess
         self.manifest = manifest
+        self.waiting: Callable[[], None] = lambda: None
         self._loaders: list[BatchLoader] = []
         self._resident: Resident | None = None
         self._shares: torch.Tensor | None = None
@@ -146,8 +153,7 @@ class FERData(pl.LightningDataModule):
             use_gpu(self.config.trainer.accelerator),
             mixes(self.config.augment),
         )
-        self._loaders.append(loader)
-        return loader
+        return self._kept_open(loader)
 
     def eval_dataloader(self, split: SplitName) -> BatchLoader:
         """Every sample of a split once over all ranks."""
@@ -160,6 +166,10 @@ class FERData(pl.LightningDataModule):
             self._start_method(),
             use_gpu(self.config.trainer.accelerator),
         )
+        return self._kept_open(loader)
+
+    def _kept_open(self, loader: L) -> L:
+        loader.waiting = lambda: self.waiting()
         self._loaders.append(loader)
         return loader
 

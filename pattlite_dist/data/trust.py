@@ -5,11 +5,14 @@ Whoever can write an entry decides what the runs that read it train on.
 
 import contextlib
 import os
+import socket
 import stat
+import sys
 import tempfile
 from pathlib import Path
 
 from pattlite_dist.errors import UserError
+from pattlite_dist.runtime.mounts import shared_kind
 
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 _OTHERS_WRITE, _ALL_WRITE = 0o022, 0o002
@@ -35,6 +38,30 @@ def default_cache() -> Path:
         with contextlib.suppress(OSError):  # a disk that is only read
             path.chmod(PRIVATE_FOLDER)
     return path
+
+
+def part_of_this_node(folder: Path) -> Path:
+    """Where this node's entries are in a cache's folder: a folder of its own if nodes share it.
+
+    A node that removes an entry would take the pages from under another's maps, which ends what
+    reads them without a word. A folder that this user can only read is used as it is.
+    """
+    kind = shared_kind(folder)
+    if kind is None or (folder.exists() and not os.access(folder, os.W_OK)):
+        return folder
+    part = folder / socket.gethostname()
+    if folder not in _told:
+        _told.add(folder)
+        print(
+            f"pattlite: note: the cache {folder} is on {kind}, which other nodes may share: this "
+            f"one uses {part.name} in it; a disk of the node (data.cache) is faster",
+            file=sys.stderr,
+            flush=True,
+        )
+    return part
+
+
+_told: set[Path] = set()
 
 
 def refuse_planted(folder: Path) -> None:

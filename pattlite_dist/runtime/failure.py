@@ -34,11 +34,12 @@ class PeerFailed(Exception):
 
     Attributes:
         noted: whether the history holds it already.
+        mistake: whether the other rank ended by a mistake of the user's.
     """
 
-    def __init__(self, text: str, noted: bool = False) -> None:
+    def __init__(self, text: str, noted: bool = False, mistake: bool = False) -> None:
         super().__init__(text)
-        self.noted = noted
+        self.noted, self.mistake = noted, mistake
 
 
 class NoGroup(Exception):
@@ -99,8 +100,8 @@ class Watch:
         self._store, self._look, self._rank, self._size = store, look, rank, size
         self._over = threading.Event()
         self.heard: str | None = None
-        self.noted = False
-        self.on_failure: Callable[[str], None] | None = None
+        self.noted = self.mistake = False
+        self.on_failure: Callable[[str, bool], None] | None = None
         self._thread = threading.Thread(target=self._run, name="pattlite-watch", daemon=True)
         self._thread.start()
 
@@ -114,19 +115,21 @@ class Watch:
         self.stop()
         with contextlib.suppress(Exception):  # with rank 0, the store is gone
             if self.heard is None and self._store.check(["failed"]):
-                self.heard = self._store.get("failed").decode()
+                self._hear(self._store)
         if is_lost(error):
             text = self.heard or (
                 "lost the connection to the other ranks, of which one has ended: its own output "
-                f"says why ({reason(error)})"
+                "says why"
             )
             note_failure(text, primary=self.heard is not None)
-            return PeerFailed(text, self.noted)
+            return PeerFailed(text, self.noted, self.mistake)
         text = f"rank {self._rank} failed: {reason(error)}"
         if not isinstance(error, UserError):
             note_failure(text, primary=True)
         with contextlib.suppress(Exception):
             if self.heard is None:
+                if isinstance(error, UserError):
+                    self._store.set("mistake", "")
                 self._store.compare_set("failed", "", text)
             deadline = time.monotonic() + PATIENCE
             self._store.add("known", 1)
@@ -138,6 +141,10 @@ class Watch:
                 self._store.add("left", 1)
         return error
 
+    def _hear(self, store: Any) -> None:
+        self.mistake = store.check(["mistake"])
+        self.heard = store.get("failed").decode()
+
     def _wait(self, name: str, number: int, deadline: float) -> None:
         while self._store.add(name, 0) < number and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -148,14 +155,14 @@ class Watch:
             while not self._look.check(["failed"]):
                 if self._over.wait(EVERY):
                     return
-            self.heard = self._look.get("failed").decode()
+            self._hear(self._look)
         except Exception:  # the store ended with rank 0
             self.heard = self.heard or None
         if self._over.wait(GRACE):
             return  # this rank has failed as well
         if self.heard is not None:
             if self.on_failure is not None:
-                self.on_failure(self.heard)
+                self.on_failure(self.heard, self.mistake)
                 self.noted = True
             with contextlib.suppress(Exception):
                 self._look.add("known", 1)
@@ -207,8 +214,12 @@ def end() -> None:
         _State.watch = None
 
 
-def on_failure(work: Callable[[str], None]) -> None:
-    """Have `work` called, in a thread, with the error of another rank that ends this one."""
+def on_failure(work: Callable[[str, bool], None]) -> None:
+    """Have `work` called, in a thread, with the error of another rank that ends this one.
+
+    Args:
+        work: takes the error, and whether it is a mistake of the user's.
+    """
     if _State.watch is not None:
         _State.watch.on_failure = work
 

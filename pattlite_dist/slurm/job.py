@@ -76,11 +76,11 @@ class TrainJob(Checkpointable):
 
     def _note(self, error: Exception) -> None:
         # For `status`: SLURM keeps only a number. Training itself notes what fails in the run.
-        reason = str(error).splitlines()[-1][:300]
+        reason = str(error).splitlines()[-1]
         mine = [item for item in history.read(self.run) if item.get("job") == history.job_id()]
-        known = mine[-1:] and mine[-1].get("error") == reason
+        known = mine[-1:] and mine[-1].get("error") == reason[: history.LONGEST]
         if os.environ.get("SLURM_PROCID", "0") == "0" and not known:
-            history.append(self.run, "failed", error=reason)
+            history.note_failed(self.run, reason, final=isinstance(error, UserError))
 
 
 class CommandJob(Checkpointable):

@@ -12,6 +12,7 @@ from pattlite_dist.shipped import PROFILES, find
 
 _TIME = re.compile(r"^(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?$", re.ASCII)
 _KEPT = (":bool", ":null", ":merge")
+_VERBATIM = "environment"  # the key whose values are text, whatever they look like
 _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*\Z")
 _OPTION = re.compile(r"^-{0,2}[A-Za-z][A-Za-z0-9_-]*\Z")
 _SECRET = re.compile(
@@ -69,6 +70,16 @@ class Profile(BaseModel):
         if parse_minutes(text) is None:
             raise ValueError("not a time limit: minutes, HH:MM:SS or D-HH:MM:SS")
         return text
+
+    @field_validator("environment", mode="before")
+    @classmethod
+    def _booleans(cls, variables: Any) -> Any:
+        if not isinstance(variables, dict):
+            return variables
+        return {
+            name: str(value).lower() if isinstance(value, bool) else value
+            for name, value in variables.items()
+        }
 
     @field_validator("environment")
     @classmethod
@@ -162,6 +173,16 @@ def read_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)
 
 
+class _TextLoader(_Loader):
+    """Leaves booleans as text too, as they were written: the shell has nothing else."""
+
+
+_TextLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":bool")]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
+
+
 def load_profile(name: str, overrides: Sequence[str] = ()) -> Profile:
     """Read a profile: a YAML file, or the name of one in `launch/profiles` or of the package.
 
@@ -174,7 +195,9 @@ def load_profile(name: str, overrides: Sequence[str] = ()) -> Profile:
     """
     path = find(PROFILES, name)
     try:
-        content = read_yaml(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = read_yaml(text)
+        verbatim = yaml.load(text, Loader=_TextLoader)
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"cannot read the profile {path}: {reason}; fix it") from error
@@ -182,10 +205,13 @@ def load_profile(name: str, overrides: Sequence[str] = ()) -> Profile:
         content = {}
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a profile: it has no `key: value` lines; fix it")
+    if _VERBATIM in content:
+        content[_VERBATIM] = verbatim[_VERBATIM]
     for text in overrides:
         key, _, value = text.partition("=")
+        loader = _TextLoader if key == _VERBATIM else _Loader
         try:
-            content[key] = read_yaml(value)
+            content[key] = yaml.load(value, Loader=loader)
         except yaml.YAMLError:
             raise UserError(f"profile.{on_one_line(text)}: not a value; put it in quotes") from None
     return parse_profile(content, str(path))

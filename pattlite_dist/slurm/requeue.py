@@ -4,6 +4,7 @@ submitit does the requeue and counts the time limits; this module decides, and s
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,11 @@ from pattlite_dist.slurm.queue import state_of
 from pattlite_dist.tracking import history
 
 # squeue says SIGNALING for a moment while signalling a job that keeps running.
-_ALIVE = ("RUNNING", "SIGNALING")
+ALIVE = ("RUNNING", "SIGNALING")
+_EVERY = 5.0  # seconds until SLURM is asked again
+_NO_COMMAND = 127  # of a shell
+# What scontrol says where another try may succeed.
+_CONTROLLER = re.compile("controller|Connection|timed out|Socket|try again", re.IGNORECASE)
 _USER_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -34,11 +39,11 @@ def decide(
 
     Returns:
         `requeue`; `leave`, if SLURM is ending it or will restart it by itself (requeueing then
-        would bring back a job that the user has cancelled); `wait` for SLURM's SIGKILL, if a
+        would bring back a job that the user has cancelled); `wait` for SLURM's answer, if a
         preemption cannot be distinguished from a cancellation, because a job that exits by itself
         in a preemption is not restarted; `enough`, if the limit is reached.
     """
-    if state is not None and state not in _ALIVE:
+    if state is not None and state not in ALIVE:
         return "leave"
     if restarts >= limit:
         return "enough"
@@ -65,26 +70,59 @@ def leave(
     if os.environ.get("SLURM_PROCID", "0") != "0":
         raise SystemExit(0)
     job = history.job_id() or ""
-    state = state_of(job)
     restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
-    verdict = decide(state, stop.signum, restarts, limit)
-    _say(f"{stop}; job {job} is {state or 'in an unknown state'}: {verdict}")
-    if verdict == "leave":
-        raise SystemExit(0)
-    if verdict == "wait":
+    said: set[str] = set()
+    while True:
+        state = state_of(job)
+        verdict = decide(state, stop.signum, restarts, limit)
+        _once(said, f"{stop}; job {job} is {state or 'in an unknown state'}: {verdict}")
+        if verdict == "leave":
+            raise SystemExit(0)
+        if verdict == "enough":
+            error = f"restarted {restarts} times, which is its limit"
+            history.note_failed(run, error, final=True)
+            raise SystemExit(1)
+        if verdict == "requeue":
+            failed = _requeue(signals.previous.get(signal.SIGUSR2), command, job)
+            if failed is None:
+                history.append(run, "requeued")
+                raise SystemExit(0)
+            _once(said, f"job {job} could not be requeued: {failed}")
+            if stop.signum in _USER_SIGNALS:
+                history.append(run, "failed", error=f"not requeued: {failed}")
+                raise SystemExit(1)
+        _wait()  # for the controller, or until SLURM requeues a preempted job by itself
+
+
+def ask_until_answered(job: str) -> str:
+    """A job's state, however long SLURM's controller is away."""
+    said: set[str] = set()
+    while (state := state_of(job)) is None:
+        _once(said, f"SLURM does not answer; asked again every {_EVERY:.0f} s")
         _wait()
-    if verdict == "enough":
-        history.append(run, "failed", error=f"restarted {restarts} times, which is its limit")
-        raise SystemExit(1)
-    error = _requeue(signals.previous.get(signal.SIGUSR2), command, job)
-    if error is None:
-        history.append(run, "requeued")
-        raise SystemExit(0)
-    _say(f"job {job} could not be requeued: {error}")
-    if stop.signum not in _USER_SIGNALS:
-        _wait()  # SLURM requeues a preempted job by itself
-    history.append(run, "failed", error=f"not requeued: {error}")
-    raise SystemExit(1)
+    return state
+
+
+def requeue_until_done(job: str, command: str | None) -> str | None:
+    """Requeue a job from its batch script; returns why that cannot be.
+
+    Args:
+        job: its id.
+        command: shell command that requeues `{job}`; None for scontrol.
+    """
+    line = command.replace("{job}", job) if command is not None else f"scontrol requeue {job}"
+    said: set[str] = set()
+    while True:
+        done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
+        if not done.returncode:
+            return None
+        error = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        if ask_until_answered(job) not in ALIVE:
+            return None  # SLURM has done so, or ends it
+        if done.returncode == _NO_COMMAND or not _CONTROLLER.search(error):
+            return f"`{line}`: {error}"
+        _once(said, f"job {job} could not be requeued: {error}")
+        _wait()
 
 
 def _requeue(handler: Any, command: str | None, job: str) -> str | None:
@@ -110,10 +148,16 @@ def _requeue(handler: Any, command: str | None, job: str) -> str | None:
     return "submitit did not requeue it"
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Print a line into the job's log."""
     print(f"pattlite: {text}", file=sys.stderr, flush=True)
 
 
-def _wait() -> NoReturn:
-    while True:
-        time.sleep(3600)
+def _once(said: set[str], text: str) -> None:
+    if text not in said:
+        said.add(text)
+        say(text)
+
+
+def _wait() -> None:
+    time.sleep(_EVERY)

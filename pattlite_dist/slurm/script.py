@@ -11,6 +11,7 @@ from pattlite_dist.compat.submitit import sbatch_text
 from pattlite_dist.errors import UserError
 from pattlite_dist.slurm.profile import Profile
 
+_AFTERMATH = "pattlite_dist.slurm.aftermath"
 # What would end a line of the script, or cannot be written into it.
 _NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -22,6 +23,7 @@ def parameters(
     code: Path | None = None,
     after: str | None = None,
     tasks: int | None = None,
+    jobs: Path | None = None,
 ) -> dict[str, Any]:
     """The parameters for submitit's `SlurmExecutor`.
 
@@ -32,6 +34,7 @@ def parameters(
         code: folder of a copy of the package, used instead of what is installed.
         after: id of a job that must succeed first.
         tasks: 1 for work without ranks, and then without a GPU; default: the profile's ranks.
+        jobs: folder of submitit's pickles and logs.
 
     Raises:
         UserError: a value would break the line that it is on.
@@ -61,7 +64,7 @@ def parameters(
         "array_parallelism": profile.array_parallelism,
         "wckey": None,
         "stderr_to_stdout": True,
-        "setup": setup_lines(profile, code),
+        "setup": [*(first_lines(profile, jobs) if jobs else []), *setup_lines(profile, code)],
         "additional_parameters": extra,
         "srun_args": [
             # A rank that dies ends the others at once, or they would wait for it.
@@ -116,6 +119,26 @@ def setup_lines(profile: Profile, code: Path | None = None) -> list[str]:
     if code is not None:
         lines.append(f'export PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"')
     return lines + profile.setup
+
+
+def first_lines(profile: Profile, jobs: Path) -> list[str]:
+    """Shell lines with which a script begins, so that no signal ends it before it knows what for.
+
+    Bash notes a signal and waits for srun, which passes it on; at the end, `aftermath` decides.
+    Nothing of the kind happens to a job that has ended well.
+
+    Args:
+        profile: of the cluster.
+        jobs: folder of submitit's pickles and logs.
+    """
+    signals = "TERM INT USR1 USR2"
+    ask = f"{interpreter(profile)} -m {_AFTERMATH} {shlex.quote(str(jobs))} $status"
+    return [
+        f"trap : {signals}",
+        f"trap 'status=$?; trap \"\" {signals}; ((status)) || exit 0; pattlite_end' EXIT",
+        f"pattlite_end() {{ {ask}; exit $?; }}",
+        'echo "pattlite: begins on $SLURM_JOB_NODELIST"',
+    ]
 
 
 def interpreter(profile: Profile) -> str:

@@ -41,7 +41,9 @@ class Plan:
         # Python puts the folder that it starts in before PYTHONPATH: a copy must be that folder.
         folder = code or Path.cwd()
         script.check_folder(self.folder)
-        return script.parameters(self.profile, self.name, folder, code, self.after, self.tasks)
+        return script.parameters(
+            self.profile, self.name, folder, code, self.after, self.tasks, self.folder
+        )
 
     def text(self, code: Path | None = None, array: int | None = None) -> str:
         """The text that sbatch is given."""

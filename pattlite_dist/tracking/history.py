@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from pattlite_dist.files import read_json_lines
 
 HISTORY_NAME = "history.jsonl"
+LONGEST = 300  # characters of an error
 Event = Literal[
     "submitted",
     "started",
@@ -48,10 +49,11 @@ def append(run: Path, event: Event, **facts: Any) -> None:
         event: `submitted` (by the command, with `job`), `started` (with `step`, what it computes on
             and with, and the fingerprint of its `shards`), `first_step`, `planned` (with `epochs`,
             if they are no longer those it started with), `stopped` (with `signal`, `step`, whether
-            it was `saved`, and `noted`, the time of the signal), `requeued`, `finished` (with
-            `reason`, if before its last epoch), `failed` (with `error`), `cancelled` (by the
-            command, with `job`), `evaluated` (with `checkpoint` and the `splits` that were
-            scored).
+            it was `saved`, and `noted`, the time of the signal), `requeued` (after a crash with
+            `error` and the newest checkpoint's `step`), `finished` (with `reason`, if before its
+            last epoch), `failed` (with `error`, and `final` if a further start would fail as well),
+            `cancelled` (by the command, with `job`), `evaluated` (with `checkpoint` and the
+            `splits` that were scored).
         facts: further keys.
     """
     line = {
@@ -71,6 +73,19 @@ def append(run: Path, event: Event, **facts: Any) -> None:
             stream.write((json.dumps(line) + "\n").encode())
     except OSError as error:  # a full disk must not end the run
         print(f"cannot write {event} to {run / HISTORY_NAME}: {error}", file=sys.stderr)
+
+
+def note_failed(run: Path, error: str, final: bool) -> None:
+    """Add why a start failed; `final` if a further one would fail as well."""
+    append(run, "failed", error=error[:LONGEST], **({"final": True} if final else {}))
+
+
+def of_this_start(
+    events: Sequence[Mapping[str, Any]], env: Mapping[str, str] = os.environ
+) -> list[Mapping[str, Any]]:
+    """The events of this job since SLURM last started it."""
+    job, restart = job_id(env), int(env.get("SLURM_RESTART_COUNT", 0))
+    return [e for e in events if e.get("job") == job and e.get("restart") == restart]
 
 
 def read(run: Path) -> list[dict[str, Any]]:

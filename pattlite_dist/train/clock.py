@@ -86,7 +86,7 @@ class Clock:
 
     def _record(self, place: int) -> None:
         while len(self._events) <= place:
-            self._events.append(torch.cuda.Event(enable_timing=True))
+            self._events.append(torch.cuda.Event(enable_timing=True))  # type: ignore[no-untyped-call]
         self._events[place].record()
 
     def _use_events(self, seconds: dict[str, float], steps: int) -> None:

@@ -132,7 +132,7 @@ class Ema(WeightAveraging):
         super().on_validation_epoch_start(trainer, pl_module)
         average = average_of(self)
         if self.both and average is not None:
-            pl_module.raw = [average.model.eval()]  # type: ignore[assignment,operator]
+            pl_module.raw = [average.model.eval()]  # type: ignore[assignment,union-attr]
 
     def on_train_batch_end(
         self,

@@ -1,5 +1,6 @@
 """A training run, from a resolved configuration to a finished run folder."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +25,7 @@ from pattlite_dist.runtime.signals import Signals, Stopped
 from pattlite_dist.runtime.world import World
 from pattlite_dist.shards.manifest import Manifest
 from pattlite_dist.tracking.folder import as_before, prepare_folder, run_folder, same_run
-from pattlite_dist.tracking.history import append
+from pattlite_dist.tracking.history import append, note_failed
 from pattlite_dist.tracking.lock import RunLock
 from pattlite_dist.train import checkpoint as checkpoints
 from pattlite_dist.train.checks import check_recipe
@@ -105,7 +106,7 @@ def _train(config: Config, world: World, signals: Signals, run: Path, lock: RunL
             synchronise(model, world.size, use_gpu(config.trainer.accelerator))
         on_main(world, lock.acquire)
         if lock.held:  # otherwise the history belongs to the process that trains
-            failure.on_failure(lambda reason: append(run, "failed", error=reason[:300]))
+            failure.on_failure(functools.partial(note_failed, run))
         if found is not None:  # another process may have advanced the run before it exited
             found = on_main(world, lambda: continues_from(config, run, manifest, lesson))
         on_main(world, lambda: checkpoints.set_aside(run / "checkpoints", found))
@@ -118,7 +119,8 @@ def _train(config: Config, world: World, signals: Signals, run: Path, lock: RunL
         noted = isinstance(error, failure.PeerFailed) and error.noted
         if lock.held and not noted:
             reason = str(error).strip() or type(error).__name__
-            append(run, "failed", error=reason.splitlines()[-1][:300])
+            mistake = isinstance(error, UserError) or getattr(error, "mistake", False)
+            note_failed(run, reason.splitlines()[-1], mistake)
         if error is caught:
             raise
         raise error from caught
@@ -241,6 +243,7 @@ def fit(
         settings.keep_best,
     )
     trainer = build_trainer(config, world, run, saver, steps, course)
+    data.waiting = functools.partial(saver.wait_for_data, trainer)
     trainer.fit(module, datamodule=data, ckpt_path=found and str(found), weights_only=True)
     if world.main:
         why = {} if course.reason is None else {"reason": course.reason}

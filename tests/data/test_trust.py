@@ -1,4 +1,5 @@
 import os
+import socket
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -6,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pattlite_dist.data import trust
 from pattlite_dist.data.cache import Cache
-from pattlite_dist.data.trust import default_cache, refuse_planted
+from pattlite_dist.data.trust import default_cache, part_of_this_node, refuse_planted
 from pattlite_dist.errors import UserError
 from tests.data.test_cache import SIZE, content, entries, fill, key, never, payload
 
@@ -150,3 +152,17 @@ def test_a_warm_cache_of_a_colleague_or_on_a_read_only_disk_is_used(
     (tmp_path / "locks").rename(tmp_path / "none")
     with pytest.raises(UserError, match=r"cannot use the cache folder .*Read-only"):
         Cache(tmp_path).open(key(4), SIZE, never)
+
+
+def test_nodes_that_share_a_folder_keep_their_entries_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that makes room must not take away what another has mapped."""
+    assert part_of_this_node(tmp_path) == tmp_path
+    monkeypatch.setattr(trust, "shared_kind", lambda folder: "lustre")
+    for _ in range(2):
+        assert part_of_this_node(tmp_path) == tmp_path / socket.gethostname()
+    said = capsys.readouterr().err
+    assert said.count("is on lustre, which other nodes may share") == 1
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert part_of_this_node(tmp_path) == tmp_path, "a colleague's, which is only read"

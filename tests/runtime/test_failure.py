@@ -52,21 +52,28 @@ def test_the_others_learn_of_it_and_rank_0_notes_it_before_the_failed_one_ends(
     watches: list[Watch],
 ) -> None:
     noted: list[str] = []
-    watches[0].on_failure = noted.append
+    watches[0].on_failure = lambda text, mistake: noted.append(f"{text} {mistake}")
     error = ArithmeticError("seven")
     assert watches[1].judge(error) is error
-    assert noted == ["rank 1 failed: ArithmeticError: seven"]
+    assert noted == ["rank 1 failed: ArithmeticError: seven False"]
     first, third = watches[0].judge(RuntimeError(GLOO)), watches[2].judge(RuntimeError(GLOO))
     for found in (first, third):
-        assert isinstance(found, PeerFailed) and str(found) == noted[0]
+        assert isinstance(found, PeerFailed) and f"{found} {found.mistake}" == noted[0]
     assert isinstance(first, PeerFailed) and first.noted
+
+
+def test_the_others_know_whether_it_was_the_users_mistake(watches: list[Watch]) -> None:
+    watches[1].judge(UserError("no shard; look"))
+    found = watches[2].judge(RuntimeError(GLOO))
+    assert isinstance(found, PeerFailed) and found.mistake
+    assert str(found) == "rank 1 failed: no shard; look"
 
 
 def test_where_all_raise_the_same_nobody_waits_and_each_keeps_its_own(
     watches: list[Watch],
 ) -> None:
     noted: list[str] = []
-    watches[0].on_failure = noted.append
+    watches[0].on_failure = lambda text, mistake: noted.append(text)
     errors = [UserError(f"no shard on {rank}") for rank in range(3)]
     begin = time.monotonic()
     found: dict[int, Exception] = {}
@@ -87,7 +94,7 @@ def test_a_rank_that_is_lost_without_a_word_is_said_to_be(watches: list[Watch]) 
     found = watches[2].judge(RuntimeError(GLOO))
     assert isinstance(found, PeerFailed) and not found.noted
     assert str(found).startswith("lost the connection to the other ranks, of which one has ended")
-    assert GLOO in str(found) and "\n" not in str(found)
+    assert "gloo" not in str(found) and "\n" not in str(found)
 
 
 def test_a_rank_that_waits_for_something_else_is_ended(

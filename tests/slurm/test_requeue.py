@@ -246,6 +246,45 @@ def test_without_an_answer_sigterm_is_waited_out_and_usr2_is_a_requeue(job: Job)
     assert job.requeues == ["scontrol requeue 17"]
 
 
+def test_slurm_is_asked_again_until_it_answers(
+    job: Job, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its controller is away for a while."""
+    monkeypatch.setattr(requeue, "_wait", lambda: job.command("squeue", f"cat {job.states}"))
+    monkeypatch.setenv("PATH", f"{job.bin}:/bin:/usr/bin")
+    job.command("squeue", "exit 1")
+    assert job.leave(signal.SIGTERM) == 0
+    assert job.events == ["requeued"]
+    said = capfd.readouterr().err
+    assert said.index("unknown state: wait") < said.index("is RUNNING: requeue")
+    job.command("squeue", "exit 1")
+    job.state("CANCELLED")
+    assert job.leave(signal.SIGTERM) == 0
+    assert job.events == ["requeued"], "it was cancelled meanwhile"
+
+
+def test_a_batch_script_asks_for_its_requeue_until_the_controller_is_there(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{job.bin}:/bin:/usr/bin")
+    waits: list[None] = []
+
+    def wait() -> None:
+        waits.append(None)
+        job.command("scontrol", "exit 0")
+
+    monkeypatch.setattr(requeue, "_wait", wait)
+    job.command("scontrol", 'echo "Unable to contact slurm controller" >&2; exit 1')
+    assert requeue.requeue_until_done("17", None) is None
+    assert len(waits) == 1
+    job.command("scontrol", 'echo "Access denied" >&2; exit 1')
+    assert requeue.requeue_until_done("17", None) == "`scontrol requeue 17`: Access denied"
+    assert requeue.requeue_until_done("17", "absent {job}") is not None
+    job.state("PENDING")
+    assert requeue.requeue_until_done("17", None) is None, "it waits already"
+    assert len(waits) == 1
+
+
 def test_without_scontrol_one_line_names_what_to_set(
     job: Job, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,13 +11,20 @@ from submitit.slurm.slurm import SlurmExecutor
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.slurm.profile import Profile
-from pattlite_dist.slurm.script import interpreter, parameters, script_text, setup_lines
+from pattlite_dist.slurm.script import (
+    first_lines,
+    interpreter,
+    parameters,
+    script_text,
+    setup_lines,
+)
 from pattlite_dist.slurm.submit import Plan
 from tests.conftest import ROOT
 
 GOLDEN = Path(__file__).with_name("golden")
 PYTHON = "/opt/python/bin/python3"
 HOME = Path("/home/ada/pattlite")
+JOBS = HOME / "runs" / "my demo" / "slurm"
 
 ONE_GPU = Profile(python=PYTHON, memory_gb=32, time="12:00:00")
 EVERYTHING = Profile(
@@ -74,12 +81,11 @@ CASES: dict[str, Case] = {
 
 def given_to_submitit(case: Case) -> dict[str, Any]:
     profile, name, further, _ = case
-    return parameters(profile, name, further.get("code", HOME), **further)
+    return parameters(profile, name, further.get("code", HOME), **further, jobs=JOBS)
 
 
 def text(case: Case) -> str:
-    folder = HOME / "runs" / "my demo" / "slurm"
-    return script_text(given_to_submitit(case), interpreter(case[0]), folder, case[3])
+    return script_text(given_to_submitit(case), interpreter(case[0]), JOBS, case[3])
 
 
 def options(text: str, kind: str = "#SBATCH") -> dict[str, str]:
@@ -181,6 +187,33 @@ def test_a_job_starts_in_the_copied_code_or_else_where_it_was_submitted() -> Non
     assert f"\nexport PYTHONPATH='{code}'" in plan.text(code)
     assert options(plan.text())["--chdir"] == str(Path.cwd())
     assert "PYTHONPATH" not in plan.text()
+
+
+def end_of_script(tmp_path: Path, srun: str, send: str = "") -> tuple[int, list[str]]:
+    """The status of a script whose srun and Python are these, and how Python was called."""
+    log = tmp_path / "calls"
+    python = tmp_path / "my python"
+    python.write_text(f'#!/bin/sh\necho "$*" >> "{log}"\nkill -TERM $PPID\nexit 7\n')
+    python.chmod(0o755)
+    lines = first_lines(Profile(python=str(python)), tmp_path / "jobs here")
+    done = subprocess.run(
+        ["bash", "-c", "\n".join([*lines, send, srun])], capture_output=True, text=True,
+        check=False, env={"PATH": "/usr/bin:/bin", "SLURM_JOB_NODELIST": "n[1-2]"},
+    )  # fmt: skip
+    assert done.stdout.startswith("pattlite: begins on n[1-2]\n")
+    assert done.stderr == ""
+    return done.returncode, log.read_text().splitlines() if log.exists() else []
+
+
+def test_a_script_asks_at_its_end_what_a_failure_means_and_no_signal_ends_it_before(
+    tmp_path: Path,
+) -> None:
+    asked = f"-m pattlite_dist.slurm.aftermath {tmp_path}/jobs here 137"
+    assert end_of_script(tmp_path, "(exit 137)", "kill -TERM $$; kill -USR2 $$") == (7, [asked])
+
+
+def test_a_script_that_ends_well_asks_nothing(tmp_path: Path) -> None:
+    assert end_of_script(tmp_path, "true", "kill -USR1 $$") == (0, [])
 
 
 def test_one_task_has_one_node_and_no_gpu() -> None:

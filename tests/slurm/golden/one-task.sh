@@ -13,6 +13,10 @@
 #SBATCH --time=1440
 
 # setup
+trap : TERM INT USR1 USR2
+trap 'status=$?; trap "" TERM INT USR1 USR2; ((status)) || exit 0; pattlite_end' EXIT
+pattlite_end() { /opt/python/bin/python3 -m pattlite_dist.slurm.aftermath '/home/ada/pattlite/runs/my demo/slurm' $status; exit $?; }
+echo "pattlite: begins on $SLURM_JOB_NODELIST"
 export OMP_NUM_THREADS=2
 
 # command

@@ -26,6 +26,10 @@
 #SBATCH --time=2160
 
 # setup
+trap : TERM INT USR1 USR2
+trap 'status=$?; trap "" TERM INT USR1 USR2; ((status)) || exit 0; pattlite_end' EXIT
+pattlite_end() { apptainer exec --nv 'my image.sif' '/opt/my python/bin/python3' -m pattlite_dist.slurm.aftermath '/home/ada/pattlite/runs/my demo/slurm' $status; exit $?; }
+echo "pattlite: begins on $SLURM_JOB_NODELIST"
 module load cuda/12.4
 module load 'gcc/13 (new)'
 export OMP_NUM_THREADS=4

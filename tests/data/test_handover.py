@@ -1,0 +1,93 @@
+"""A loader process that cannot hand its batches over, and a rank that waits for one."""
+
+import errno
+import os
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import Dataset, SequentialSampler
+
+from pattlite_dist.data import handover, loader
+from pattlite_dist.data.loader import BatchLoader
+from pattlite_dist.errors import UserError
+
+FULL = "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
+
+
+class Batches(Dataset[Any]):
+    """As `BatchDataset`, of one number each; `hangs` makes none."""
+
+    def __init__(self, hangs: bool = False) -> None:
+        self.hangs = hangs
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, place: int) -> Any:
+        if self.hangs:
+            os.read(os.pipe()[0], 1)  # which nobody writes
+        try:
+            return handover.ready_to_send({"image": torch.tensor([place]), "epoch": 0}, 0.2)
+        except UserError as error:
+            return error
+
+
+@pytest.fixture
+def made(request: pytest.FixtureRequest) -> Iterator[BatchLoader]:
+    batches: Any = Batches(**request.param)
+    found = BatchLoader(batches, SequentialSampler(batches), 1, "fork")
+    yield found
+    found.close()
+
+
+def full(*_: object) -> None:
+    raise RuntimeError(FULL)
+
+
+@pytest.mark.parametrize("made", [{}], indirect=True)
+def test_without_room_in_shared_memory_a_loader_process_says_what_to_do(
+    made: BatchLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch only prints it, from a thread of the loader process, and waits for ever."""
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    with pytest.raises(UserError, match=r"/dev/shm has [\d,]+ MB.*--shm-size=2g.*data\.workers=0"):
+        next(iter(made))
+
+
+def test_room_that_others_make_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = iter([full, full, lambda *_: None])
+    monkeypatch.setattr(torch.Tensor, "share_memory_", lambda tensor: next(tries)())
+    monkeypatch.setattr(handover, "get_worker_info", lambda: SimpleNamespace(id=0))
+    monkeypatch.setattr(handover, "_PAUSE", 0.001)
+    batch = {"image": torch.zeros(1), "epoch": 3}
+    assert handover.ready_to_send(batch) is batch
+    assert next(tries, None) is None
+
+
+@pytest.mark.parametrize("made", [{}], indirect=True)
+def test_without_any_shared_memory_no_loader_process_starts(
+    made: BatchLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("multiprocessing.context.BaseContext.Lock", missing)
+    with pytest.raises(UserError, match=r"cannot start loader processes .*data\.workers=0"):
+        next(iter(made))
+
+
+@pytest.mark.parametrize("made", [{"hangs": True}], indirect=True)
+def test_a_rank_that_waits_for_data_can_be_asked_to_stop(made: BatchLoader) -> None:
+    made.timeout = loader._LOOK / 20
+    looks = iter(range(3))
+
+    def waiting() -> None:
+        if next(looks, None) is None:
+            raise InterruptedError
+
+    made.waiting = waiting
+    with pytest.raises(InterruptedError):
+        next(iter(made))
