@@ -306,7 +306,7 @@ def test_a_run_of_two_ranks_started_twice_is_one_run_and_writes_nothing_at_home(
         arguments = tiny(
             face_shards, tmp_path, wandb__mode="offline", trainer__epochs=epochs,
             wandb__tags="[one,two]", wandb__mistakes=3, tracking__loggers="[wandb,csv]",
-            tracking__raw_val="true", optim__warmup_epochs=1,
+            tracking__raw_val="true", optim__warmup_epochs=0.99,
         )  # fmt: skip
         done = forked(*arguments, ranks=2, HOME=str(home), WANDB_API_KEY="")
         assert done.returncode == 0, done.stderr
