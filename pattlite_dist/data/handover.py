@@ -7,13 +7,15 @@ Here the loader process does so itself, and passes on that there is no room.
 import multiprocessing
 import os
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import get_worker_info
 
 from pattlite_dist.errors import UserError
 
+B = TypeVar("B", bound=Mapping[str, Any])
 _FOLDER = "/dev/shm"
 _PATIENCE = 20.0  # seconds for others to make room
 _PAUSE = 0.1
@@ -37,7 +39,7 @@ def check_processes(context: Any) -> None:
         ) from error
 
 
-def ready_to_send(batch: dict[str, Any], patience: float = _PATIENCE) -> dict[str, Any]:
+def ready_to_send(batch: B, patience: float = _PATIENCE) -> B:
     """The batch, its tensors in shared memory if this is a loader process.
 
     Args:
@@ -59,7 +61,7 @@ def ready_to_send(batch: dict[str, Any], patience: float = _PATIENCE) -> dict[st
 def _share(tensor: torch.Tensor, deadline: float) -> None:
     while True:
         try:
-            tensor.share_memory_()
+            tensor.share_memory_()  # type: ignore[no-untyped-call]
             return
         except (RuntimeError, OSError) as error:
             if time.monotonic() > deadline:

@@ -21,6 +21,8 @@ from pattlite_dist.model.build import MobileNetV2ViT, PattLite, build_model, syn
 from pattlite_dist.runtime import failure
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.runtime.devices import use_gpu
+from pattlite_dist.runtime.hang import watched
+from pattlite_dist.runtime.pulse import Limits
 from pattlite_dist.runtime.signals import Signals, Stopped
 from pattlite_dist.runtime.world import World
 from pattlite_dist.shards.manifest import Manifest
@@ -244,7 +246,11 @@ def fit(
     )
     trainer = build_trainer(config, world, run, saver, steps, course)
     data.waiting = functools.partial(saver.wait_for_data, trainer)
-    trainer.fit(module, datamodule=data, ckpt_path=found and str(found), weights_only=True)
+    steady = not settings.compile
+    limits = Limits(settings.hang_minutes, settings.timeout_minutes, world.size == 1, steady)
+    note = functools.partial(note_failed, run, final=False)
+    with watched(saver.pulse, limits, run, world.rank, world.size, note):
+        trainer.fit(module, datamodule=data, ckpt_path=found and str(found), weights_only=True)
     if world.main:
         why = {} if course.reason is None else {"reason": course.reason}
         for reason in why.values():

@@ -16,6 +16,7 @@ from pattlite_dist.compat.lightning import (
     restart_validation,
 )
 from pattlite_dist.errors import Unreachable, UserError
+from pattlite_dist.runtime.pulse import Pulse
 from pattlite_dist.runtime.signals import Signals, Stopped
 from pattlite_dist.runtime.world import Agreement, World, from_main
 from pattlite_dist.tracking import history
@@ -39,6 +40,9 @@ class Saver(Checkpoint):
 
     With several ranks a step does not wait for that: inside an epoch, what they ask each other at
     the end of a step is answered at the end of the next, and a signal costs one more step.
+
+    Attributes:
+        pulse: what this rank is doing.
 
     Args:
         run: folder.
@@ -66,6 +70,7 @@ class Saver(Checkpoint):
         self.every_steps, self.keep_best = every_steps, keep_best
         self.seconds = self.slowest = 0.0  # spent saving: total, and the longest
         self.last: Path | None = None
+        self.pulse = Pulse()
         self._first = True
         self._validation_ahead = False
 
@@ -230,6 +235,10 @@ class Saver(Checkpoint):
         Raises:
             Unusable: the weights are NaN or infinite; nothing was written.
         """
+        with self.pulse.within("save", trainer.global_step):
+            return self._saved(trainer, top1)
+
+    def _saved(self, trainer: "pl.Trainer", top1: float | None) -> UserError | None:
         begin = time.monotonic()
         path = self.folder / make_name(trainer.current_epoch, trainer.global_step, top1)
         failure: UserError | None = from_main(self.world, self._write_record(trainer))
