@@ -77,8 +77,8 @@ def append(run: Path, event: Event, **facts: Any) -> None:
 
 
 def note_failed(run: Path, error: str, final: bool) -> None:
-    """Add why a start failed, if that is news; `final` if a further one would fail as well."""
-    last = read(run)[-1:]
+    """Add why this start failed, if that is news; `final` if a further one would fail as well."""
+    last = of_this_start(read(run))[-1:]
     if [(event["event"], event.get("error")) for event in last] != [("failed", error[:LONGEST])]:
         append(run, "failed", error=error[:LONGEST], **({"final": True} if final else {}))
 

@@ -110,6 +110,7 @@ def _train(config: Config, world: World, signals: Signals, run: Path, lock: RunL
             synchronise(model, world.size, use_gpu(config.trainer.accelerator))
         on_main(world, lock.acquire)
         if lock.held:  # otherwise the history belongs to the process that trains
+            lock.on_claim(signals.replace)
             failure.on_failure(functools.partial(note_failed, run))
         if found is not None:  # another process may have advanced the run before it exited
             found = on_main(world, lambda: continues_from(config, run, manifest, lesson))
