@@ -2,6 +2,7 @@
 # make demo SOURCE=fer2013.csv    the same on real data (hours on a CPU; minutes with a GPU);
 #                                 SOURCE="my data/x.csv", if its path has blanks
 # make test                       install, then run lint, types and tests
+# make docs                       build the documentation as a site, in docs/_build
 # make fuzz                       try 10,000 damaged files of each kind (an hour)
 # make test-pythons               run the quick tests on every Python found from 3.10 to 3.14
 # make test-oldest                on the oldest Python, with the lowest versions setup.cfg allows
@@ -23,7 +24,7 @@ BIN := .venv/bin
 DEMO := demo
 PYTEST_WORKERS := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
-.PHONY: demo test lint types tests fuzz test-pythons test-oldest test-newest clean help
+.PHONY: demo test lint types tests docs fuzz test-pythons test-oldest test-newest clean help
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -89,6 +90,10 @@ types: .venv/installed
 
 tests: .venv/installed
 	$(BIN)/pytest $(PYTEST_WORKERS) $(PYTEST_ARGS)
+
+docs: .venv/installed
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	@echo docs/_build/index.html
 
 fuzz: export PATTLITE_FUZZ := fuzz
 fuzz: .venv/installed

@@ -5,11 +5,15 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-FOLDERS = {"configs": "configs", "launch/profiles": "profiles"}
+FOLDERS = {
+    "configs": "configs",
+    "configs/wandb": "configs/wandb",
+    "launch/profiles": "profiles",
+}
 
 
 class BuildWithFiles(build_py):
-    """Builds the package, with the files of two folders outside of it."""
+    """Builds the package, with the files of folders outside of it."""
 
     def run(self) -> None:
         """Build; an editable installation reads the folders themselves."""

@@ -30,7 +30,8 @@ usage: pattlite VERB [options]
 Facial-expression recognition with PAtt-Lite, trained on one GPU or many (version {__version__}).
 
 {overview()}
-`pattlite help VERB` shows what a verb is for, an example, and its options.
+`pattlite help VERB` shows what a verb is for, an example, and its options, and
+`pattlite --version -v` the versions of everything that decides what a run does.
 """
 
 
@@ -53,8 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(HELP, end="")
         return 0 if arguments else 2
     if arguments[0] == "--version":
-        print(f"pattlite_dist {__version__}")
-        return 0
+        return _tell_version(arguments[1:])
     if told_before():  # torchrun restarts its workers, whatever their exit status
         return MISTAKE
     try:
@@ -81,6 +81,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("pattlite: interrupted", file=sys.stderr)
         return 130
+
+
+def _tell_version(rest: list[str]) -> int:
+    if rest[:1] in (["-v"], ["--verbose"]):
+        from pattlite_dist.commands.versions import lines
+
+        for line in lines():
+            print(line)
+    else:
+        print(f"pattlite_dist {__version__}")
+    return 0
 
 
 def _last_line(message: str) -> str:
@@ -112,7 +123,8 @@ def _of_several(first: str, rest: list[str]) -> int:
         print(f"usage: pattlite {first} VERB [options]\n\n{overview(first)}", end="")
         return 0
     given = " ".join([first, *(word for word in rest[:1] if verbs and not word.startswith("-"))])
-    near = nearest(given, VERBS)
+    names = {name.replace(" ", "."): name for name in (*VERBS, "help", "--version")}
+    near = [names[name] for name in nearest(given.replace(" ", "."), names)]
     meant = f"; did you mean {' or '.join(near)}?" if near and not verbs else ""
     known = ", ".join(verbs or VERBS)
     see = f"pattlite {first} --help" if verbs else "pattlite --help"

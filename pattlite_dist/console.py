@@ -70,19 +70,29 @@ def _escaped(text: str) -> str:
 
 
 @contextlib.contextmanager
-def show_progress(latest: bool = False) -> Iterator[Progress]:
+def show_progress(
+    latest: bool = False, below: Callable[[], str] = lambda: ""
+) -> Iterator[Progress]:
     """A progress function: a bar on a terminal, a line every ten seconds in a log file.
 
     Args:
         latest: show a bar only for what was reported last, and none at the end.
+        below: says what to write below the bar, if anything; cut off where a line ends.
     """
     if not sys.stderr.isatty():
         yield _lines()
         return
     from rich import progress as rich_progress
-    from rich.console import Console
+    from rich.console import Console, RenderableType
+    from rich.text import Text
 
-    bar = rich_progress.Progress(
+    class Bar(rich_progress.Progress):
+        def get_renderables(self) -> Iterator[RenderableType]:
+            yield from super().get_renderables()
+            if text := below():
+                yield Text(text, no_wrap=True, overflow="ellipsis")
+
+    bar = Bar(
         rich_progress.TextColumn("{task.description}"),
         rich_progress.BarColumn(),
         rich_progress.MofNCompleteColumn(),

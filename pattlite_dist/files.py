@@ -85,9 +85,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_figure(figure: "Figure", path: Path) -> None:
-    """Write a matplotlib figure as PNG to `path`, whole or not at all."""
+    """Write a matplotlib figure to `path`, whole or not at all: as SVG by its suffix, else PNG."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=200)
+    kind = "svg" if path.suffix == ".svg" else "png"
+    figure.savefig(stream, format=kind, dpi=200)
     with atomic_write(path) as out:
         out.write(stream.getvalue())
 

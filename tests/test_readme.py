@@ -1,4 +1,8 @@
-"""Every command of the README runs here, in a clone, on generated faces."""
+"""The commands of the README and the documentation run here, in a clone, on generated faces.
+
+Those of a page run in their order, and the pages in the order of the index. `tests.documents` says
+which are run elsewhere or only parsed.
+"""
 
 import re
 import shutil
@@ -8,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, environment
+from tests.documents import commands, pages, told
 
 # What a command gets besides, so that it takes seconds: the README's own are for real data.
 SHORT = (
@@ -16,21 +21,9 @@ SHORT = (
 )
 
 
-# Run by tests/slurm/test_readme.py.
-ON_SLURM = re.compile(
-    r"pattlite (doctor|submit|status|sweep|cancel|sync)\b|python launch/slurm\.py\b"
-)
-
-
-def commands() -> list[str]:
-    text = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"^```console\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
-
-
 def without_download(line: str) -> str:
     """The command with random weights, for there may be no network."""
-    return line.replace(" --model.weights imagenet", "")
+    return line.replace(" --model.weights imagenet", "").replace(" model.weights=imagenet", "")
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +54,16 @@ def shell(line: str, folder: Path, **env: str) -> "subprocess.CompletedProcess[s
 
 
 def test_every_command_that_trains_names_its_weights() -> None:
-    text = (ROOT / "README.md").read_text()
-    inline = re.findall(r"`([^`\n]*torchrun\.sh train[^`]*)`", text)
+    lines = [one.line for page in pages() for one in commands(page)]
+    for page in pages():
+        lines += re.findall(r"`([^`\n]*torchrun\.sh train[^`]*)`", (ROOT / page).read_text())
     trains = [
         line
-        for line in [*commands(), *inline]
+        for line in lines
         if " -c configs/" in line or ("SOURCE=" in line and "make demo" in line)
     ]
     assert len(trains) >= 10
-    assert [line for line in trains if "--model.weights imagenet" not in line] == []
+    assert [line for line in trains if not re.search(r"model\.weights[ =]\w", line)] == []
 
 
 @pytest.mark.slow
@@ -105,11 +99,10 @@ def test_the_other_commands_run_in_their_order(
     clone: Path, warm_bin: Path, warm_python: str
 ) -> None:
     path = f"{warm_bin}:{clone}/.venv/bin:{environment()['PATH']}"
-    told = commands()
-    assert {"make demo", "make test"} <= set(told)
-    rest = [line for line in told if line not in ("make demo", "make test")]
-    rest = [line for line in rest if not ON_SLURM.match(line)]
-    assert len(rest) >= 5
+    lines = [one.line for one in told("run")]
+    assert {"make demo", "make test"} <= set(lines)
+    rest = [line for line in lines if line not in ("make demo", "make test")]
+    assert len(rest) >= 19
     for line in rest:
         command = without_download(line)
         if " train " in line:

@@ -1,7 +1,8 @@
 """`pattlite doctor`: find what would stop a run on this machine, or a job once submitted."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pattlite_dist.commands.options import (
@@ -16,6 +17,7 @@ from pattlite_dist.errors import UserError
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+    from pattlite_dist.commands.workstation import Finding
     from pattlite_dist.config import Config
     from pattlite_dist.slurm.checks import Report
     from pattlite_dist.slurm.submit import Plan
@@ -28,12 +30,31 @@ def add_options(parser: "ArgumentParser") -> None:
     """Options of `doctor`."""
     config_options(parser)
     profile_option(parser, required=False)
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="print versions, findings and changed settings, to be pasted into a bug report",
+    )
 
 
 def work(options: Any) -> int:
     """Check a training job without submitting it; without a profile, this machine."""
+    if options.report:
+        return _report(options)
     if options.profile is None:
         return _examine(options)
+    run, report = _job(options)
+    if not _told(report, sys.stdout):
+        return PROBLEMS
+    from rich.console import Console
+    from rich.text import Text
+
+    Console().print(Text(f"{run}: ready to be submitted", "green"), soft_wrap=True)
+    return 0
+
+
+def _job(options: Any) -> "tuple[Path, Report]":
+    """Check the training job of a configuration and a profile; also returns its run folder."""
     from pattlite_dist.slurm.checks import Report
     from pattlite_dist.slurm.doctor import check
     from pattlite_dist.slurm.queue import live_jobs
@@ -49,28 +70,49 @@ def work(options: Any) -> int:
     except UserError as error:
         report.notes.append(str(error))
     report.add(check({run: config}, train_plan(config, profile), immediate=30, live=live))
-    if not _told(report, sys.stdout):
-        return PROBLEMS
-    from rich.console import Console
-    from rich.text import Text
-
-    Console().print(Text(f"{run}: ready to be submitted", "green"), soft_wrap=True)
-    return 0
+    return run, report
 
 
 def _examine(options: Any) -> int:
     """Check this machine, in a line for each thing; returns 2 if a run would be stopped."""
+    failed = 0
+    for finding in _findings(options):
+        print(_line(finding), flush=True)
+        failed += finding.state == "failed"
+    return _STOPPED if failed else 0
+
+
+def _findings(options: Any) -> "Iterator[Finding]":
+    """What was found out about this machine."""
     from pattlite_dist.commands.workstation import examine
 
     if options.profile_overrides:
         raise UserError(f"profile.{options.profile_overrides[0]} requires --profile; add it")
     config = given_config(options)
     named = bool(options.config) or config.data.shards != type(config.data)().shards
-    failed = 0
-    for state, what, text in examine(config, named):
-        print(f"{state:9}{what:11}{' '.join(text.split())}", flush=True)
-        failed += state == "failed"
-    return _STOPPED if failed else 0
+    return examine(config, named)
+
+
+def _line(finding: "Finding") -> str:
+    return f"{finding.state:9}{finding.what:11}{' '.join(finding.text.split())}"
+
+
+def _report(options: Any) -> int:
+    """Print what a bug report needs; what the checks find does not change the exit status."""
+    from pattlite_dist.commands.bugreport import bug_report
+
+    found: list[str] = []
+    try:
+        if options.profile is None:
+            found += map(_line, _findings(options))
+        else:
+            _, report = _job(options)
+            found += [*(f"note: {line}" for line in report.notes), *report.problems]
+    except UserError as error:  # what cannot be checked may be what is to be reported
+        found.append(f"error: {error}")
+    for line in bug_report(found, given_config(options) if options.config else None):
+        print(line)
+    return 0
 
 
 def passes(

@@ -35,6 +35,7 @@ def parser_with_help(verb: str) -> "ArgumentParser":
         prog=f"pattlite {verb}",
         usage=usage(verb).replace("%", "%%"),
         exit_on_error=False,
+        allow_abbrev=False,  # `--optim.lr_` would be `optim.lr_rule`
         formatter_class=plain_formatter(),
     )
 

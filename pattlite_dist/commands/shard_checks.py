@@ -142,7 +142,9 @@ def show_options(parser: "ArgumentParser") -> None:
     parser.add_argument("--columns", type=int, default=14, help="samples per class")
     parser.add_argument("--seed", type=int, default=0, help="for choosing the samples")
     parser.add_argument("--flagged", action="store_true", help="flagged samples only")
-    parser.add_argument("--picture", type=Path, help="PNG file to draw (default: DIR/samples.png)")
+    parser.add_argument(
+        "--picture", type=Path, help="file to draw (default: DIR/samples.png or flagged.png)"
+    )
 
 
 def show(options: Any) -> int:
@@ -155,7 +157,8 @@ def show(options: Any) -> int:
     if options.seed < 0:
         raise UserError(f"--seed is {options.seed}; give 0 or more")
     origin, manifest = _opened(options.dir)
-    picture = _picture(origin, options.picture, "samples.png")
+    name = "flagged.png" if options.flagged else "samples.png"
+    picture = _picture(origin, options.picture, name)
     with show_progress() as progress:
         sheet = pick_samples(
             origin,

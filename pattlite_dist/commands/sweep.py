@@ -76,7 +76,8 @@ def _points(options: Any) -> "tuple[Sweep, dict[str, Config]]":
     for name, values in zip(sweeps.point_names(points), points, strict=True):
         changes = {
             "name": name, "runs": str(Path(options.runs, options.name)),
-            "wandb.group": options.name,
+            "wandb.group": options.name, "wandb.job_type": "sweep",
+            "wandb.tags": [*base.wandb.tags, *(f"{key}={value}" for key, value in values.items())],
         }  # fmt: skip
         configs[name] = with_absolute_paths(sweeps.point_config(base, values, changes))
     listed = [

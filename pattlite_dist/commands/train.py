@@ -17,8 +17,10 @@ def work(options: Any) -> int:
         from pattlite_dist.tracking.curves import CURVES_NAME, draw_what_is_new
         from pattlite_dist.tracking.folder import run_folder
         from pattlite_dist.tracking.reporting import finish_report
+        from pattlite_dist.tracking.wandb_run import as_agent_says
         from pattlite_dist.train.run import train as fit
 
+    config = as_agent_says(config)
     run, main = run_folder(config), detect().main
     try:
         fit(config)

@@ -123,6 +123,12 @@ VERBS = {
         "write one page about runs: curves, scores, restarts, settings",
         "report runs/fer2013 -o fer2013.html",
     ),
+    "replay": Verb(
+        f"{_COMMANDS}.replay",
+        "RUN --step N",
+        "draw the samples that a step saw, as it saw them",
+        "replay runs/fer2013 --step 1200",
+    ),
     "model": Verb(
         f"{_COMMANDS}.model",
         "-c CONFIG",

@@ -1,6 +1,6 @@
 """What a loader yields."""
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -56,3 +56,11 @@ def frame(place: Place, good: NDArray[np.bool_]) -> Batch:
         epoch=place.epoch,
         step=place.step,
     )
+
+
+def pieces(batch: dict[str, Any], number: int) -> list[dict[str, Any]]:
+    """A batch in about equal pieces; what is no tensor is in none of them."""
+    if number == 1:
+        return [batch]
+    columns = {k: v.chunk(number) for k, v in batch.items() if isinstance(v, torch.Tensor)}
+    return [dict(zip(columns, part, strict=True)) for part in zip(*columns.values(), strict=True)]

@@ -15,7 +15,7 @@ from torch.utils.data import get_worker_info
 
 from pattlite_dist.errors import UserError
 
-B = TypeVar("B", bound=Mapping[str, Any])
+B = TypeVar("B", bound=Mapping[str, object])
 _FOLDER = "/dev/shm"
 _PATIENCE = 20.0  # seconds for others to make room
 _PAUSE = 0.1

@@ -1,6 +1,7 @@
 """A DataLoader that follows the plan: exact, resumable, independent of the number of ranks."""
 
 import atexit
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -190,17 +191,25 @@ class TrainLoader(BatchLoader):
         dataset = BatchDataset(source) if isinstance(source, ShardReader) else source
         sampler = TrainSampler(plan, rank, world, partners)
         super().__init__(dataset, sampler, workers, start_method, pin)
-        self.fingerprint = fingerprint
+        self.fingerprint, self._waited = fingerprint, 0.0
 
     def set_epoch(self, epoch: int) -> None:
         """Begin the next iteration at the start of `epoch`, unless already in it."""
         self.sampler.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        begin = time.perf_counter()
         for batch in super().__iter__():
             # Counted when it is yielded, not when workers read ahead.
             self.sampler.advance(batch["epoch"], batch["step"])
+            self._waited += time.perf_counter() - begin
             yield batch
+            begin = time.perf_counter()
+
+    def take_wait(self) -> float:
+        """Seconds that batches were waited for since this was last asked."""
+        waited, self._waited = self._waited, 0.0
+        return waited
 
     def state_dict(self) -> dict[str, Any]:
         """The position in the data, as plain numbers and text."""

@@ -17,11 +17,12 @@ from pattlite_dist.data.batch import Batch
 from pattlite_dist.data.cache import Cache
 from pattlite_dist.data.fetch import Origin
 from pattlite_dist.data.folds import folds_of
-from pattlite_dist.data.loader import BatchLoader, TrainLoader, eval_loader
+from pattlite_dist.data.loader import BatchDataset, BatchLoader, TrainLoader, eval_loader
 from pattlite_dist.data.mix import draw_mixing, mixed, mixes
 from pattlite_dist.data.plan import TrainPlan, rank_slice
 from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.data.resident import Resident, fits
+from pattlite_dist.data.sampler import TrainSampler
 from pattlite_dist.data.schedule import augment_at, side_at
 from pattlite_dist.data.settings import AugmentConfig, DataConfig
 from pattlite_dist.data.targets import Targets, given_targets
@@ -227,6 +228,22 @@ class FERData(pl.LightningDataModule):
         augment = self._augment(epoch)
         parameters = draw(augment, config.seed, epoch, batch["step"], whole, places)
         return self.preprocess(batch["image"], parameters, side_at(config.data, epoch))
+
+    def seen(self, epoch: int, step: int) -> dict[str, Any]:
+        """A step's whole global batch as the network sees it, on whatever number of ranks.
+
+        Args:
+            epoch: from 0.
+            step: of the epoch, from 0.
+        """
+        partners = mixes(self.config.augment)
+        sampler = TrainSampler(self.plan(), 0, 1, partners)
+        sampler.epoch, sampler.start = epoch, step
+        batch = BatchDataset(self.reader("train"))[next(iter(sampler))]
+        if isinstance(batch, Exception):
+            raise batch
+        ready: dict[str, Any] = {**batch, "image": self.prepare(batch, True)}
+        return self._mix(ready) if partners else ready
 
     def _augment(self, epoch: int) -> AugmentConfig:
         # The trainer's number of epochs, which `trainer.max_minutes` may have lowered.

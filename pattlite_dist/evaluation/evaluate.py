@@ -193,12 +193,15 @@ def _draw(
     origins: Mapping[SplitName, Origins],
 ) -> None:
     from pattlite_dist.evaluation import pictures
+    from pattlite_dist.shards.glyphs import unformatted
 
-    pictures.draw_scores(run, found, evaluation.splits, evaluation.labels)
+    where = f"{run.resolve().name} on {data.manifest.source.name}: {evaluation.checkpoint}"
+    pictures.draw_scores(run, found, evaluation.splits, evaluation.labels, where)
     split: SplitName = "test" if "test" in splits else "val"
     worst = worst_mistakes(splits[split], pictures.MISTAKES)
     images = data.reader(split).gather(worst.ids).block.images
     wrong = int((splits[split].guesses() != splits[split].labels).sum())
     title = f"{split}: the {len(worst)} most confident of {wrong:,} mistakes (true → predicted)"
+    title = unformatted([f"{where}\n{title}"])[0]
     names = origins[split].where(np.searchsorted(splits[split].ids, worst.ids)).names()
     pictures.draw_mistakes(run, images, worst, evaluation.labels, title, names)

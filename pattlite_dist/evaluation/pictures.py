@@ -28,11 +28,27 @@ Found = Mapping[Part, Predictions]
 Scores = Mapping[Part, PartScores]
 
 
-def draw_scores(run: Path, found: Found, scores: Scores, classes: Sequence[str]) -> None:
-    """Draw the scores of the view `one` into a run's folder."""
-    write_figure(confusion(scores, classes), run / "confusion.png")
-    write_figure(reliability(found, scores), run / "reliability.png")
-    write_figure(recall_by_class(found, scores, classes), run / "precision_recall.png")
+def draw_scores(
+    run: Path, found: Found, scores: Scores, classes: Sequence[str], title: str = ""
+) -> None:
+    """Draw the scores of the view `one` into a run's folder, as PNG and SVG.
+
+    Args:
+        run: folder.
+        found: predictions of each part.
+        scores: of each part.
+        classes: names.
+        title: above each picture: what the scores are of.
+    """
+    for name, figure in (
+        ("confusion", confusion(scores, classes)),
+        ("reliability", reliability(found, scores)),
+        ("precision_recall", recall_by_class(found, scores, classes)),
+    ):
+        if title:
+            figure.suptitle(unformatted([title])[0], fontsize=9)
+        for suffix in ("png", "svg"):
+            write_figure(figure, run / f"{name}.{suffix}")
 
 
 def _panels(scores: Scores, height: float) -> tuple[Figure, list[Axes]]:
@@ -168,12 +184,30 @@ def draw_mistakes(
         title: of the sheet.
         origins: of the images; long ones are shown by their ends.
     """
+    table, guesses, names = worst.probabilities["one"], worst.guesses(), unformatted(classes)
+    above = [
+        f"{names[label]}\n→ {names[guess]} {100 * shares.max():.0f}%"
+        for label, guess, shares in zip(worst.labels, guesses, table, strict=True)
+    ]
+    write_figure(sheet(images, above, origins, title), run / "mistakes.png")
+
+
+def sheet(
+    images: NDArray[np.uint8], above: Sequence[str], below: Sequence[str], title: str
+) -> Figure:
+    """A sheet of images with two lines above each and one below.
+
+    Args:
+        images: uint8 [n, C, H, W].
+        above: of each, fit for matplotlib.
+        below: of each; long ones are shown by their ends.
+        title: of the sheet.
+    """
     rows, wide, tall = max(-(-len(images) // COLUMNS), 1), 1.08, 1.46  # in sides of an image
     figure = Figure(figsize=(1.15 * COLUMNS * wide, 1.15 * rows * tall + 0.5), layout="constrained")
     axis = figure.subplots()  # one for all, because each takes as long as thirty images
     axis.set_title(title, fontsize=10, pad=10)
     axis.axis("off")
-    table, guesses, names = worst.probabilities["one"], worst.guesses(), unformatted(classes)
     for number, image in enumerate(images):
         x, y = number % COLUMNS * wide, number // COLUMNS * tall + 0.3
         pixels = image.transpose(1, 2, 0)
@@ -181,12 +215,8 @@ def draw_mistakes(
             pixels[..., 0] if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=255,
             extent=(x, x + 1, y + 1, y),
         )  # fmt: skip
-        true, guess = names[worst.labels[number]], names[guesses[number]]
-        axis.text(
-            x + 0.5, y - 0.04, f"{true}\n→ {guess} {100 * table[number].max():.0f}%",
-            fontsize=7.5, ha="center", va="bottom",
-        )  # fmt: skip
-        origin = origins[number]
+        axis.text(x + 0.5, y - 0.04, above[number], fontsize=7.5, ha="center", va="bottom")
+        origin = below[number]
         origin = origin if len(origin) <= _LONGEST else f"…{origin[-_LONGEST:]}"
         axis.text(
             x + 0.5,
@@ -198,4 +228,4 @@ def draw_mistakes(
             color="#555555",
         )
     axis.set(xlim=(0, COLUMNS * wide), ylim=(rows * tall, 0), aspect="equal")
-    write_figure(figure, run / "mistakes.png")
+    return figure

@@ -47,12 +47,15 @@ _OF_ONE = (
     _Curves("Loss", {"train": "train/loss", "val": "val/nll"}),
     _Curves(
         "Accuracy",
-        {"train top-1": "train/top1", "val top-1": "val/top1", "val macro-F1": "val/macro_f1"},
+        {"train top-1": "train/top1", "val top-1": "val/top1", "val macro-F1": "val/macro_f1",
+         "val top-1, not averaged": "val/raw_top1"},
         *_SHARE,
         True,
     ),
     _Curves("Learning rate", {"head": "train/lr"}, ".3~g", ".1~e"),
-)
+    _Curves("Gradient norm", {"before clipping": "train/grad_norm"}, ".3~g"),
+    _Curves("Waiting for data", {"seconds of a step": "time/data"}, ".3~s", "~s"),
+)  # fmt: skip
 _OF_SEVERAL = (
     _Curves("Val top-1", {"val top-1": "val/top1"}, *_SHARE, True),
     _Curves("Val macro-F1", {"val macro-F1": "val/macro_f1"}, *_SHARE),
@@ -60,9 +63,14 @@ _OF_SEVERAL = (
     _Curves("Train loss", {"train": "train/loss"}),
     _Curves("Train top-1", {"train top-1": "train/top1"}, *_SHARE),
     _Curves("Learning rate", {"head": "train/lr"}, ".3~g", ".1~e"),
+    _Curves("Gradient norm", {"before clipping": "train/grad_norm"}, ".3~g"),
+    _Curves("Waiting for data", {"seconds of a step": "time/data"}, ".3~s", "~s"),
 )
+_GROUP = "lr/"  # before the name of a group of parameters with a learning rate of its own
 _NOTES = {
     "Loss": "Train: of augmented images and smoothed labels, the mean over all ranks.",
+    "Gradient norm": "Of the mean gradients over all ranks, before they are clipped.",
+    "Waiting for data": "Seconds of a step, the mean over all ranks.",
     "Images a second": "Between two lines of the record: without validation, with saving.",
 }
 _CHOSEN = "The diamond is the best on val: the checkpoint that is used."
@@ -77,7 +85,7 @@ def curve_charts(records: Sequence[RunRecord]) -> list[Chart]:
         blocks = [
             part
             for record in records
-            for series, metric in kind.metrics.items()
+            for series, metric in _metrics(kind, record, several).items()
             for part in tables.of_metric(record, series, metric)
         ]
         if blocks:
@@ -88,6 +96,17 @@ def curve_charts(records: Sequence[RunRecord]) -> list[Chart]:
         kind = _Curves("Images a second", {}, ",.0f", "~s")
         found.append(_chart(kind, speeds, records, several, []))
     return found
+
+
+def _metrics(kind: _Curves, record: RunRecord, several: bool) -> dict[str, str]:
+    """By the name of the curve; of one run, the rate of each group that has its own."""
+    rates = {
+        key.removeprefix(_GROUP): key
+        for line in record.lines
+        for key in line
+        if key.startswith(_GROUP)
+    }
+    return rates if rates and kind.title == "Learning rate" and not several else kind.metrics
 
 
 def _chart(

@@ -16,6 +16,7 @@ from pattlite_dist.report.predicted import prediction_charts
 from pattlite_dist.report.record import RunRecord
 from pattlite_dist.report.scored import first_part, parts, score_charts
 from pattlite_dist.report.several import left_out, setting_charts
+from pattlite_dist.report.times import time_charts
 
 INSTALL = "pip install 'pattlite_dist[report]'"
 
@@ -61,6 +62,9 @@ def build(records: Sequence[RunRecord], pictures: str = "") -> str:
     if curves:
         numbers = "" if several else details("Numbers by epoch", sections.epochs(records[0]))
         found.append(("Curves", _by() + _legend(records) + _figures(curves) + numbers))
+    times = time_charts(records)
+    if times:
+        found.append(("Time", _figures(times)))
     if settings:
         more = left_out(records)
         note = f"Without a chart, as there are many: {', '.join(more)}." if more else ""
@@ -92,7 +96,7 @@ def build(records: Sequence[RunRecord], pictures: str = "") -> str:
     head = tag("h1", escape(title))
     head += "" if several else sections.facts(records[0])
     head += tag("ul", notes, class_="warning") if notes else ""
-    return _document(title, head, found, [*curves, *settings, *scores])
+    return _document(title, head, found, [*curves, *times, *settings, *scores])
 
 
 def _document(title: str, head: str, found: list[tuple[str, str]], charts: list[Chart]) -> str:

@@ -10,6 +10,7 @@ from pattlite_dist.report.scored import METRICS
 from pattlite_dist.report.series import number, speed
 from pattlite_dist.report.several import chosen, differing, in_words
 
+_IN_EPOCHS = ("train/", "val/", "lr/")  # metrics; of the time there is a chart
 MOST_COLUMNS = 12  # of settings, in the table of runs
 
 
@@ -75,6 +76,8 @@ def facts(record: RunRecord) -> str:
     rate = images_per_second(record)
     if rate is not None:
         found.append(("images a second", f"{rate:,.0f}", "median"))
+    if row.straggler is not None:
+        found.append(("straggler", row.straggler, "share of a step that others wait for it"))
     return tag(
         "dl",
         "".join(
@@ -167,7 +170,7 @@ def epochs(record: RunRecord) -> str:
         if isinstance(line.get("epoch"), int):
             row = found.setdefault(line["epoch"], {})
             for key, value in line.items():
-                if (known := number(value)) is not None and "/" in key:
+                if (known := number(value)) is not None and key.startswith(_IN_EPOCHS):
                     row[key] = known
     keys = sorted(
         {key for row in found.values() for key in row}, key=lambda key: (key[:3] != "val", key)

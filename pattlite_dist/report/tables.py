@@ -13,7 +13,7 @@ from pattlite_dist.report.thin import smooth, thin
 
 Block = dict[str, Any]
 _DIGITS = 5
-_NOISY = "train/loss"  # of one batch
+_NOISY = ("train/loss", "train/grad_norm", "time/data")  # of one batch, or of a few
 _WINDOWS = 60  # in a curve, each side of a running mean
 
 
@@ -58,7 +58,7 @@ def points(
 def of_metric(record: RunRecord, series: str, name: str) -> list[Block]:
     """The curve of a metric of the record."""
     found = curve(record.lines, name, record.clock, record.steps_per_epoch)
-    return points(record, series, found, name == _NOISY)
+    return points(record, series, found, name in _NOISY)
 
 
 def of_speed(record: RunRecord) -> list[Block]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from pattlite_dist.errors import UserError
 from pattlite_dist.tracking.folder import CONFIG_NAME, load_config
 from pattlite_dist.tracking.history import HISTORY_NAME, Standing, read, standing
+from pattlite_dist.tracking.parts import straggler
 from pattlite_dist.tracking.record import RECORD_NAME, read_metrics
 from pattlite_dist.train import names
 
@@ -28,6 +29,7 @@ class Facts(NamedTuple):
         test_of: the checkpoint that it is of, if that is no longer the best on val.
         step_seconds: mean of the last start's last epoch, validation included where it holds one.
         seen: when record or history were last written to, seconds since 1970.
+        straggler: the rank that the others wait for in the last start, if it costs much.
     """
 
     run: str
@@ -40,6 +42,7 @@ class Facts(NamedTuple):
     test_of: str | None = None
     step_seconds: float | None = None
     seen: float | None = None
+    straggler: str | None = None
 
 
 def find_runs(folders: Iterable[Path]) -> list[Path]:
@@ -112,6 +115,8 @@ def sum_up(run: str, now: Standing, lines: Sequence[Any]) -> Facts:
     known = [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
     # The record counts steps from 0, and lags behind what a stop reports.
     steps = max([now.step, *(line["step"] + 1 for line in known)])
+    begin = -math.inf if now.begin is None else now.begin
+    slow = straggler([line for line in known if (_number(line.get("time")) or 0.0) >= begin])
     epochs = [line["epoch"] for line in known if isinstance(line.get("epoch"), int)]
     if not steps or now.steps_per_epoch:
         epoch: int | None = -(-steps // (now.steps_per_epoch or 1))
@@ -126,6 +131,7 @@ def sum_up(run: str, now: Standing, lines: Sequence[Any]) -> Facts:
         val_top1=max(_numbers(known, "val/top1"), default=None),
         step_seconds=step_seconds(known, now),
         seen=max([*_numbers(known, "time"), *([] if now.end is None else [now.end])], default=None),
+        straggler=None if slow is None else str(slow),
     )
 
 

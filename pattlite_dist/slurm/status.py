@@ -21,6 +21,8 @@ _MOST_STATE = 48  # characters of it that the table shows
 class Row(NamedTuple):
     """A run as `status` shows it: counts, fractions, seconds; None if unknown.
 
+    `straggler` is the rank that the others wait for, if that costs more than a tenth of a step.
+
     `test_of` is the checkpoint that `test_top1` is of, if that is no longer the best on val.
 
     `state` is SLURM's word, in lower case, where SLURM knows the job: `pending`, `running`,
@@ -43,6 +45,7 @@ class Row(NamedTuple):
     restarts: int
     time_left: float | None
     limit_left: int | None
+    straggler: str | None
 
 
 def make_row(
@@ -89,6 +92,7 @@ def make_row(
         restarts=max(standing.starts - 1, info.restarts if info else 0, 0),
         time_left=left,
         limit_left=info.left if info is not None else None,
+        straggler=facts.straggler,
     )
 
 
@@ -140,6 +144,7 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
         "restarts": [str(row.restarts or "") for row in rows],
         "time left": ["" if row.time_left is None else duration(row.time_left) for row in rows],
         "limit left": ["" if row.limit_left is None else duration(row.limit_left) for row in rows],
+        "waits for": [row.straggler or "" for row in rows],
     }
     columns = {name: cells for name, cells in columns.items() if any(cells)}
     return [list(columns), *(list(cells) for cells in zip(*columns.values(), strict=True))]

@@ -138,7 +138,7 @@ def _plain(value: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "-", value).strip("-")[-40:] or "x"
 
 
-def point_config(base: Config, values: Mapping[str, str], changes: Mapping[str, str]) -> Config:
+def point_config(base: Config, values: Mapping[str, str], changes: Mapping[str, Any]) -> Config:
     """The configuration of a point.
 
     Args:

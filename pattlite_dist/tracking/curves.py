@@ -4,7 +4,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pattlite_dist.errors import UserError
 from pattlite_dist.files import write_figure
+from pattlite_dist.logins import without_secrets
 from pattlite_dist.tracking.record import RECORD_NAME, read_metrics
 
 if TYPE_CHECKING:
@@ -28,28 +30,58 @@ def draw_what_is_new(run: Path) -> None:
 
 
 def _draw(run: Path, lines: list[dict[str, Any]]) -> None:
-    """Draw loss, accuracy and learning rate over epochs from the lines of a run's record."""
+    """Draw loss, accuracy and learning rates over steps and epochs, as PNG and SVG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    title, smoothing, averaged = _known(run)
+    figure = Figure(figsize=(11, 4.1), layout="constrained")
+    figure.suptitle(title, fontsize=11)
     loss, accuracy, rate = figure.subplots(1, 3)
-    _plot(loss, lines, "train/loss", "train (smoothed labels)", alpha=0.6, linewidth=0.8)
-    _plot(loss, lines, "val/nll", "val")
-    _plot(accuracy, lines, "train/top1", "train (augmented)")
-    _plot(accuracy, lines, "val/top1", "val top-1")
-    _plot(accuracy, lines, "val/macro_f1", "val macro-F1")
-    _plot(rate, lines, "train/lr", "head")
-    for axis, title in ((loss, "loss"), (accuracy, "accuracy"), (rate, "learning rate")):
-        axis.set_title(title)
+    targets = f"train (labels smoothed by {smoothing:g})" if smoothing else "train"
+    of = ", averaged weights" if averaged else ""
+    _plot(loss, lines, "train/loss", targets, alpha=0.6, linewidth=0.8)
+    _plot(loss, lines, "val/nll", f"val{of}")
+    _plot(accuracy, lines, "train/top1", "train top-1 (augmented)")
+    _plot(accuracy, lines, "val/top1", f"val top-1{of}")
+    _plot(accuracy, lines, "val/raw_top1", "val top-1, weights not averaged")
+    _plot(accuracy, lines, "val/macro_f1", f"val macro-F1{of}")
+    groups = sorted({key for line in lines for key in line if key.startswith("lr/")})
+    for key in groups or ["train/lr"]:
+        _plot(rate, lines, key, key.removeprefix("lr/") if groups else "all weights")
+    best = max((line for line in lines if "val/top1" in line), key=lambda line: line["val/top1"])
+    per_epoch = (best["step"] + 1) / (best["epoch"] + 1) if "epoch" in best else None
+    chosen = "chosen" if per_epoch is None else f"chosen: epoch {best['epoch'] + 1}"
+    for axis, name in ((loss, "loss"), (accuracy, "accuracy"), (rate, "learning rate")):
+        axis.set_title(name)
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
-        if axis.lines:
-            axis.legend(fontsize=8)
-    write_figure(figure, run / CURVES_NAME)
+        axis.axvline(best["step"] + 1, color="#555555", linestyle=":", linewidth=1, label=chosen)
+        if per_epoch is not None:
+            upper = axis.secondary_xaxis(
+                "top", (lambda x: x / per_epoch, lambda x: x * per_epoch)
+            )  # fmt: skip
+            upper.set_xlabel("epoch", fontsize=8)
+            upper.tick_params(labelsize=8)
+        axis.legend(fontsize=7)
+    for suffix in (".png", ".svg"):
+        write_figure(figure, (run / CURVES_NAME).with_suffix(suffix))
+
+
+def _known(run: Path) -> tuple[str, float, bool]:
+    """A title, the smoothing of labels, and whether val is of averaged weights."""
+    from pattlite_dist.tracking.folder import load_config
+
+    try:
+        config = load_config(run)
+    except UserError:
+        return run.resolve().name, 0.0, False
+    shards = without_secrets(config.data.shards).rstrip("/").rpartition("/")[2]
+    title = f"{run.resolve().name} on {shards}".replace("$", r"\$")
+    return title, config.optim.label_smoothing, bool(config.optim.ema)
 
 
 def _plot(axis: "Axes", lines: list[dict[str, Any]], key: str, label: str, **style: Any) -> None:
-    points = [(line["step"], line[key]) for line in lines if key in line]
+    points = [(line["step"] + 1, line[key]) for line in lines if key in line]
     if points:
         steps, values = zip(*points, strict=True)
         axis.plot(steps, values, label=label, marker="." if len(points) < 3 else "", **style)

@@ -1,6 +1,7 @@
 """The run's own record, `metrics.jsonl`: read, and rewound when steps are repeated."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,3 +21,12 @@ def rewind_metrics(path: Path, step: int) -> None:
     if path.exists():
         kept = [line for line in read_metrics(path) if line["step"] < step]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def scalars(line: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a line that are numbers: not what is listed by rank, nor its step and time."""
+    return {
+        key: value
+        for key, value in line.items()
+        if key not in ("step", "time") and isinstance(value, int | float)
+    }

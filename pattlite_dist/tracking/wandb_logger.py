@@ -26,10 +26,14 @@ class LenientWandbLogger(WandbLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         """Tell W&B, as long as it listens."""
+        self.attempt(lambda: super(LenientWandbLogger, self).log_metrics(metrics, step))
+
+    def attempt(self, work: Callable[[], object]) -> None:
+        """Do what needs W&B, as long as it listens."""
         if self._is_lost:
             return
         try:
-            super().log_metrics(metrics, step)
+            work()
         except Exception as error:
             self._is_lost = True
             self._note()

@@ -13,18 +13,19 @@ from pattlite_dist.config import Config
 from pattlite_dist.errors import Unreachable, UserError
 from pattlite_dist.files import write_text
 from pattlite_dist.runtime.signals import held_back
-from pattlite_dist.tracking.record import RECORD_NAME, read_metrics
+from pattlite_dist.tracking.record import RECORD_NAME, read_metrics, scalars
 from pattlite_dist.tracking.settings import WandbConfig
 from pattlite_dist.tracking.wandb_server import has_login, unreachable
 
 if TYPE_CHECKING:
-    from pytorch_lightning.loggers import WandbLogger
+    from pattlite_dist.tracking.wandb_logger import LenientWandbLogger
 
 WANDB_FOLDER = "wandb"
 STEP = "trainer/global_step"  # Lightning's name for the step metric
 # wandb writes its file four times a minute, so a kill loses the last seconds; these are ample.
 _UNSURE = 60.0
 _LOST = "lost-since.txt"
+_LONGEST_TAG = 64  # characters; W&B refuses more
 
 
 def wandb_mode(wanted: str) -> str:
@@ -51,6 +52,18 @@ def run_id(folder: Path) -> str | None:
         return None
 
 
+def under_agent() -> bool:
+    """Whether wandb's own sweep agent has started this process, for one run of a sweep."""
+    return bool(os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"))
+
+
+def as_agent_says(config: Config) -> Config:
+    """The configuration with a name of its own, if it is one of a sweep by wandb's agent."""
+    if not under_agent():
+        return config
+    return config.model_copy(update={"name": f"{config.name}-{os.environ['WANDB_RUN_ID']}"})
+
+
 def missing(
     lines: Sequence[dict[str, Any]], first: bool, lost: float | None = None
 ) -> list[dict[str, Any]]:
@@ -67,7 +80,7 @@ def missing(
     return [line for line in lines if line.get("time", 0.0) > since]
 
 
-def wandb_logger(config: Config, run: Path, main: bool) -> "WandbLogger | None":
+def wandb_logger(config: Config, run: Path, main: bool) -> "LenientWandbLogger | None":
     """Lightning's Weights & Biases logger; the run's record must already be rewound.
 
     Returns None if it is disabled, and on all ranks but the first. If nobody asked for online,
@@ -78,6 +91,8 @@ def wandb_logger(config: Config, run: Path, main: bool) -> "WandbLogger | None":
         Unreachable: online was requested, and W&B's server does not answer.
     """
     mode = wandb_mode(config.wandb.mode)
+    if "wandb" not in config.tracking.loggers:
+        return None
     if mode == "disabled" or not main:
         return None
     if mode == "online" and not has_login():
@@ -91,7 +106,8 @@ def wandb_logger(config: Config, run: Path, main: bool) -> "WandbLogger | None":
         os.environ.setdefault(name, value)
     known = run_id(folder)
     if known is None:
-        write_text(folder / "run-id.txt", secrets.token_hex(4) + "\n")
+        given = os.environ["WANDB_RUN_ID"] if under_agent() else secrets.token_hex(4)
+        write_text(folder / "run-id.txt", given + "\n")
     from pattlite_dist.tracking.wandb_logger import LenientWandbLogger
 
     try:
@@ -111,30 +127,41 @@ def wandb_logger(config: Config, run: Path, main: bool) -> "WandbLogger | None":
     experiment.define_metric("*", step_metric=STEP, step_sync=True)
     lines = read_metrics(run / RECORD_NAME)
     for line in missing(lines, first=known is None, lost=_lost_since(folder)):
-        values = {key: value for key, value in line.items() if key not in ("step", "time")}
-        experiment.log({**values, STEP: line["step"]})
+        experiment.log({**scalars(line), STEP: line["step"]})
     return LenientWandbLogger(experiment, str(run), lambda: _note_loss(folder))
 
 
 def _init(config: Config, run: Path, mode: str) -> Any:
+    from pattlite_dist.slurm.pin import git_state
+
     settings: WandbConfig = config.wandb
+    code = git_state()  # of this package; wandb itself looks where it is started
     with held_back():  # no thread of wandb may take the signals that are meant for this one
         import wandb
 
-        return wandb.init(
+        experiment = wandb.init(
             name=config.name,
             id=run_id(run / WANDB_FOLDER),
             project=settings.project,
             entity=settings.entity,
             group=settings.group,
+            job_type=settings.job_type,
+            tags=[tag[:_LONGEST_TAG] for tag in settings.tags],
             dir=str(run),
             mode="offline" if mode == "offline" else "online",
             # Offline too: it is written into the segment, so that `wandb sync` appends the segment
             # to the run instead of replacing it.
             resume="allow",
-            settings=wandb.Settings(silent=True, console="off"),
+            settings=wandb.Settings(
+                silent=True, console="off", disable_git=True, git_commit=code["commit"]
+            ),
             config=config.model_dump(mode="json"),
         )
+        if code["diff"]:
+            diff = Path(experiment.dir) / "diff.patch"  # as wandb calls its own
+            write_text(diff, code["diff"])
+            experiment.save(diff, base_path=diff.parent, policy="now")
+        return experiment
 
 
 def _reason(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """What the ranks of a run decide together: whether to stop, to save by the clock, or to give up."""
 
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pattlite_dist.runtime.signals import Signals
@@ -39,6 +40,7 @@ class Decisions:
         signals: received by this rank.
         agreement: between the ranks.
         every_minutes: save at least this often; 0 for never.
+        heard: called with what a question carried: the largest of each number over all ranks.
     """
 
     def __init__(
@@ -48,27 +50,31 @@ class Decisions:
         signals: Signals,
         agreement: Agreement,
         every_minutes: float,
+        heard: Callable[[list[int]], None] = lambda numbers: None,
     ) -> None:
         self.folder, self.world, self.signals = folder, world, signals
         self.agreement, self.every_minutes = agreement, every_minutes
+        self._heard = heard
         self.saved(0)
 
-    def now(self, bad_step: int = NEVER) -> tuple[int, bool]:
+    def now(self, bad_step: int = NEVER, carried: Sequence[int] = ()) -> tuple[int, bool]:
         """Ask all ranks and wait for the answer.
 
         Args:
             bad_step: the first step with a NaN or infinite loss on this rank.
+            carried: further numbers, as many on every rank.
         """
-        return self._judge(self.agreement.largest(self._known(bad_step)))
+        self.earlier()  # what it says of stopping, this question's answer says too
+        return self._judge(self.agreement.largest([*self._known(bad_step), *carried]))
 
     def earlier(self) -> tuple[int, bool]:
         """The answer to what was asked by `later`, if anything was since the last answer."""
         answer = self.agreement.answer()
         return (0, False) if answer is None else self._judge(answer)
 
-    def later(self, bad_step: int = NEVER) -> None:
+    def later(self, bad_step: int = NEVER, carried: Sequence[int] = ()) -> None:
         """Ask all ranks without waiting; arguments as for `now`."""
-        self.agreement.ask(self._known(bad_step))
+        self.agreement.ask([*self._known(bad_step), *carried])
 
     def saved(self, seconds: float) -> None:
         """Begin to wait for the next time-based save.
@@ -94,7 +100,9 @@ class Decisions:
         return self.signals.got, int(due), -bad_step
 
     def _judge(self, answer: list[int]) -> tuple[int, bool]:
-        signum, saving, bad = answer
+        signum, saving, bad, *carried = answer
         if bad > -NEVER:
             raise Unusable(f"the loss of step {-bad:,} is NaN or infinite: {self.advice()}")
+        if carried:
+            self._heard(carried)
         return signum, bool(saving)

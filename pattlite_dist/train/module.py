@@ -10,27 +10,23 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pattlite_dist.config import Config, to_tree
+from pattlite_dist.data.batch import pieces
+from pattlite_dist.data.loader import TrainLoader
 from pattlite_dist.data.plan import DROPOUT, raw_stream
 from pattlite_dist.location import with_absolute_paths
 from pattlite_dist.runtime.arithmetic import plain_arithmetic
+from pattlite_dist.runtime.devices import use_gpu
 from pattlite_dist.shards.manifest import ImageInfo
 from pattlite_dist.train.casting import forward
 from pattlite_dist.train.checkpoint import check_fit, unwrapped
+from pattlite_dist.train.clock import Clock
 from pattlite_dist.train.loss import loss_of
 from pattlite_dist.train.metrics import Census, Outputs, Scores
-from pattlite_dist.train.optim import build_optimizer
+from pattlite_dist.train.optim import build_optimizer, group_names, noted
 from pattlite_dist.train.rates import lr_relative, lr_scale
 from pattlite_dist.train.teachers import Lesson
 from pattlite_dist.train.temperature import Calibration, Mark, measure
 from pattlite_dist.train.watch import LossWatch
-
-
-def _pieces(batch: dict[str, Any], number: int) -> list[dict[str, Any]]:
-    """A batch in about equal pieces; what is no tensor is in none of them."""
-    if number == 1:
-        return [batch]
-    columns = {k: v.chunk(number) for k, v in batch.items() if isinstance(v, torch.Tensor)}
-    return [dict(zip(columns, part, strict=True)) for part in zip(*columns.values(), strict=True)]
 
 
 class FERModule(pl.LightningModule):
@@ -74,8 +70,15 @@ class FERModule(pl.LightningModule):
         self._begins = True
         # In steps that are logged: this rank's loss, and the mean weight of its samples.
         self.logged: torch.Tensor | None = None
+        self.clock = Clock(use_gpu(config.trainer.accelerator))
+        self.group_names = group_names(model, config.optim)
+        self.noted: dict[str, Any] = {}  # in those steps: rates, and the gradient's norm
         self.scores, self.census = Scores(len(labels)), Census(val_samples)
         self.outputs = Outputs(val_samples, len(labels))
+        # Where both are scored: the network of weights that are not averaged, which while val is
+        # scored are where the average was. In a list, as it is not part of this one.
+        self.raw: list[nn.Module] = []
+        self.raw_scores = Scores(len(labels))
         self.predicted: tuple[NDArray[np.float64], NDArray[np.int64]] | None = None
         self.watch = LossWatch()
         weights = None if class_weights is None else torch.tensor(class_weights)
@@ -83,6 +86,8 @@ class FERModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Seed dropout by step, so that a resumed run draws what an uninterrupted one would."""
+        loader = self.trainer.train_dataloader
+        self.clock.prepared(loader.take_wait() if isinstance(loader, TrainLoader) else 0.0)
         stream = raw_stream(self.config.seed, self.global_rank, DROPOUT, self.global_step, 1)
         seed = int(stream[0]) >> 1
         # Not `torch.manual_seed`: without CUDA it formats and stores a stack trace at every call.
@@ -97,19 +102,19 @@ class FERModule(pl.LightningModule):
         here, and the loss of the last one is returned.
         """
         size = len(batch["label"])
-        pieces = _pieces(batch, self.config.trainer.accumulate)
-        if len(pieces) > 1:
+        parts = pieces(batch, self.config.trainer.accumulate)
+        if len(parts) > 1:
             self.optimizers(use_pl_optimizer=False).zero_grad()  # type: ignore[union-attr]
         total: torch.Tensor | None = None
         right = self._right
-        for number, piece in enumerate(pieces, 1):
+        for number, piece in enumerate(parts, 1):
             logits = self._logits(self._layout(piece["image"]))
             loss = loss_of(logits, piece, self.config, self.class_weights)
             if self.lesson is not None:
                 loss = self.lesson.added(loss, logits, piece)
-            if len(pieces) > 1:
+            if len(parts) > 1:
                 loss = loss * (len(logits) / size)
-            if number < len(pieces):
+            if number < len(parts):
                 loss.backward()  # type: ignore[no-untyped-call]
             total = loss.detach() if total is None else total + loss.detach()
             hits = (logits.detach().argmax(1) == piece["label"]) & piece["counts"]
@@ -143,17 +148,23 @@ class FERModule(pl.LightningModule):
         self.logged = torch.stack([loss, batch["weight"].mean().to(loss.dtype)]) if due else None
         self._begins = False
 
+    def on_after_backward(self) -> None:
+        """Note the time, before gradients are averaged."""
+        self.clock.mark("compute")
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the loss, which `MeanGradients` has averaged over the ranks by now.
 
         Of a batch that is padded, or of which shards were skipped, it is the mean over the samples
-        that count.
+        that count. The norm of the gradients is that before they are clipped.
         """
+        self.clock.mark("reduce")
         if self.logged is not None:
             loss, weight = self.logged
             mean = loss / weight.clamp_min(1e-6)
             self.log("train/loss", mean, prog_bar=self._bar, batch_size=1)
             self.log("train/lr", optimizer.param_groups[-1]["lr"], batch_size=1)
+            self.noted = noted(optimizer, self.group_names)
 
     def configure_gradient_clipping(
         self,
@@ -192,14 +203,17 @@ class FERModule(pl.LightningModule):
         Each rank's statistics come from its own batches, so val scores would depend on the ranks.
         """
         if self.trainer.world_size > 1:
-            for buffer in self.model.buffers():
-                torch.distributed.broadcast(buffer, src=0)
+            for network in (self.model, *self.raw):
+                for buffer in network.buffers():
+                    torch.distributed.broadcast(buffer, src=0)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Accumulate predictions as an evaluation would make them; padding does not count."""
         images = batch["image"].contiguous(memory_format=torch.channels_last)
         with plain_arithmetic(images.device.type):
             logits = self.model.forward(images)  # called, it might be compiled
+            for network in self.raw:
+                self.raw_scores.update(network.forward(images), batch["label"], batch["counts"])
         self.scores.update(logits, batch["label"], batch["counts"])
         self.census.update(batch["id"], batch["counts"])
         self.outputs.update(batch["id"], logits, batch["label"], batch["counts"])
@@ -209,11 +223,15 @@ class FERModule(pl.LightningModule):
         self.census.compute()
         result = self.scores.compute(self.val_samples)
         self.predicted = self.outputs.compute()
-        for metric in (self.census, self.scores, self.outputs):
+        raw = self.raw_scores.compute(self.val_samples) if self.raw else None
+        for metric in (self.census, self.scores, self.outputs, self.raw_scores):
             metric.reset()
         for name in ("top1", "macro_f1", "nll"):
             shown = self._bar and name == "top1"
             self.log(f"val/{name}", getattr(result, name), prog_bar=shown, sync_dist=True)
+        if raw is not None:
+            self.log("val/raw_top1", raw.top1, sync_dist=True)
+            self.log("val/raw_nll", raw.nll, sync_dist=True)
 
     def calibration(self, mark: Mark) -> Calibration | None:
         """How a checkpoint that was just validated is calibrated; None if it cannot be."""

@@ -1,5 +1,6 @@
 """Optimiser and averaged weights."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -26,13 +27,6 @@ def parameter_groups(
         config: of the optimiser.
         scale: of all learning rates.
     """
-    groups: dict[tuple[bool, int, bool], list[nn.Parameter]] = {}
-    depths = {} if config.layer_decay == 1 else _depths(model)
-    for name, parameter in model.named_parameters():
-        position = name.endswith("position") and not config.decay_positions
-        decayed = parameter.ndim > 1 and not position
-        key = (name.startswith("backbone."), depths.get(parameter, 0), decayed)
-        groups.setdefault(key, []).append(parameter)
     return [
         {
             "params": parameters,
@@ -42,8 +36,48 @@ def parameter_groups(
             * config.layer_decay**depth,
             "weight_decay": config.weight_decay if decayed else 0.0,
         }
-        for (backbone, depth, decayed), parameters in groups.items()
+        for (backbone, depth, decayed), parameters in _groups(model, config).items()
     ]
+
+
+def _groups(
+    model: nn.Module, config: OptimConfig
+) -> dict[tuple[bool, int, bool], list[nn.Parameter]]:
+    """Parameters by what makes their rates: in the backbone, at a depth, decayed."""
+    groups: dict[tuple[bool, int, bool], list[nn.Parameter]] = {}
+    depths = {} if config.layer_decay == 1 else _depths(model)
+    for name, parameter in model.named_parameters():
+        position = name.endswith("position") and not config.decay_positions
+        decayed = parameter.ndim > 1 and not position
+        key = (name.startswith("backbone."), depths.get(parameter, 0), decayed)
+        groups.setdefault(key, []).append(parameter)
+    return groups
+
+
+def group_names(model: nn.Module, config: OptimConfig) -> list[str]:
+    """What the groups of `parameter_groups` are called, in their order; those of one rate alike.
+
+    `head`, `backbone`, or with `layer_decay` `backbone-1` for its last block, and so on.
+    """
+    return [
+        "head" if not backbone else f"backbone-{depth}" if depth else "backbone"
+        for backbone, depth, _ in _groups(model, config)
+    ]
+
+
+def noted(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> dict[str, Any]:
+    """The rates of an optimiser's groups, if they are not all the same, and its gradients' norm.
+
+    The norm is a tensor on their device, which nobody waits for here.
+    """
+    rates = dict(zip(names, (group["lr"] for group in optimizer.param_groups), strict=True))
+    found: dict[str, Any] = {}
+    if len(set(rates.values())) > 1:
+        found = {f"lr/{name}": rate for name, rate in rates.items()}
+    gradients = [
+        p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+    ]
+    return {**found, "train/grad_norm": nn.utils.get_total_norm(gradients)}
 
 
 def _depths(model: nn.Module) -> dict[nn.Parameter, int]:
@@ -79,16 +113,26 @@ class Ema(WeightAveraging):
     Args:
         decay: of the average, per step.
         start_step: number of steps after which it starts.
+        both: score val with the weights themselves too.
     """
 
-    def __init__(self, decay: float, start_step: int) -> None:
+    def __init__(self, decay: float, start_step: int, both: bool = False) -> None:
         super().__init__()
-        self.decay, self.start_step = decay, start_step
+        self.decay, self.start_step, self.both = decay, start_step, both
         self._pairs: dict[bool, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
 
     def on_train_epoch_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Look the tensors up again: once an epoch, because that takes longer than averaging."""
         self._pairs.clear()
+
+    def on_validation_epoch_start(
+        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule"
+    ) -> None:
+        """Exchange the two, and hand over the network that now has the weights themselves."""
+        super().on_validation_epoch_start(trainer, pl_module)
+        average = average_of(self)
+        if self.both and average is not None:
+            pl_module.raw = [average.model.eval()]  # type: ignore[assignment,union-attr]
 
     def on_train_batch_end(
         self,

@@ -22,13 +22,21 @@ from pattlite_dist.runtime.world import Agreement, World, from_main
 from pattlite_dist.tracking import history
 from pattlite_dist.tracking.logs import JsonlLogger, log_before_saving
 from pattlite_dist.train.checkpoint import AtomicCheckpointIO, Unusable
+from pattlite_dist.train.clock import Clock
 from pattlite_dist.train.decision import Decisions
+from pattlite_dist.train.intervals import Intervals
 from pattlite_dist.train.module import FERModule
 from pattlite_dist.train.names import chosen, listed, make_name, superfluous
 from pattlite_dist.train.temperature import Mark, save_calibration
 from pattlite_dist.train.watch import NEVER, LossWatch
 
 _PATIENCE = 10.0  # seconds that data may take after a signal, before the run stops without them
+
+
+def _clock(module: "pl.LightningModule") -> Clock:
+    clock = module.clock
+    assert isinstance(clock, Clock)
+    return clock
 
 
 class Saver(Checkpoint):
@@ -66,7 +74,10 @@ class Saver(Checkpoint):
     ) -> None:
         self.run, self.folder = run, run / "checkpoints"
         self.world, self.signals = world, signals
-        self.decisions = Decisions(self.folder, world, signals, agreement, every_minutes)
+        self.intervals = Intervals(world)  # what is logged of the steps between two lines
+        self.decisions = Decisions(
+            self.folder, world, signals, agreement, every_minutes, self.intervals.heard
+        )
         self.every_steps, self.keep_best = every_steps, keep_best
         self.seconds = self.slowest = 0.0  # spent saving: total, and the longest
         self.last: Path | None = None
@@ -77,6 +88,7 @@ class Saver(Checkpoint):
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Stop if a signal arrived while the run was being set up."""
         self._leave_if_asked(trainer)
+        _clock(pl_module).start()
 
     def on_train_epoch_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Stop if a signal arrived while the last epoch was being saved."""
@@ -95,7 +107,8 @@ class Saver(Checkpoint):
         Raises:
             Unusable: a loss is NaN or infinite; raised on all ranks.
         """
-        step = trainer.global_step
+        step, clock = trainer.global_step, _clock(pl_module)
+        clock.stepped()
         if self._first and self.world.main:
             history.append(self.run, "first_step", step=step)
         self._first = False
@@ -106,22 +119,26 @@ class Saver(Checkpoint):
         watch = pl_module.watch
         assert isinstance(watch, LossWatch)
         bad_step = watch.first() if looks else NEVER
+        said = self.intervals.numbers(trainer, pl_module) if logged or last else []
         at_once = last or self.world.size == 1
-        stop, due = self.decisions.now(bad_step) if at_once else self.decisions.earlier()
+        stop, due = self.decisions.now(bad_step, said) if at_once else self.decisions.earlier()
         if self.every_steps and step % self.every_steps == 0:
             due = True
         saves = stop or (due and not last)
         if not saves and not at_once:
-            self.decisions.later(bad_step)
+            self.decisions.later(bad_step, said)
         if saves:
             if not at_once or not looks:  # a loss or a signal may be newer than the answer
-                stop, _ = self.decisions.now(watch.first())
+                stop, _ = self.decisions.now(watch.first(), [] if at_once else said)
             if logged:
                 log_before_saving(trainer, ("train/loss", "train/lr"), step - 1, bool(stop))
             self._validation_ahead = last
             self._save(trainer, None)
         if stop:
             self._leave(trainer, stop)
+        next_ends = batch_idx + 2 == trainer.num_training_batches
+        if next_ends or (step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            clock.sample()
 
     def on_validation_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Count a validation's batches from zero, also in a run that was stopped during one.
@@ -130,6 +147,11 @@ class Saver(Checkpoint):
         validation as interrupted too.
         """
         restart_validation(trainer)
+        _clock(pl_module).mark("rest")
+
+    def on_validation_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Note how long it took."""
+        _clock(pl_module).mark("validate")
 
     def on_validation_batch_end(
         self,
@@ -239,6 +261,8 @@ class Saver(Checkpoint):
             return self._saved(trainer, top1)
 
     def _saved(self, trainer: "pl.Trainer", top1: float | None) -> UserError | None:
+        clock = _clock(trainer.lightning_module)
+        clock.mark("rest")
         begin = time.monotonic()
         path = self.folder / make_name(trainer.current_epoch, trainer.global_step, top1)
         failure: UserError | None = from_main(self.world, self._write_record(trainer))
@@ -262,6 +286,7 @@ class Saver(Checkpoint):
         self.seconds += took
         self.slowest = max(self.slowest, took)
         self.decisions.saved(took)
+        clock.mark("save")
         return failure
 
     def _write_record(self, trainer: "pl.Trainer") -> UserError | None:

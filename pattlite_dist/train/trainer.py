@@ -18,9 +18,12 @@ from pattlite_dist.data.augment import Preprocess
 from pattlite_dist.model.build import MobileNetV2ViT, PattLite, normalisation
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.runtime.world import World
-from pattlite_dist.tracking.logs import JsonlLogger, progress_callback
+from pattlite_dist.tracking.loggers import CsvCopy, require_loggers, tensorboard_logger
+from pattlite_dist.tracking.logs import JsonlLogger
+from pattlite_dist.tracking.progress import progress_callback
 from pattlite_dist.tracking.record import RECORD_NAME
 from pattlite_dist.tracking.reporting import report_callbacks
+from pattlite_dist.tracking.wandb_media import WandbMedia
 from pattlite_dist.tracking.wandb_run import wandb_logger
 from pattlite_dist.train.checkpoint import AtomicCheckpointIO
 from pattlite_dist.train.course import Course
@@ -112,10 +115,18 @@ def build_trainer(
         callbacks.append(Frozen(config.model.freeze))
     if config.optim.ema:
         decay = ema_decay(config.optim, settings.global_batch)
-        callbacks.append(Ema(decay, warmup_steps(config.optim, steps)))
+        warmup = warmup_steps(config.optim, steps)
+        callbacks.append(Ema(decay, warmup, config.tracking.raw_val))
     if world.main:
         callbacks += report_callbacks(run, config.tracking.report)
-    loggers = [JsonlLogger(run / RECORD_NAME), wandb_logger(config, run, world.main)]
+    require_loggers(config.tracking.loggers)  # on every rank, so that all of them end
+    wandb = wandb_logger(config, run, world.main)
+    others = [wandb, tensorboard_logger(config.tracking, run, world.main)]
+    loggers = [JsonlLogger(run / RECORD_NAME), *others]
+    if world.main and "csv" in config.tracking.loggers:
+        callbacks.append(CsvCopy(run))
+    if wandb is not None:
+        callbacks.append(WandbMedia(wandb, run, config.wandb))
     device = worlds.device(world, settings.accelerator)
     gpu = device.type == "cuda"
     # Lightning looks a rank's device up by its local rank, though the rank may see no other.

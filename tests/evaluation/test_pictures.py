@@ -14,9 +14,12 @@ def test_the_scores_pictures_are_drawn_whatever_classes_occur(tmp_path: Path) ->
     assert len(set(val.labels)) < len(CLASSES)
     found = {"val": val, "test": test, "test_clean": test.clean()}
     scores = {part: score(one, CLASSES) for part, one in found.items()}
-    pictures.draw_scores(tmp_path, found, scores, CLASSES)  # type: ignore[arg-type]
+    title = "run on faces$: epoch=1"
+    pictures.draw_scores(tmp_path, found, scores, CLASSES, title)  # type: ignore[arg-type]
     names = ["confusion.png", "precision_recall.png", "reliability.png"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == names
+    for path in tmp_path.glob("*.svg"):
+        assert path.with_suffix(".png").name in names and f"<!-- {title} -->" in path.read_text()
     for name in names:
         with Image.open(tmp_path / name) as image:
             assert image.width > 2000  # three panels, at print resolution

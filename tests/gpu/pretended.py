@@ -8,6 +8,7 @@ them. Whole trainings run on it. What it cannot show is speed, and the arithmeti
 
 import contextlib
 import sys
+import time
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -177,6 +178,25 @@ class Watch(TorchDispatchMode):
             self.note("copies", f"blocking copy of {tuple(args[0].shape)}")
 
 
+class Event:
+    """Of torch.cuda; the device has no work left, so that it is over at once."""
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        assert enable_timing, "it is only used to measure"
+
+    def record(self) -> None:
+        self.at = time.perf_counter()
+
+    def query(self) -> bool:
+        return True
+
+    def elapsed_time(self, end: "Event") -> float:
+        return 1000 * (end.at - self.at)
+
+    def synchronize(self) -> None:
+        _watch().note("waits", "synchronize")
+
+
 _PINNED: set[int] = set()
 
 
@@ -277,7 +297,7 @@ def machine(gpus: int = 1) -> Iterator[Watch]:
         "is_bf16_supported": lambda *_, **__: True, "manual_seed": lambda seed: None,
         "manual_seed_all": lambda seed: None, "empty_cache": lambda: None,
         "mem_get_info": lambda *_: (64 << 30, 80 << 30), "synchronize": lambda *_: None,
-        "reset_peak_memory_stats": lambda *_: None,
+        "reset_peak_memory_stats": lambda *_: None, "Event": Event,
     }  # fmt: skip
     plain, casts = torch.autocast, torch.is_autocast_enabled
     tensor, save = torch.tensor, torch.save

@@ -15,10 +15,15 @@ from pattlite_dist.evaluation.predictions import Predictions, pack_predictions
 from pattlite_dist.evaluation.schema import Bootstrap, Evaluation, PredictionsFile
 from pattlite_dist.evaluation.scores import score
 from pattlite_dist.files import write_text
+from pattlite_dist.tracking.parts import PARTS, metrics_of
 from tests.evaluation.samples import CLASSES, INDEPENDENT, predictions
 
 BEGIN = 1_800_000_000.0
 Event = dict[str, Any]
+# By rank: of the eight parts of a step; the second rank finds the first one waiting.
+_SECONDS = (
+    (0.02, 0.05, 0.5, 0.3, 0.05, 0.0, 0.0, 0.03), (0.2, 0.05, 0.6, 0.02, 0.05, 0.01, 0.0, 0.02),
+)  # fmt: skip
 
 
 def write_run(
@@ -45,6 +50,13 @@ def write_run(
             loss = 0.8 + math.exp(-step / (steps * epochs / 3)) + draw.gauss(0, 0.1)
             lines.append({"step": step, "epoch": epoch, "train/loss": loss, "train/lr": 1e-3,
                           "time": BEGIN + step + 1})  # fmt: skip
+            table = [
+                [1.0 if part == "validate" and epoch and not step % steps else seconds
+                 for part, seconds in zip(PARTS, _SECONDS[rank], strict=True)]
+                for rank in range(2)
+            ]  # fmt: skip
+            lines.append({"step": step, "epoch": epoch, "train/grad_norm": 2 + draw.random(),
+                          **metrics_of(table, every, 64), "time": BEGIN + step + 1.1})  # fmt: skip
         if last:
             top1 = 0.7 - 0.4 * math.exp(-epoch / 5) + draw.gauss(0, 0.005)
             lines.append({"step": step, "epoch": epoch, "val/top1": top1,

@@ -234,6 +234,8 @@ def test_show_draws_a_sheet(pattlite: Shell, shards: Path, tmp_path: Path) -> No
     assert pattlite("show", shards, *arguments) == (0, f"{other}\n", "")
     with Image.open(shards / "samples.png") as large, Image.open(other) as small:
         assert large.size > small.size
+    flagged = pattlite("show", shards, "--split=val", "--columns=1", "--flagged")
+    assert flagged == (0, f"{shards / 'flagged.png'}\n", "")
     assert pattlite("verify", shards, "--jobs=1").status == 0
 
 

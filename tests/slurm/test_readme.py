@@ -1,4 +1,4 @@
-"""The README's session on a cluster, in a clone, on generated faces and two small nodes."""
+"""The session on a cluster of docs/slurm.md, in a clone, on generated faces and two small nodes."""
 
 import json
 import re
@@ -8,8 +8,9 @@ import pytest
 
 from pattlite_dist.slurm.profile import load_profile
 from tests.conftest import ROOT
+from tests.documents import told
 from tests.slurm.conftest import Cluster
-from tests.test_readme import ON_SLURM, SHORT, clone, commands, shell, without_download
+from tests.test_readme import SHORT, clone, shell, without_download
 
 __all__ = ["clone"]  # a fixture
 
@@ -35,7 +36,9 @@ def adapted(line: str, python: str) -> str:
 
 
 def test_the_profile_that_is_shown_is_one(tmp_path: Path) -> None:
-    [block] = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)
+    [block] = re.findall(
+        r"^```yaml\n(.*?)^```", (ROOT / "docs" / "slurm.md").read_text(), re.S | re.M
+    )
     path = tmp_path / "profile.yaml"
     path.write_text(block)
     profile = load_profile(str(path))
@@ -47,11 +50,11 @@ def test_the_profile_that_is_shown_is_one(tmp_path: Path) -> None:
 def test_the_session_on_a_cluster_runs_as_it_is_told(
     cluster: Cluster, warm_python: str, clone: Path
 ) -> None:
-    told = [line for line in commands() if ON_SLURM.match(line)]
-    assert len(told) >= 11
+    lines = [one.line for one in told("cluster")]
+    assert len(lines) >= 11
     made = shell("python shards/create.py fer2013.csv shards/fer2013", clone)
     assert made.returncode == 0, made.stderr
-    for line in told:
+    for line in lines:
         done = shell(adapted(line, warm_python), clone)
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
         if "submit" in line or "cancel" in line or "--only-failed" in line:

@@ -231,8 +231,32 @@ def test_without_slurm_the_folders_tell(
         "run": "runs/alive", "job": "12", "state": "unknown", "reason": "", "epoch": 2, "epochs": 3,
         "step": 14, "steps": 30, "val_top1": 0.13, "test_top1": None, "test_of": None,
         "restarts": 0, "time_left": 16.0, "limit_left": None,
+        "straggler": None,
     }  # fmt: skip
     assert (done["state"], done["job"], done["time_left"]) == ("finished", None, None)
+
+
+def test_watched_runs_are_looked_at_again_until_somebody_stops_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run", step=3)
+    with pytest.raises(UserError, match="--watch draws on a terminal"):
+        status(str(run), "--watch")
+    waited = []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 2:
+            raise KeyboardInterrupt
+        append(run, "finished", step=30)
+
+    monkeypatch.setattr("pattlite_dist.commands.status.time.sleep", wait)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    with pytest.raises(UserError, match="below 1 s"):
+        status(str(run), "--watch", "--every", "0")
+    assert status(str(run), "--watch", "--every", "2") == 0
+    out = capsys.readouterr().out
+    assert (waited, out.count("finished"), out.count("unknown")) == ([2.0, 2.0], 2, 1)
 
 
 def test_runs_that_are_not_there_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

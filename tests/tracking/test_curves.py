@@ -18,10 +18,12 @@ def test_curves_are_drawn_when_there_is_something_new(tmp_path: Path) -> None:
     record(tmp_path, {"step": 0, "train/loss": 1.0})
     draw_what_is_new(tmp_path)
     assert not picture.exists()  # no epoch has ended
-    epoch = {"step": 0, "val/top1": 0.5, "time": time.time() - 1}
+    epoch = {"step": 0, "epoch": 0, "val/top1": 0.5, "time": time.time() - 1}
     record(tmp_path, {"step": 0, "train/loss": 1.0}, epoch)
     draw_what_is_new(tmp_path)
     assert picture.read_bytes().startswith(b"\x89PNG")
+    drawn = picture.with_suffix(".svg").read_text()
+    assert all(f"<!-- {text} -->" in drawn for text in (tmp_path.name, "epoch", "chosen: epoch 1"))
     before = picture.stat().st_mtime_ns
     record(tmp_path, epoch, {"step": 1, "train/loss": 1.0, "time": time.time()})
     draw_what_is_new(tmp_path)

@@ -1,13 +1,10 @@
-import io
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.tracking.logs import JsonlLogger, progress_callback
+from pattlite_dist.tracking.logs import JsonlLogger
 from pattlite_dist.tracking.record import read_metrics
 from pattlite_dist.tracking.wandb_logger import LenientWandbLogger
 from tests.conftest import on_small_disk
@@ -138,68 +135,3 @@ def test_a_run_goes_on_where_wandb_ends_which_is_noted_and_told_once(
         "W&B's process has ended (Connection lost); training continues, and the next start of the "
         "run tells W&B what it missed\n"
     )
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def train_two_epochs(first_batch: int, fails: bool = False) -> None:
-    """Call the hooks of a run that is resumed at a batch of the first of two epochs."""
-    trainer: Any = SimpleNamespace(
-        is_global_zero=True, current_epoch=0, max_epochs=2, global_step=first_batch, world_size=1,
-        num_training_batches=4,
-        callback_metrics={"train/loss": 0.25, "val/top1": 0.5, "val/macro_f1": 0.4},
-        datamodule=SimpleNamespace(
-            config=SimpleNamespace(trainer=SimpleNamespace(global_batch=10, eval_batch=10)),
-            manifest=SimpleNamespace(samples={"train": 37, "val": 19}.__getitem__),
-        ),
-    )  # fmt: skip
-    module: Any = None
-    progress = progress_callback()
-    progress.on_train_start(trainer, module)
-    for epoch in range(2):
-        trainer.current_epoch = epoch
-        progress.on_train_epoch_start(trainer, module)
-        for batch in range(0 if epoch else first_batch, 4):
-            trainer.global_step += 1
-            progress.on_train_batch_end(trainer, module, None, None, batch)
-        if fails:
-            progress.on_exception(trainer, module, RuntimeError())
-            return
-        for batch in range(2):
-            progress.on_validation_batch_end(trainer, module, None, None, batch)
-        progress.on_train_epoch_end(trainer, module)
-    progress.on_train_end(trainer, module)
-
-
-LINES = ["epoch 1/2, step 4: loss 0.2500, val top-1 50.00 %, ", "epoch 2/2, step 8: loss 0.2500"]
-
-
-def test_a_log_gets_a_line_for_each_epoch(capsys: pytest.CaptureFixture[str]) -> None:
-    train_two_epochs(0)
-    said = capsys.readouterr()
-    for line, expected in zip(said.out.splitlines(), LINES, strict=True):
-        assert line.startswith(expected)
-    assert said.err == ""
-
-
-def test_a_terminal_gets_the_same_lines_and_a_bar_that_counts_what_a_stopped_run_had_done(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stdout", terminal)
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setenv("TERM", "xterm")
-    train_two_epochs(2)
-    shown = terminal.getvalue()
-    assert all(f"\x1b[2K{line}" in shown for line in ("epoch 1/2, step 4", "epoch 2/2, step 8"))
-    first = shown.partition("step 4")[0]
-    assert "30/37" in first and "37/37" in first and "10/37" not in first
-    assert "10/37" in shown and "19/19" in shown
-    assert sys.stdout is terminal
-    train_two_epochs(2, fails=True)
-    assert terminal.getvalue().endswith("\x1b[2K"), "the bar is wiped away"
-    assert sys.stdout is terminal

@@ -13,9 +13,11 @@ from wandb.errors import AuthenticationError, CommError
 
 from pattlite_dist.config import Config
 from pattlite_dist.errors import Unreachable, UserError
+from pattlite_dist.slurm.pin import git_state
 from pattlite_dist.tracking import wandb_run
 from pattlite_dist.tracking.folder import load_config
-from pattlite_dist.tracking.record import RECORD_NAME, read_metrics
+from pattlite_dist.tracking.loggers import CSV_NAME, table_of
+from pattlite_dist.tracking.record import RECORD_NAME, read_metrics, scalars
 from pattlite_dist.tracking.wandb_run import (
     missing,
     run_id,
@@ -28,7 +30,7 @@ from tests.conftest import Run, environment, tiny
 from tests.data.test_fetch import Server, served
 from tests.starts import Zygote
 from tests.tracking.wandb_server import KEY, wandb_server
-from tests.train.harness import assert_same_training
+from tests.train.harness import assert_same_training, logged
 
 
 @pytest.fixture
@@ -180,6 +182,14 @@ def rows(segment: Path) -> list[dict[str, Any]]:
     return found
 
 
+def told(segment: Path) -> dict[str, list[Any]]:
+    """The records of a segment by their kind."""
+    found: dict[str, list[Any]] = {}
+    for _, record in records(segment):
+        found.setdefault(record.WhichOneof("record_type"), []).append(record)
+    return found
+
+
 def steps(run: Path) -> list[int]:
     """The step metric over all segments."""
     return [row["trainer/global_step"] for path in segments(run) for row in rows(path)]
@@ -293,7 +303,10 @@ def test_a_run_of_two_ranks_started_twice_is_one_run_and_writes_nothing_at_home(
     home = tmp_path / "home"
     home.mkdir()
     for epochs in (1, 2):
-        arguments = tiny(face_shards, tmp_path, wandb__mode="offline", trainer__epochs=epochs)
+        arguments = tiny(
+            face_shards, tmp_path, wandb__mode="offline", trainer__epochs=epochs,
+            wandb__tags="[one,two]", wandb__mistakes=3, tracking__loggers="[wandb,csv]",
+        )  # fmt: skip
         done = forked(*arguments, ranks=2, HOME=str(home), WANDB_API_KEY="")
         assert done.returncode == 0, done.stderr
     run = tmp_path / "tiny"
@@ -302,9 +315,31 @@ def test_a_run_of_two_ranks_started_twice_is_one_run_and_writes_nothing_at_home(
     values = {(row["trainer/global_step"], key): row[key]
               for path in segments(run) for row in rows(path) for key in row}  # fmt: skip
     for line in read_metrics(run / RECORD_NAME):  # not only the steps: each metric
-        for key in line.keys() - {"step", "time"}:
+        for key in scalars(line):
             assert values[line["step"], key] == pytest.approx(line[key]), (line["step"], key)
     assert of_wandb(home) == []
+    assert (run / CSV_NAME).read_text() == table_of(read_metrics(run / RECORD_NAME))
+    first, second = map(told, segments(run))
+    for each in (first, second):
+        (begun,) = (record.run for record in each["run"])
+        assert (begun.job_type, list(begun.tags)) == ("train", ["one", "two"])
+        assert begun.git.commit == (git_state()["commit"] or "")
+    kinds = [[one.artifact.type for one in each["artifact"]] for each in (first, second)]
+    assert kinds[0][0] == "dataset" and "dataset" not in kinds[1]  # named once
+    best = max(value for _, value in logged(run, "val/top1"))
+    for each, epoch in ((first, 0), (second, None)):
+        model = next(one.artifact for one in each["artifact"] if one.artifact.type == "model")
+        assert list(model.aliases) == ["best"] and epoch in (
+            None,
+            json.loads(model.metadata)["epoch"] - 1,
+        )
+        assert model.manifest.contents[0].ref.startswith("file://")
+    found = {u.key or ".".join(u.nested_key): u.value_json
+             for record in second["summary"] for u in record.summary.update}  # fmt: skip
+    assert json.loads(found["best/val_top1"]) == pytest.approx(best)
+    tables = [path.name for path in (run / "wandb").rglob("*.table.json")]
+    assert any("confusion" in name for name in tables) and any("mistakes" in n for n in tables)
+    assert 1 <= len(list((run / "wandb").rglob("*.png"))) <= 6
 
 
 @pytest.mark.slow

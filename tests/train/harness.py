@@ -46,9 +46,13 @@ def assert_same_training(one: Path, other: Path) -> None:
     for key in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers"):
         assert_same(a[key], b[key], key)
     assert a["global_step"] == b["global_step"]
-    for key in ("train/loss", "train/lr", "train/top1", "val/top1", "val/macro_f1", "val/nll"):
+    for key in (
+        "train/loss", "train/lr", "train/top1", "val/top1", "val/macro_f1", "val/nll",
+        "train/grad_norm",
+    ):  # fmt: skip
         assert logged(one, key) == logged(other, key), key
-    assert [step for step, _ in logged(one, "train/loss")] == list(range(a["global_step"]))
+    for key in ("train/loss", "time/steps"):
+        assert [step for step, _ in logged(one, key)] == list(range(a["global_step"]))
 
 
 def uninterrupted(

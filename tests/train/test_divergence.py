@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from pattlite_dist.cli import main
+from pattlite_dist.config import Config
 from pattlite_dist.runtime.signals import Signals
 from pattlite_dist.runtime.world import Agreement, World
 from pattlite_dist.tracking import history
@@ -18,6 +19,7 @@ from pattlite_dist.tracking.record import read_metrics
 from pattlite_dist.train import checkpoint as checkpoints
 from pattlite_dist.train import module as modules
 from pattlite_dist.train import run as runs
+from pattlite_dist.train.clock import Clock
 from pattlite_dist.train.names import listed
 from pattlite_dist.train.saving import Saver
 from pattlite_dist.train.watch import LossWatch
@@ -61,7 +63,8 @@ def test_a_bad_loss_stops_the_run_at_its_step(
     assert "last good checkpoint is epoch=0000-step=00000006.ckpt" in error
     run = tmp_path / "tiny"
     assert kept(run) == [6]
-    assert all(math.isfinite(line["train/loss"]) for line in read_metrics(run / "metrics.jsonl"))
+    lines = read_metrics(run / "metrics.jsonl")
+    assert all(math.isfinite(value) for line in lines for value in line.values())
     (failed,) = [event for event in history.read(run) if event["event"] == "failed"]
     assert "the loss of step 7" in failed["error"]
 
@@ -137,10 +140,12 @@ def on_a_gpu(run: Path, monkeypatch: pytest.MonkeyPatch, every_steps: int) -> tu
     def step(number: int, loss: float) -> None:
         progress = SimpleNamespace(batch_progress=SimpleNamespace(is_last_batch=False))
         trainer = SimpleNamespace(
-            global_step=number, step=number, log_every_n_steps=20,
-            fit_loop=SimpleNamespace(epoch_loop=progress),
+            global_step=number, step=number, log_every_n_steps=20, num_training_batches=100,
+            current_epoch=0, loggers=[], fit_loop=SimpleNamespace(epoch_loop=progress),
         )  # fmt: skip
-        module = SimpleNamespace(device=torch.device("cuda"), watch=watch)
+        module = SimpleNamespace(
+            device=torch.device("cuda"), watch=watch, clock=Clock(), noted={}, config=Config()
+        )
         watch.see(torch.tensor(loss), number)
         saver.on_train_batch_end(cast(Any, trainer), cast(Any, module), None, None, number - 1)
 
