@@ -1,6 +1,5 @@
 """When a run saves and when it stops: the callback in which all ranks decide together."""
 
-import signal
 import sys
 import time
 from pathlib import Path
@@ -15,7 +14,7 @@ from pattlite_dist.compat.lightning import (
     logged_step,
     restart_validation,
 )
-from pattlite_dist.errors import Unreachable, UserError
+from pattlite_dist.errors import UserError
 from pattlite_dist.runtime.pulse import Pulse
 from pattlite_dist.runtime.signals import Signals, Stopped
 from pattlite_dist.runtime.world import Agreement, World, from_main
@@ -29,8 +28,6 @@ from pattlite_dist.train.module import FERModule
 from pattlite_dist.train.names import chosen, listed, make_name, superfluous
 from pattlite_dist.train.temperature import Mark, save_calibration
 from pattlite_dist.train.watch import NEVER, LossWatch
-
-_PATIENCE = 10.0  # seconds that data may take after a signal, before the run stops without them
 
 
 def _clock(module: "pl.LightningModule") -> Clock:
@@ -217,23 +214,10 @@ class Saver(Checkpoint):
             begin_validation(checkpoint)
 
     def wait_for_data(self, trainer: "pl.Trainer") -> None:
-        """Called while this rank waits for data: stop if a signal arrived a while ago.
-
-        Nothing is saved: other ranks may wait for this one, in the middle of their step.
-
-        Raises:
-            Unreachable: likewise.
-        """
-        waited = time.time() - self.signals.noted
-        if not self.signals.got or waited < _PATIENCE:
-            return
-        if self.world.size == 1:
-            self._leave(trainer, self.signals.got)
-        name = signal.Signals(self.signals.got).name
-        raise Unreachable(
-            f"rank {self.world.rank} still waits for data {waited:.0f} s after {name}, and ends; "
-            "the run continues from its last checkpoint"
-        )
+        """Called while this rank waits for data: stop, unsaved, if a signal arrived a while ago."""
+        stop = self.decisions.without_data()
+        if stop:
+            self._leave(trainer, stop)
 
     def _leave_if_asked(self, trainer: "pl.Trainer") -> None:
         stop, _ = self.decisions.now()
