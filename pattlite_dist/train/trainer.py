@@ -27,6 +27,7 @@ from pattlite_dist.tracking.wandb_run import wandb_logger
 from pattlite_dist.train.checkpoint import AtomicCheckpointIO
 from pattlite_dist.train.course import Course
 from pattlite_dist.train.optim import Ema
+from pattlite_dist.train.phases import Phases
 from pattlite_dist.train.rates import ema_decay, warmup_steps
 from pattlite_dist.train.reduction import MeanGradients, PlainRanks
 from pattlite_dist.train.saving import Saver
@@ -102,7 +103,7 @@ def build_trainer(
     """
     settings = config.trainer
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    callbacks: list[Callback] = [progress_callback(), saver]
+    callbacks: list[Callback] = [Phases(saver.pulse), progress_callback(), saver]
     if course is not None:
         callbacks.append(course)
     if world.size > 1:
