@@ -205,8 +205,10 @@ FREE = {
     "trainer.channels_last": False, "trainer.compile": True, "trainer.checkpoint_every_steps": 9,
     "trainer.checkpoint_every_minutes": 2.5, "trainer.keep_best": 4,
     "trainer.log_every_steps": 3, "trainer.timeout_minutes": 1, "trainer.deterministic": False,
-    "trainer.accumulate": 2,
-    "tracking.report": False,
+    "trainer.accumulate": 2, "trainer.hang_minutes": 3.0,
+    "tracking.report": False, "tracking.loggers": ["csv"], "tracking.raw_val": True,
+    "wandb.job_type": "trial", "wandb.tags": ["a", "b"], "wandb.upload_model": True,
+    "wandb.mistakes": 9,
     "wandb.mode": "disabled", "wandb.project": "p", "wandb.entity": "e", "wandb.group": "g",
 }  # fmt: skip
 
@@ -260,7 +262,10 @@ def test_the_keys_that_may_change_between_two_starts_are_these() -> None:
         "trainer.checkpoint_every_steps", "trainer.checkpoint_every_minutes", "trainer.keep_best",
         "trainer.log_every_steps", "trainer.timeout_minutes", "trainer.deterministic",
         "trainer.accumulate", "trainer.patience", "trainer.min_delta", "trainer.max_minutes",
-        "tracking.report", "wandb.mode", "wandb.project", "wandb.entity", "wandb.group",
+        "trainer.hang_minutes",
+        "tracking.report", "tracking.loggers", "tracking.raw_val",
+        "wandb.mode", "wandb.project", "wandb.entity", "wandb.group", "wandb.job_type",
+        "wandb.tags", "wandb.upload_model", "wandb.mistakes",
     }  # fmt: skip
 
 

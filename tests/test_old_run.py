@@ -108,7 +108,14 @@ def test_it_is_continued_as_it_would_have_been(
     assert f"continues from {STOPPED}" in told
     assert f"{run} decays position embeddings, as before: optim.decay_positions=true\n" in told
     assert f"{run}: it began with random weights\n" in told
-    after, expected = read_metrics(run / "metrics.jsonl"), read_metrics(OLD / "continued.jsonl")
+    expected = read_metrics(OLD / "continued.jsonl")
+    # What has been added to the record since is left out, and lines that hold nothing else.
+    known = {key for line in expected for key in line}
+    lines = [
+        {key: value for key, value in line.items() if key in known}
+        for line in read_metrics(run / "metrics.jsonl")
+    ]
+    after = [line for line in lines if any("/" in key for key in line)]
     assert len(after) == len(expected)
     for line, other in zip(after, expected, strict=True):
         assert line.keys() == other.keys()

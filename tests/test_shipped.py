@@ -14,7 +14,11 @@ from tests.conftest import ROOT
 SOURCES = {CONFIGS: ROOT / "configs", PROFILES: ROOT / "launch" / "profiles"}
 EACH = pytest.mark.parametrize(
     ("kind", "name"),
-    [(kind, path.stem) for kind, folder in SOURCES.items() for path in sorted(folder.glob("*"))],
+    [
+        (kind, path.stem)
+        for kind, folder in SOURCES.items()
+        for path in sorted(folder.glob("*.yaml"))
+    ],
     ids=str,
 )
 

@@ -294,11 +294,11 @@ def changed_everywhere() -> list[dict[str, Any]]:
 def others(key: str, default: Any, chosen: dict[str, Any]) -> Iterator[Any]:
     """What else the value of a key may be, if it fits."""
     side = chosen.get("data.image_size", Config().data.image_size)
-    lists = [[0.1, 0.2, 0.3], [0.1, 0.3], [[0, 48], [1, side]], ["a folder/b"]]
+    words = words_of(annotation(key))
+    lists = [[0.1, 0.2, 0.3], [0.1, 0.3], [[0, 48], [1, side]], ["a folder/b"], words[-1:]]
     numbers = [default * 2, default + 1, default / 2] if isinstance(default, int | float) else []
     kinds = {annotation(key), *get_args(annotation(key))}
-    words = [*words_of(annotation(key)), "a folder/b", "other", None]
-    for value in [not default, *numbers, 1, 0.5, *lists, *words]:
+    for value in [not default, *numbers, 1, 0.5, *lists, *words, "a folder/b", "other", None]:
         if value != default and (not isinstance(value, bool) or bool in kinds):
             yield value
 
