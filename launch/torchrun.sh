@@ -9,8 +9,8 @@
 #   NNODES=2 RDZV=first.example.org:29400 launch/torchrun.sh train -c configs/fer2013.yaml
 #
 # NNODES=1:4 starts with the machines present half a minute after the first, lets others join, and
-# continues without those that are lost. If a worker dies, all restart from the last checkpoint, up
-# to MAX_RESTARTS times. RDZV_ID names the run if one port serves several. Other torchrun options can
+# continues without those that are lost. If a worker dies, all restart from the last checkpoint, until
+# three starts in a row lead to no newer one, and at most MAX_RESTARTS (100) times. RDZV_ID names the run if one port serves several. Other torchrun options can
 # be set by its own variables, such as PET_RDZV_CONF=last_call_timeout=5.
 set -euo pipefail
 fail() {
@@ -23,7 +23,7 @@ if [ $# -eq 0 ]; then
   exit 2
 fi
 NNODES=${NNODES:-1}
-MAX_RESTARTS=${MAX_RESTARTS:-3}
+MAX_RESTARTS=${MAX_RESTARTS:-100}
 [[ ${NPROC:-1} =~ ^[1-9][0-9]{0,3}$ ]] ||
   fail "NPROC=$NPROC is not a number of processes; set it to 1 or more, or leave it out"
 [[ $NNODES =~ ^([1-9][0-9]{0,4})(:([1-9][0-9]{0,4}))?$ ]] ||

@@ -59,7 +59,7 @@ def train(options: Any) -> int:
     code = Path(facts["code"]) if facts["code"] else None
     work = TrainJob(run, profile.max_requeues, profile.requeue_command)
     [job] = jobs.submit(plan, [work], code)
-    jobs.note(run, job, "train", facts)
+    jobs.note(run, job, "train", facts, options.after)
     tell(options, plan, job, run)
     if options.evaluate:
         _evaluate(options, run, profile, job, ["evaluate", str(run)], facts)

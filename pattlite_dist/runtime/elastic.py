@@ -27,6 +27,12 @@ def told_before(env: Mapping[str, str] = os.environ) -> bool:
     return folder is not None and any(folder.glob("mistake-*"))
 
 
+def restarts(env: Mapping[str, str] = os.environ) -> int:
+    """How often the agent has started its workers again after a failure."""
+    count = env.get("TORCHELASTIC_RESTART_COUNT", "")
+    return int(count) if count.isdecimal() else 0
+
+
 def first_to_tell(message: str, env: Mapping[str, str] = os.environ) -> bool:
     """Whether no other worker on this machine has reported this mistake, so the caller should."""
     folder = agent_folder(env)

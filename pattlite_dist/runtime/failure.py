@@ -102,6 +102,7 @@ class Watch:
         self.heard: str | None = None
         self.noted = self.mistake = False
         self.on_failure: Callable[[str, bool], None] | None = None
+        self.on_hang: Callable[[], None] | None = None
         self._thread = threading.Thread(target=self._run, name="pattlite-watch", daemon=True)
         self._thread.start()
 
@@ -158,6 +159,11 @@ class Watch:
             self._hear(self._look)
         except Exception:  # the store ended with rank 0
             self.heard = self.heard or None
+        hangs = False
+        with contextlib.suppress(Exception):
+            hangs = self.heard is not None and self._look.check(["hang"])
+        if hangs and self.on_hang is not None:
+            self.on_hang()
         if self._over.wait(GRACE):
             return  # this rank has failed as well
         if self.heard is not None:
@@ -182,16 +188,29 @@ def tell(text: str) -> None:
         print(f"pattlite: error: {text}", file=sys.stderr, flush=True)
 
 
+def tell_hang(store: Any, text: str) -> None:
+    """Have all ranks end, and write their stacks first.
+
+    Args:
+        store: of `another_store`.
+        text: why, in one line.
+    """
+    store.set("hang", "")
+    store.compare_set("failed", "", text)
+
+
 class _State:
     """Of this process.
 
     Attributes:
         watch: while it is in a group.
         status: to exit with once it has failed in it.
+        connect: makes a further connection to the ranks' store.
     """
 
     watch: Watch | None = None
     status: int | None = None
+    connect: Callable[[], Any] | None = None
 
 
 def begin(store: Any, rank: int, size: int, timeout: datetime.timedelta) -> None:
@@ -199,10 +218,15 @@ def begin(store: Any, rank: int, size: int, timeout: datetime.timedelta) -> None
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
     from torch.distributed.distributed_c10d import PrefixStore
 
-    look = TCPStore(store.host, store.port, is_master=False, timeout=timeout)
     # Attempts of torchrun may share a store.
     prefix = f"pattlite-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
-    _State.watch = Watch(PrefixStore(prefix, store), PrefixStore(prefix, look), rank, size)
+
+    def connect() -> Any:
+        look = TCPStore(store.host, store.port, is_master=False, timeout=timeout)
+        return PrefixStore(prefix, look)
+
+    _State.connect = connect
+    _State.watch = Watch(PrefixStore(prefix, store), connect(), rank, size)
     _State.status = None
     atexit.register(_leave)
 
@@ -211,7 +235,7 @@ def end() -> None:
     """The group is left in good order."""
     if _State.watch is not None:
         _State.watch.stop()
-        _State.watch = None
+        _State.watch = _State.connect = None
 
 
 def on_failure(work: Callable[[str, bool], None]) -> None:
@@ -222,6 +246,17 @@ def on_failure(work: Callable[[str, bool], None]) -> None:
     """
     if _State.watch is not None:
         _State.watch.on_failure = work
+
+
+def on_hang(work: Callable[[], None]) -> None:
+    """Have `work` called, in a thread, before this rank ends because the run hangs."""
+    if _State.watch is not None:
+        _State.watch.on_hang = work
+
+
+def another_store() -> Any:
+    """The ranks' common store, by a connection of its own; None outside of a group."""
+    return None if _State.connect is None else _State.connect()
 
 
 def judge(error: Exception) -> Exception:

@@ -47,11 +47,12 @@ class Signals:
     Attributes:
         got: the first signal recorded, 0 if none.
         noted: when it arrived, seconds since 1970.
+        replaced: whether a newer start of the job goes on with the run.
         previous: the handlers to restore.
     """
 
     def __init__(self) -> None:
-        self.got, self.noted = 0, 0.0
+        self.got, self.noted, self.replaced = 0, 0.0, False
         self.previous: dict[int, Any] = {}
         self._process = os.getpid()
 
@@ -63,6 +64,12 @@ class Signals:
             raise KeyboardInterrupt  # the user pressed ^C a second time
         if not self.got:
             self.got, self.noted = signum, now
+
+    def replace(self) -> None:
+        """Stop as for SIGTERM, because a newer start of the job goes on with the run."""
+        self.replaced = True
+        if not self.got:
+            self.got, self.noted = signal.SIGTERM, time.time()
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():

@@ -70,6 +70,9 @@ def leave(
     if os.environ.get("SLURM_PROCID", "0") != "0":
         raise SystemExit(0)
     job = history.job_id() or ""
+    if signals.replaced:
+        say(f"{stop}; a newer start of job {job} goes on with it")
+        raise SystemExit(0)
     restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
     said: set[str] = set()
     while True:

@@ -1,7 +1,7 @@
 """The state of runs, from their folders and, if there is one, from SLURM."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,7 +48,13 @@ class Row(NamedTuple):
     straggler: str | None
 
 
-def make_row(facts: Facts, info: JobInfo | None, answered: bool, now: float) -> Row:
+def make_row(
+    facts: Facts,
+    info: JobInfo | None,
+    answered: bool,
+    now: float,
+    before: JobInfo | None = None,
+) -> Row:
     """The state of a run.
 
     Args:
@@ -56,9 +62,15 @@ def make_row(facts: Facts, info: JobInfo | None, answered: bool, now: float) -> 
         info: its training job, if SLURM knows it.
         answered: whether SLURM answered at all.
         now: seconds since 1970.
+        before: the job that this one waited for, likewise.
     """
     standing = facts.standing
     state, reason = _state(facts, info, answered, now)
+    if state == "cancelled" and standing.last == "submitted" and standing.after is not None:
+        if before is None:
+            reason = f"after job {standing.after}, which did not succeed"
+        elif not before.live and before.state != "COMPLETED":
+            reason = f"job {before.job} before it: {before.state.lower()}"
     steps = left = None
     if facts.epochs and standing.steps_per_epoch:
         steps = facts.epochs * standing.steps_per_epoch
@@ -163,9 +175,31 @@ def _percent(fraction: float | None) -> str:
 def survey(runs: Sequence[Path]) -> list[Row]:
     """The current state of these runs; SLURM is asked once for all of them."""
     facts = [read_facts(run) for run in runs]
-    infos = queue.ask(item.standing.job for item in facts if item.standing.job is not None)
-    now = time.time()
-    return [
-        make_row(item, (infos or {}).get(item.standing.job or ""), infos is not None, now)
-        for item in facts
-    ]
+    asked = {job for item in facts for job in _jobs(item) if job is not None}
+    answer = queue.ask(asked)
+    infos, now = answer or {}, time.time()
+    rows = []
+    for item in facts:
+        job = training_job(item, infos)
+        chosen = item._replace(standing=item.standing._replace(job=job))
+        before = infos.get(item.standing.after or "")
+        rows.append(make_row(chosen, infos.get(job or ""), answer is not None, now, before))
+    return rows
+
+
+def _jobs(facts: Facts) -> set[str | None]:
+    return {facts.standing.job, facts.standing.after, *facts.standing.jobs}
+
+
+def training_job(facts: Facts, infos: Mapping[str, JobInfo]) -> str | None:
+    """The job that a run's state is that of: the newest, unless only an older one still lives.
+
+    Args:
+        facts: from its folder.
+        infos: what SLURM knows, by job.
+    """
+    newest = facts.standing.job
+    if not facts.standing.submitted or (newest in infos and infos[newest].live):
+        return newest
+    alive = [job for job in facts.standing.jobs if job in infos and infos[job].live]
+    return alive[-1] if alive else newest

@@ -99,10 +99,21 @@ def submit(plan: Plan, jobs: Sequence[Callable[[], None]], code: Path | None = N
         ) from error
 
 
-def note(run: Path, job: str, kind: str, facts: Mapping[str, Any]) -> None:
-    """Record a submission in the history of its run."""
-    commit = facts.get("commit")
-    history.append(run, "submitted", job=job, kind=kind, commit=commit, code=facts.get("code"))
+def note(
+    run: Path, job: str, kind: str, facts: Mapping[str, Any], after: str | None = None
+) -> None:
+    """Record a submission in the history of its run.
+
+    Args:
+        run: folder.
+        job: its id.
+        kind: `train` or `evaluate`.
+        facts: from `pin`.
+        after: id of the job that must succeed first.
+    """
+    more = {} if after is None else {"after": after}
+    commit, code = facts.get("commit"), facts.get("code")
+    history.append(run, "submitted", job=job, kind=kind, commit=commit, code=code, **more)
 
 
 def log_path(plan: Plan, job: str) -> Path:

@@ -28,6 +28,30 @@ def in_vain(events: Sequence[Mapping[str, Any]], step: int) -> list[str]:
     return reasons[::-1]
 
 
+def starts_in_vain(events: Sequence[Mapping[str, Any]], step: int) -> list[str]:
+    """As `in_vain`, by starts that no scheduler requeued but an agent, such as torchrun's.
+
+    Args:
+        events: of the run up to this start, oldest first.
+        step: that it continues from.
+    """
+    reasons: list[str] = []
+    reason = "killed"
+    for event in reversed(events):
+        if event.get("kind", "train") != "train":
+            continue
+        if event["event"] in ("submitted", "stopped", "finished"):
+            break
+        if event["event"] == "failed":
+            reason = str(event.get("error"))
+        if event["event"] == "started":
+            if event.get("step") != step:
+                break
+            reasons.append(reason)
+            reason = "killed"
+    return reasons[::-1]
+
+
 def given_up(reasons: Sequence[str]) -> str | None:
     """What to say of a run that crashed this often in vain; None if it may start again."""
     if len(reasons) < MOST:

@@ -46,9 +46,10 @@ def append(run: Path, event: Event, **facts: Any) -> None:
 
     Args:
         run: folder.
-        event: `submitted` (by the command, with `job`), `started` (with `step`, what it computes on
-            and with, and the fingerprint of its `shards`), `first_step`, `planned` (with `epochs`,
-            if they are no longer those it started with), `stopped` (with `signal`, `step`, whether
+        event: `submitted` (by the command, with `job`, and the job it comes `after`), `started`
+            (with `step`, what it computes on and with, and the fingerprint of its `shards`),
+            `first_step`, `planned` (with `epochs`, if they are no longer those it started with),
+            `stopped` (with `signal`, `step`, whether
             it was `saved`, and `noted`, the time of the signal), `requeued` (after a crash with
             `error` and the newest checkpoint's `step`), `finished` (with `reason`, if before its
             last epoch), `failed` (with `error`, and `final` if a further start would fail as well),
@@ -76,8 +77,10 @@ def append(run: Path, event: Event, **facts: Any) -> None:
 
 
 def note_failed(run: Path, error: str, final: bool) -> None:
-    """Add why a start failed; `final` if a further one would fail as well."""
-    append(run, "failed", error=error[:LONGEST], **({"final": True} if final else {}))
+    """Add why this start failed, if that is news; `final` if a further one would fail as well."""
+    last = of_this_start(read(run))[-1:]
+    if [(event["event"], event.get("error")) for event in last] != [("failed", error[:LONGEST])]:
+        append(run, "failed", error=error[:LONGEST], **({"final": True} if final else {}))
 
 
 def of_this_start(
@@ -126,6 +129,8 @@ class Standing(NamedTuple):
         steps_per_epoch: likewise.
         begin: the time of the newest start, seconds since 1970.
         end: the time of the newest event.
+        jobs: all that were submitted to train it, oldest first.
+        after: the job that the newest one of these waited for.
     """
 
     job: str | None = None
@@ -138,6 +143,8 @@ class Standing(NamedTuple):
     steps_per_epoch: int | None = None
     begin: float | None = None
     end: float | None = None
+    jobs: tuple[str, ...] = ()
+    after: str | None = None
 
 
 def submissions(events: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -174,7 +181,9 @@ def standing(events: Sequence[Mapping[str, Any]]) -> Standing:
         )
         if name == "started":
             now = now._replace(begin=now.end)
-    return now
+        if name == "submitted":
+            now = now._replace(after=event.get("after"))
+    return now._replace(jobs=tuple(job for job, kind in submitted.items() if kind == "train"))
 
 
 _T = TypeVar("_T")

@@ -4,17 +4,21 @@ import contextlib
 import fcntl
 import json
 import os
-import socket
+import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.runtime.locks import go_without, is_held, is_unsupported
+from pattlite_dist.tracking.claim import claim, is_older, look_out, me, withdraw
 from pattlite_dist.tracking.history import job_id
 
 LOCK_NAME = "run.lock"
-_OWN_JOB_SECONDS = 60.0  # the job's previous start may still be ending on another node
+_OWN_JOB_SECONDS = 300.0  # the job's previous start may still be ending on another node
+_CLAIM_SECONDS = 3.0  # until it is asked to, as it may not know that it has been replaced
 _ANY_SECONDS = 3.0  # a process that was just killed may still be ending
 _UNNOTICED = "a second process that trains this run would not be noticed, so start none"
 
@@ -37,6 +41,7 @@ class RunLock:
     def __init__(self, run: Path) -> None:
         self.path = run / LOCK_NAME
         self._descriptor: int | None = None
+        self._over = threading.Event()
 
     def acquire(self) -> None:
         """Take the folder.
@@ -53,10 +58,21 @@ class RunLock:
                 f"cannot write {self.path}: {error.strerror}; choose a folder that can be written"
             ) from error
         begin = time.monotonic()
+        claimed = False
         while not self._try():
             holder = self.holder()
             own = holder.get("job") is not None and holder.get("job") == job_id()
-            if time.monotonic() - begin > (_OWN_JOB_SECONDS if own else _ANY_SECONDS):
+            waited = time.monotonic() - begin
+            if waited > _CLAIM_SECONDS and not claimed and is_older(holder):
+                claimed = True
+                claim(self.path.parent)
+                print(
+                    f"pattlite: note: {self.path.parent} is still trained by an earlier start of "
+                    f"this {describe(holder)}; it is asked to save and end",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            if waited > (_OWN_JOB_SECONDS if own else _ANY_SECONDS):
                 os.close(self._descriptor)
                 self._descriptor = None
                 raise Busy(
@@ -64,15 +80,16 @@ class RunLock:
                     "cancel it, or give this run another name"
                 )
             time.sleep(0.1)
-        me = {
-            "job": job_id(),
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "since": round(time.time()),
-        }
+        withdraw(self.path.parent)
+        holder = {**me(), "since": round(time.time())}
         with contextlib.suppress(OSError):  # a full disk: the holder stays unnamed
             os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, json.dumps(me).encode(), 0)
+            os.pwrite(self._descriptor, json.dumps(holder).encode(), 0)
+
+    def on_claim(self, work: Callable[[], None]) -> None:
+        """Have `work` called, in a thread, once a newer start of this job asks for the folder."""
+        if self.held:
+            look_out(self.path.parent, self._over, work)
 
     @property
     def held(self) -> bool:
@@ -81,6 +98,7 @@ class RunLock:
 
     def release(self) -> None:
         """Release the folder."""
+        self._over.set()
         if self._descriptor is not None:
             with contextlib.suppress(OSError):  # the holder stays named, as after a kill
                 os.ftruncate(self._descriptor, 0)

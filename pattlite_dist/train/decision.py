@@ -1,15 +1,18 @@
 """What the ranks of a run decide together: whether to stop, to save by the clock, or to give up."""
 
+import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pattlite_dist.errors import Unreachable
 from pattlite_dist.runtime.signals import Signals
 from pattlite_dist.runtime.world import Agreement, World
 from pattlite_dist.train.checkpoint import Unusable
 from pattlite_dist.train.names import listed
 from pattlite_dist.train.watch import NEVER
 
+_PATIENCE = 10.0  # seconds that data may take after a signal, before the run stops without them
 _SHARE = 0.01  # largest share of the time spent on time-based checkpoints
 
 
@@ -31,8 +34,8 @@ class Decisions:
     """Each rank says what it knows; all get the same answer.
 
     An answer is the signal received by any rank (0 if none), and whether a time-based save is due.
-    Every method but `saved` and `advice` is collective, and raises `Unusable` on all ranks if a
-    loss was NaN or infinite on any.
+    Every method but `without_data`, `saved` and `advice` is collective, and raises `Unusable` on all
+    ranks if a loss was NaN or infinite on any.
 
     Args:
         folder: of the run's checkpoints.
@@ -75,6 +78,26 @@ class Decisions:
     def later(self, bad_step: int = NEVER, carried: Sequence[int] = ()) -> None:
         """Ask all ranks without waiting; arguments as for `now`."""
         self.agreement.ask([*self._known(bad_step), *carried])
+
+    def without_data(self) -> int:
+        """The signal that this rank got a while ago, while it waits for data; 0 if none.
+
+        Not collective: others may wait for this rank, in the middle of their step. So a single rank
+        stops, and one of several ends all.
+
+        Raises:
+            Unreachable: it is one of several.
+        """
+        waited = time.time() - self.signals.noted
+        if not self.signals.got or waited < _PATIENCE:
+            return 0
+        if self.world.size == 1:
+            return self.signals.got
+        raise Unreachable(
+            f"rank {self.world.rank} still waits for data {waited:.0f} s after "
+            f"{signal.Signals(self.signals.got).name}, and ends; the run continues from its last "
+            "checkpoint"
+        )
 
     def saved(self, seconds: float) -> None:
         """Begin to wait for the next time-based save.

@@ -21,11 +21,15 @@ from pattlite_dist.model.build import MobileNetV2ViT, PattLite, build_model, syn
 from pattlite_dist.runtime import failure
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.runtime.devices import use_gpu
+from pattlite_dist.runtime.elastic import restarts
+from pattlite_dist.runtime.hang import watched
+from pattlite_dist.runtime.pulse import Limits
 from pattlite_dist.runtime.signals import Signals, Stopped
 from pattlite_dist.runtime.world import World
 from pattlite_dist.shards.manifest import Manifest
+from pattlite_dist.tracking import crashes
 from pattlite_dist.tracking.folder import as_before, prepare_folder, run_folder, same_run
-from pattlite_dist.tracking.history import append, note_failed
+from pattlite_dist.tracking.history import append, note_failed, read
 from pattlite_dist.tracking.lock import RunLock
 from pattlite_dist.train import checkpoint as checkpoints
 from pattlite_dist.train.checks import check_recipe
@@ -106,9 +110,11 @@ def _train(config: Config, world: World, signals: Signals, run: Path, lock: RunL
             synchronise(model, world.size, use_gpu(config.trainer.accelerator))
         on_main(world, lock.acquire)
         if lock.held:  # otherwise the history belongs to the process that trains
+            lock.on_claim(signals.replace)
             failure.on_failure(functools.partial(note_failed, run))
         if found is not None:  # another process may have advanced the run before it exited
             found = on_main(world, lambda: continues_from(config, run, manifest, lesson))
+        on_main(world, lambda: check_progress(run, found))
         on_main(world, lambda: checkpoints.set_aside(run / "checkpoints", found))
         fit(config, world, signals, model, data, found, began, lesson)
         return run
@@ -166,6 +172,21 @@ def continues_from(
         check_sources(content, path, lesson)
 
     return checkpoints.newest(run / "checkpoints", check)
+
+
+def check_progress(run: Path, found: Path | None) -> None:
+    """Check that a run which torchrun starts again and again gets on.
+
+    Raises:
+        UserError: it does not; the message says why each start failed.
+    """
+    if restarts() < crashes.MOST:
+        return
+    place = found and parse_name(found.name)
+    reasons = crashes.starts_in_vain(read(run), place.step if place else 0)
+    over = crashes.given_up(reasons)
+    if over is not None:
+        raise UserError(f"{over}; fix this and run the same command again")
 
 
 def begin(config: Config, model: PattLite | MobileNetV2ViT, manifest: Manifest) -> str:
@@ -244,7 +265,11 @@ def fit(
     )
     trainer = build_trainer(config, world, run, saver, steps, course)
     data.waiting = functools.partial(saver.wait_for_data, trainer)
-    trainer.fit(module, datamodule=data, ckpt_path=found and str(found), weights_only=True)
+    steady = not settings.compile
+    limits = Limits(settings.hang_minutes, settings.timeout_minutes, world.size == 1, steady)
+    note = functools.partial(note_failed, run, final=False)
+    with watched(saver.pulse, limits, run, world.rank, world.size, note):
+        trainer.fit(module, datamodule=data, ckpt_path=found and str(found), weights_only=True)
     if world.main:
         why = {} if course.reason is None else {"reason": course.reason}
         for reason in why.values():

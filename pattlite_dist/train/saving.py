@@ -1,6 +1,5 @@
 """When a run saves and when it stops: the callback in which all ranks decide together."""
 
-import signal
 import sys
 import time
 from pathlib import Path
@@ -15,7 +14,8 @@ from pattlite_dist.compat.lightning import (
     logged_step,
     restart_validation,
 )
-from pattlite_dist.errors import Unreachable, UserError
+from pattlite_dist.errors import UserError
+from pattlite_dist.runtime.pulse import Pulse
 from pattlite_dist.runtime.signals import Signals, Stopped
 from pattlite_dist.runtime.world import Agreement, World, from_main
 from pattlite_dist.tracking import history
@@ -28,8 +28,6 @@ from pattlite_dist.train.module import FERModule
 from pattlite_dist.train.names import chosen, listed, make_name, superfluous
 from pattlite_dist.train.temperature import Mark, save_calibration
 from pattlite_dist.train.watch import NEVER, LossWatch
-
-_PATIENCE = 10.0  # seconds that data may take after a signal, before the run stops without them
 
 
 def _clock(module: "pl.LightningModule") -> Clock:
@@ -47,6 +45,9 @@ class Saver(Checkpoint):
 
     With several ranks a step does not wait for that: inside an epoch, what they ask each other at
     the end of a step is answered at the end of the next, and a signal costs one more step.
+
+    Attributes:
+        pulse: what this rank is doing.
 
     Args:
         run: folder.
@@ -77,6 +78,7 @@ class Saver(Checkpoint):
         self.every_steps, self.keep_best = every_steps, keep_best
         self.seconds = self.slowest = 0.0  # spent saving: total, and the longest
         self.last: Path | None = None
+        self.pulse = Pulse()
         self._first = True
         self._validation_ahead = False
 
@@ -212,23 +214,10 @@ class Saver(Checkpoint):
             begin_validation(checkpoint)
 
     def wait_for_data(self, trainer: "pl.Trainer") -> None:
-        """Called while this rank waits for data: stop if a signal arrived a while ago.
-
-        Nothing is saved: other ranks may wait for this one, in the middle of their step.
-
-        Raises:
-            Unreachable: likewise.
-        """
-        waited = time.time() - self.signals.noted
-        if not self.signals.got or waited < _PATIENCE:
-            return
-        if self.world.size == 1:
-            self._leave(trainer, self.signals.got)
-        name = signal.Signals(self.signals.got).name
-        raise Unreachable(
-            f"rank {self.world.rank} still waits for data {waited:.0f} s after {name}, and ends; "
-            "the run continues from its last checkpoint"
-        )
+        """Called while this rank waits for data: stop, unsaved, if a signal arrived a while ago."""
+        stop = self.decisions.without_data()
+        if stop:
+            self._leave(trainer, stop)
 
     def _leave_if_asked(self, trainer: "pl.Trainer") -> None:
         stop, _ = self.decisions.now()
@@ -252,6 +241,10 @@ class Saver(Checkpoint):
         Raises:
             Unusable: the weights are NaN or infinite; nothing was written.
         """
+        with self.pulse.within("save", trainer.global_step):
+            return self._saved(trainer, top1)
+
+    def _saved(self, trainer: "pl.Trainer", top1: float | None) -> UserError | None:
         clock = _clock(trainer.lightning_module)
         clock.mark("rest")
         begin = time.monotonic()

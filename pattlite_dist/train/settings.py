@@ -225,6 +225,14 @@ class TrainerConfig(Strict):
     timeout_minutes: float = setting(
         10, free=True, gt=0, description="How long a rank waits for the others."
     )
+    hang_minutes: float | None = setting(
+        None,
+        free=True,
+        ge=0,
+        description="End the run, so that it is started again, if a rank takes longer for what it "
+        "has done before; 0: never. null: ten times as long as the slowest step so far, at least 2 "
+        "minutes and less than timeout_minutes.",
+    )
 
 
 _FEW = 8  # images; BatchNorm's statistics of fewer are mostly noise (arXiv:1803.08494, figure 1)

@@ -23,15 +23,16 @@ from pattlite_dist.tracking.logs import JsonlLogger
 from pattlite_dist.tracking.progress import progress_callback
 from pattlite_dist.tracking.record import RECORD_NAME
 from pattlite_dist.tracking.reporting import report_callbacks
-from pattlite_dist.tracking.wandb_media import WandbMedia
 from pattlite_dist.tracking.wandb_run import wandb_logger
 from pattlite_dist.train.checkpoint import AtomicCheckpointIO
 from pattlite_dist.train.course import Course
 from pattlite_dist.train.optim import Ema
+from pattlite_dist.train.phases import Phases
 from pattlite_dist.train.rates import ema_decay, warmup_steps
 from pattlite_dist.train.reduction import MeanGradients, PlainRanks
 from pattlite_dist.train.saving import Saver
 from pattlite_dist.train.stages import Frozen, Stages
+from pattlite_dist.train.wandb_media import WandbMedia
 
 
 def build_preprocess(config: Config, model: PattLite | MobileNetV2ViT) -> Preprocess:
@@ -102,7 +103,7 @@ def build_trainer(
     """
     settings = config.trainer
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    callbacks: list[Callback] = [progress_callback(), saver]
+    callbacks: list[Callback] = [Phases(saver.pulse), progress_callback(), saver]
     if course is not None:
         callbacks.append(course)
     if world.size > 1:

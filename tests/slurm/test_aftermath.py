@@ -11,7 +11,7 @@ from pattlite_dist.slurm import aftermath
 from pattlite_dist.slurm.aftermath import BEGIN, end_of, judge, task_failure, why
 from pattlite_dist.slurm.job import CommandJob, TrainJob
 from pattlite_dist.tracking import history
-from pattlite_dist.tracking.crashes import given_up, in_vain
+from pattlite_dist.tracking.crashes import given_up, in_vain, starts_in_vain
 from pattlite_dist.train.names import make_name
 
 LOG = f"""{BEGIN}n[1-2]
@@ -81,6 +81,17 @@ def test_crashes_are_counted_from_the_newest_checkpoint_and_the_last_submission(
     assert in_vain([*told, *events("submitted")], 9) == []
     assert given_up(["b", "c"]) is None
     assert given_up(["b", "c", "d"]) == ("3 starts without a newer checkpoint (1: b; 2: c; 3: d)")
+
+
+def test_starts_by_an_agent_are_counted_likewise() -> None:
+    def start(step: int, *more: dict[str, Any]) -> list[dict[str, Any]]:
+        return [*events("started", step=step), *events("first_step"), *more]
+
+    lost = events("failed", error="lost")
+    told = [*start(0), *start(9, *lost), *start(9), *start(9, *lost)]
+    assert starts_in_vain(told, 9) == ["lost", "killed", "lost"]
+    assert starts_in_vain(told, 12) == []
+    assert starts_in_vain([*told, *events("stopped", step=9)], 9) == []
 
 
 class Job:

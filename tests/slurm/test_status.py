@@ -12,8 +12,8 @@ from pattlite_dist.commands.status import add_options, work
 from pattlite_dist.errors import UserError
 from pattlite_dist.slurm.facts import Facts, find_runs
 from pattlite_dist.slurm.jobinfo import ENDED, JobInfo
-from pattlite_dist.slurm.status import Row, duration, make_row, survey, table
-from pattlite_dist.tracking.history import Standing, append
+from pattlite_dist.slurm.status import Row, duration, make_row, survey, table, training_job
+from pattlite_dist.tracking.history import Standing, append, standing
 from tests.slurm.conftest import Cluster
 
 NOW = 1000.0
@@ -318,3 +318,40 @@ def test_a_requeued_run_counts_its_restarts(cluster: Cluster, tmp_path: Path) ->
     cluster.run("scontrol", "requeue", job)
     cluster.until(lambda: by_name(tmp_path)["a"].state == "pending")
     assert by_name(tmp_path)["a"].restarts == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "reason"),
+    [
+        (JobInfo("9", "9", "FAILED"), "job 9 before it: failed"),
+        (JobInfo("9", "9", "CANCELLED"), "job 9 before it: cancelled"),
+        (JobInfo("9", "9", "COMPLETED"), ""),
+        (JobInfo("9", "9", "RUNNING"), ""),
+        (None, "after job 9, which did not succeed"),
+    ],
+)
+def test_a_run_that_never_began_says_which_job_before_it_failed(
+    before: JobInfo | None, reason: str
+) -> None:
+    """As the one that makes its shards; SLURM has removed the job that waited for it."""
+    waited = facts("submitted", after="9")
+    row = make_row(waited, job("CANCELLED", reason="Dependency"), True, NOW, before)
+    assert (row.state, row.reason) == ("cancelled", reason)
+    assert make_row(facts("first_step", after="9"), job("CANCELLED"), True, NOW).reason == ""
+
+
+def test_a_second_submission_that_failed_does_not_hide_the_first_which_still_trains() -> None:
+    told = [{"event": "submitted", "job": name, "kind": "train"} for name in ("12", "13")]
+    told.insert(1, {"event": "submitted", "job": "11", "kind": "evaluate"})
+    two = Facts("runs/a", standing(told))
+    assert two.standing.jobs == ("12", "13")
+
+    def of(**states: str) -> str | None:
+        infos = {name[1:]: JobInfo(name[1:], name[1:], state) for name, state in states.items()}
+        return training_job(two, infos)
+
+    assert of(j12="RUNNING", j13="FAILED") == "12"
+    assert of(j12="RUNNING") == "12"
+    assert of(j12="RUNNING", j13="PENDING") == "13"
+    assert of(j11="RUNNING", j12="FAILED", j13="FAILED") == "13"
+    assert of() == "13"

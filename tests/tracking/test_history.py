@@ -12,6 +12,8 @@ from pattlite_dist.tracking.history import (
     Standing,
     append,
     job_id,
+    note_failed,
+    of_this_start,
     read,
     standing,
     submissions,
@@ -73,9 +75,11 @@ def test_a_run_that_was_stopped_and_goes_on() -> None:
         ("started", {"step": 40, "epochs": 30, "steps_per_epoch": 224}),
     )
     assert standing(history[:4]) == Standing(
-        "12", True, "stopped", 1, 40, "SIGTERM", 30, 224, begin=1.0, end=3.0
+        "12", True, "stopped", 1, 40, "SIGTERM", 30, 224, begin=1.0, end=3.0, jobs=("12",)
     )
-    assert standing(history) == Standing("12", True, "started", 2, 40, "", 30, 224, 5.0, 5.0)
+    assert standing(history) == Standing(
+        "12", True, "started", 2, 40, "", 30, 224, 5.0, 5.0, ("12",)
+    )
 
 
 def test_the_step_is_the_newest_told_even_if_it_is_lower() -> None:
@@ -119,6 +123,27 @@ def test_an_interactive_job_was_not_submitted() -> None:
 )
 def test_a_cancelled_job_may_still_say_how_it_left(names: list[str], last: str) -> None:
     assert standing(events(*names)).last == last
+
+
+def test_a_failure_is_noted_once_and_this_start_s_events_are_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    for restart, error in enumerate(("lost", "lost", "gone")):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
+        append(tmp_path, "started", step=restart)
+        for _ in range(2):
+            note_failed(tmp_path, error, final=restart == 2)
+    told = read(tmp_path)
+    assert [event.get("error") for event in told] == [None, "lost", None, "lost", None, "gone"]
+    assert of_this_start(told) == told[-2:]
+    assert [event.get("final") for event in told][-3:] == [None, None, True]
+
+
+def test_a_run_knows_its_jobs_and_what_the_newest_waited_for() -> None:
+    history = events(("submitted", {"after": "9"}), ("submitted", {"job": "14"}))
+    assert standing(history[:1])[-2:] == (("12",), "9")
+    assert standing(history)[-2:] == (("12", "14"), None)
 
 
 def test_the_reason_is_the_newest_event_s() -> None:

@@ -184,7 +184,7 @@ def test_the_next_start_of_a_job_takes_over_when_the_former_has_ended(
     lock.acquire()
     assert lock.held
     assert lock.holder() == {
-        "job": "41", "host": socket.gethostname(), "pid": os.getpid(),
+        "job": "41", "restart": 0, "host": socket.gethostname(), "pid": os.getpid(),
         "since": pytest.approx(time.time(), abs=60),
     }  # fmt: skip
     lock.release()
