@@ -89,7 +89,7 @@ class Zygote:
         )  # fmt: skip
 
     def with_small_networks(self) -> "Zygote":
-        """The same, but its ranks train `TwoBlocks` of `tests.train.small_network`."""
+        """The same, but its ranks train `TwoBlocks` and end by `tests.leaving`."""
         other = copy.copy(self)
         other.of_small_networks = True
         return other

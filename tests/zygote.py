@@ -29,6 +29,7 @@ from pattlite_dist import cli
 from pattlite_dist.evaluation import evaluate  # noqa: F401
 from pattlite_dist.model import build
 from pattlite_dist.tracking import curves
+from tests.leaving import leave
 from tests.train.faults import EVERY, Fault, install
 from tests.train.small_network import TwoBlocks
 
@@ -64,8 +65,16 @@ def be_rank(request: dict[str, Any], rank: int, port: int) -> NoReturn:
     if not request["strict"]:
         warnings.resetwarnings()
     sys.argv[1:] = request["arguments"]
-    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
-    sys.exit()
+    status = 0
+    try:
+        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if not request["small"] or not isinstance(end.code, int | None):
+            raise  # to the interpreter's own end
+        status = end.code or 0
+    if not request["small"]:
+        sys.exit()
+    leave(status)
 
 
 def wait(ranks: list[int], limit: float, together: bool) -> list[int]:

@@ -35,6 +35,7 @@ def test_each_place_has_the_samples_that_a_reader_gathers(shard_set: ShardSet, c
         np.testing.assert_array_equal(samples["label"], truth.labels[place.ids])
 
 
+@pytest.mark.usefixtures("small_network")
 def test_a_run_whose_set_is_resident_is_the_same_run(face_shards: Path, tmp_path: Path) -> None:
     classes: dict[str, object] = {"data.balance": 0.8, "optim.class_weights": "sqrt"}
     for name, resident in (("streamed", "false"), ("resident", "true")):

@@ -90,7 +90,6 @@ class Run:
 def run(cluster: Cluster, face_shards: Path, tmp_path: Path) -> Run:
     options = tiny(
         face_shards, tmp_path / "runs", trainer__epochs=EPOCHS, trainer__checkpoint_every_steps=20,
-        wandb__mode="offline",
     )  # fmt: skip
     return Run(cluster, tmp_path, options[1:])
 
@@ -116,6 +115,7 @@ def assert_nothing_twice(run: Run, kills: int) -> None:
 def test_a_job_preempted_signalled_requeued_and_killed_ends_with_the_same_weights(
     cluster: Cluster, run: Run, reference: Path
 ) -> None:
+    run.options.append("--wandb.mode=offline")
     run.submit()
     run.at_work(1)
     began = time.monotonic()

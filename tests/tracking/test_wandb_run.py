@@ -33,6 +33,12 @@ from tests.tracking.wandb_server import KEY, wandb_server
 from tests.train.harness import assert_same_training, logged
 
 
+@pytest.fixture(scope="module")
+def zygote(zygote: Zygote) -> Zygote:
+    """What is told of a step is the point here, not its network."""
+    return zygote.with_small_networks()
+
+
 @pytest.fixture
 def logged_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -269,6 +269,7 @@ def test_shards_that_are_gone_or_cut_off_are_told_before_anything_is_written(
     assert not (tmp_path / "tiny").exists()
 
 
+@pytest.mark.usefixtures("small_network")
 def test_a_bad_shard_stops_the_run_or_is_left_out_counted_and_logged(
     face_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
