@@ -113,6 +113,15 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Zygote"]:
 
 
 @pytest.fixture
+def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, networks are such as `Zygote.with_small_networks` trains."""
+    from pattlite_dist.model import build
+    from tests.train.small_network import TwoBlocks
+
+    monkeypatch.setattr(build, "MobileNetV2", TwoBlocks)
+
+
+@pytest.fixture
 def forked(zygote: "Zygote", tmp_path: Path) -> Run:
     """Like `pattlite`, but forked: for tests of what a process does once it has started."""
 
@@ -143,6 +152,15 @@ def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield str(folder / "python")
         finally:
             process.kill()
+
+
+@pytest.fixture(scope="session")
+def forking_python(warm_python: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Python for agents that imports little, and whose workers fork: see `tests.preloaded`."""
+    path = tmp_path_factory.mktemp("preloaded") / "python"
+    path.write_text(f'#!/bin/sh\nexec {warm_python} -u -m tests.preloaded "$@"\n')
+    path.chmod(0o755)
+    return str(path)
 
 
 def with_labels(shards: Path, copy: Path, old: str, new: str) -> Path:

@@ -2,10 +2,10 @@
 
 import re
 import shlex
-from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parent.parent
+from tests.conftest import ROOT
+
 BLOCK = re.compile(
     r"^(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<kind>\S*)\n(?P<text>.*?)^```$", re.M | re.S
 )

@@ -2,8 +2,9 @@
 
     python -m tests.preloaded -m pattlite_dist.runtime.elastic …
 
-is the agent. Its workers are processes of their own, as always: each has a session, an environment
-and an exit status, may be killed, and is started again. But none begins with seconds of imports.
+is the agent, and the Python may be that of `tests.warm`. Its workers are processes of their own, as
+always: each has a session, an environment and an exit status, may be killed, and is started again.
+But none begins with seconds of imports.
 """
 
 import gc
@@ -18,6 +19,7 @@ from typing import IO, Any
 
 import jsonargparse  # noqa: F401  as a worker would
 from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 
 from pattlite_dist.cli import main
 from pattlite_dist.runtime import elastic
@@ -86,7 +88,13 @@ def _work(
         sys.stderr.flush()
 
 
+def _method_name(depth: int = 2) -> str:
+    """Torch's own looks for the source of the whole stack in all modules: seconds an agent."""
+    return sys._getframe(depth).f_code.co_name
+
+
 if __name__ == "__main__":
+    dynamic_rendezvous.get_method_name = _method_name
     subprocess_handler.Popen = Forked  # type: ignore[assignment,misc]
     curves.write_figure = lambda _, path: path.touch()  # see tests.zygote
     gc.collect()

@@ -1,7 +1,9 @@
 """The pytest side of `tests.zygote`: starts the command line without the cost of imports."""
 
 import contextlib
+import copy
 import dataclasses
+import itertools
 import json
 import os
 import select
@@ -78,12 +80,19 @@ class Zygote:
     """
 
     def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
-        self.folder, self.env, self.starts = folder, dict(env), 0
+        self.folder, self.env, self.starts = folder, dict(env), itertools.count(1)
+        self.of_small_networks = False
         self.alone = namespace()
         self.process = subprocess.Popen(
             [*self.alone, sys.executable, "-W", "error", "-m", "tests.zygote"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env=self.env, bufsize=0,
         )  # fmt: skip
+
+    def with_small_networks(self) -> "Zygote":
+        """The same, but its ranks train `TwoBlocks` of `tests.train.small_network`."""
+        other = copy.copy(self)
+        other.of_small_networks = True
+        return other
 
     def start(
         self,
@@ -120,8 +129,8 @@ class Zygote:
             preload: modules that this start and all later ones need not import.
             kill: kill all ranks as soon as this returns true.
         """
-        self.starts += 1
-        files = [self.folder / f"{self.starts}.{name}" for name in ("stdout", "stderr")]
+        number = next(self.starts)
+        files = [self.folder / f"{number}.{name}" for name in ("stdout", "stderr")]
         if together is None:
             together = fault is not None and fault.signum != signal.SIGKILL
         request = {
@@ -131,6 +140,7 @@ class Zygote:
             "fault": fault and dataclasses.asdict(fault),
             "record": record and str(record),
             "freeze": freeze,
+            "small": self.of_small_networks,
             "env": dict(self.env if env is None else env),
             "cwd": str(cwd),
             "stdout": str(files[0]),

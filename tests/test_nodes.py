@@ -28,14 +28,6 @@ DEBIAN = [
 NAMELESS = [LOCAL, LOCAL]
 
 
-@pytest.fixture
-def python(tmp_path: Path) -> str:
-    path = tmp_path / "python"
-    path.write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.preloaded "$@"\n')
-    path.chmod(0o755)
-    return str(path)
-
-
 @contextlib.contextmanager
 def ended(processes: list["subprocess.Popen[bytes]"]) -> Iterator[None]:
     """Whatever happens, no process of these sessions is left."""
@@ -72,23 +64,23 @@ def train(nodes: list[Node], where: str, shards: Path, folder: Path, python: str
     ],
 )
 def test_two_machines_train_by_the_address_that_leads_to_the_first(
-    hosts: list[str], where: str, face_shards: Path, tmp_path: Path, python: str
+    hosts: list[str], where: str, face_shards: Path, tmp_path: Path, forking_python: str
 ) -> None:
     with machines(tmp_path, hosts) as nodes:
-        said = train(nodes, where, face_shards, tmp_path, python)
+        said = train(nodes, where, face_shards, tmp_path, forking_python)
     assert "2 rank(s)" in said
     assert [item["event"] for item in history.read(tmp_path / "tiny")][-1] == "finished"
 
 
 def test_one_machine_whose_own_name_does_not_resolve_trains_with_two_processes(
-    face_shards: Path, tmp_path: Path, python: str
+    face_shards: Path, tmp_path: Path, forking_python: str
 ) -> None:
     options = tiny(face_shards, tmp_path, trainer__epochs=1)
     with machines(tmp_path, [LOCAL]) as (node,):
         node.run("ip", "link", "del", "admin")
         node.run("ip", "link", "del", "fabric")
         with (tmp_path / "log").open("wb") as log:
-            env = variables(NPROC="2", PYTHON=python)
+            env = variables(NPROC="2", PYTHON=forking_python)
             process = node.start([str(SCRIPT), *options], log, env=env)
         with ended([process]):
             status = process.wait(LIMIT)

@@ -5,6 +5,7 @@ a network.
 """
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -172,12 +173,19 @@ class Agent:
     """A call of the script and all that comes of it."""
 
     def __init__(self, arguments: list[str], log: Path, **env: str) -> None:
-        self.path = log
+        self.path, self.pid_file = log, log.with_suffix(".pid")
+        env = variables(PID_FILE=str(self.pid_file), **env)
         with log.open("w") as stream:
             self.process = subprocess.Popen(
-                [SCRIPT, *arguments], env=variables(**env), stdout=stream,
-                stderr=subprocess.STDOUT, start_new_session=True,
+                [SCRIPT, *arguments], env=env, stdout=stream, stderr=subprocess.STDOUT,
+                start_new_session=True,
             )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        """That of torchrun's agent, which `tests.warm` may have forked for `self.process`."""
+        told = self.pid_file.read_text() if self.pid_file.exists() else ""
+        return int(told or self.process.pid)
 
     @property
     def log(self) -> str:
@@ -185,14 +193,11 @@ class Agent:
 
     def workers(self) -> list[int]:
         """Its processes that train, each the leader of a session of its own."""
-        found = []
+        found, agent = [], self.pid
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                if (
-                    parent == self.process.pid
-                    and b"pattlite_dist" in (entry / "cmdline").read_bytes()
-                ):
+                _, parent, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+                if int(parent) == agent and session == entry.name:
                     found.append(int(entry.name))
         return sorted(found)
 
@@ -201,7 +206,7 @@ class Agent:
         if self.process.poll() is not None:  # another process may have its number by now
             return
         workers = self.workers()
-        for pid in (self.process.pid, *workers):
+        for pid in (self.pid, self.process.pid, *workers):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
         self.process.wait()
@@ -211,18 +216,15 @@ class Agent:
 
 
 @pytest.fixture
-def agents(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
+def agents(forking_python: str, tmp_path: Path) -> Iterator[Callable[..., Agent]]:
     """Starts agents; afterwards none of them, nor of their processes, is left.
 
-    Their workers fork from them, unless `PYTHON` says otherwise.
+    They and their workers are forked, unless `PYTHON` says otherwise.
     """
     started: list[Agent] = []
-    preloaded = tmp_path / "python"
-    preloaded.write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.preloaded "$@"\n')
-    preloaded.chmod(0o755)
 
     def begin(arguments: list[str], **env: str) -> Agent:
-        env = {"PYTHON": str(preloaded), **env}
+        env = {"PYTHON": forking_python, **env}
         agent = Agent(arguments, tmp_path / f"agent-{len(started)}.log", **env)
         started.append(agent)
         return agent
@@ -245,8 +247,10 @@ def until(ready: Callable[[], Any], agents: list[Agent]) -> Any:
 
 def step(run: Path) -> int:
     """The newest in a run's record."""
-    lines = read_metrics(run / RECORD_NAME)
-    return int(lines[-1]["step"]) if lines else -1
+    record = run / RECORD_NAME
+    lines = record.read_bytes().splitlines(keepends=True)[-2:] if record.exists() else []
+    whole = [line for line in lines if line.endswith(b"\n")]  # the last may still be written
+    return int(json.loads(whole[-1])["step"]) if whole else -1
 
 
 @pytest.fixture
@@ -349,7 +353,7 @@ def test_one_goes_on_alone_to_the_end(
     both = [agents(arguments(face_shards, tmp_path), **env) for _ in range(2)]
     until(lambda: "; 2 rank(s)" in both[0].log + both[1].log and step(run) >= STEPS, both)
     # The one that holds the address must stay: it is the one that listens there.
-    host, other = sorted(both, key=lambda agent: agent.process.pid not in listeners(env["RDZV"]))
+    host, other = sorted(both, key=lambda agent: agent.pid not in listeners(env["RDZV"]))
     other.lose()
     assert host.wait() == 0, host.log
     assert "continues from epoch=" in host.log

@@ -1,7 +1,7 @@
 """A Python that need not import PyTorch, for tests in which a process's start is not the point.
 
 The program that `client` writes stands where a profile names a Python, or first in PATH. It hands
-its arguments, environment, folder, open files and node over to a process that has imported what
+its arguments, environment, folder, open files and machine over to a process that has imported what
 others wrote and nothing of this package, which forks. Signals, the end and the exit status pass
 between the two, but the forked process is not SLURM's own: where jobs are signalled or killed they
 have a real Python.
@@ -21,7 +21,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-CLONE_NEWUTS = 0x04000000
+NAMESPACES = ("uts", "net", "mnt")  # what makes a machine in tests: its name, network and files
 CLIENT = """#!{python} -IS
 import json, os, signal, socket, sys
 
@@ -31,9 +31,9 @@ link = socket.socket(socket.AF_UNIX)
 link.connect({address!r})
 for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
     signal.signal(signum, lambda number, _: link.send(bytes([number])))
-node = os.open("/proc/self/ns/uts", os.O_RDONLY)
+machine = [os.open("/proc/self/ns/" + name, os.O_RDONLY) for name in {namespaces}]
 request = json.dumps([sys.argv[3:], dict(os.environ), os.getcwd()]).encode()
-socket.send_fds(link, [len(request).to_bytes(4, "big")], [0, 1, 2, node])
+socket.send_fds(link, [len(request).to_bytes(4, "big")], [0, 1, 2, *machine])
 link.sendall(request)
 status = int((link.recv(4) or b"1").decode())
 if status < 0:
@@ -45,8 +45,19 @@ sys.exit(status)
 
 def client(path: Path, address: Path) -> None:
     """Write the program that asks the process at this address."""
-    path.write_text(CLIENT.format(python=sys.executable, address=str(address)))
+    path.write_text(
+        CLIENT.format(python=sys.executable, address=str(address), namespaces=NAMESPACES)
+    )
     path.chmod(0o755)
+
+
+def move(machine: list[int]) -> None:
+    """Go to the namespaces that a client has opened."""
+    own = [os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in NAMESPACES]
+    for here, there in zip(own, machine, strict=True):
+        elsewhere = not os.path.sameopenfile(here, there)
+        if elsewhere and ctypes.CDLL(None, use_errno=True).setns(there, 0):
+            raise OSError(ctypes.get_errno(), "setns")
 
 
 def be_job(
@@ -54,9 +65,7 @@ def be_job(
 ) -> NoReturn:
     """In the forked process: run the module as `python -m` does, to the end."""
     os.setsid()
-    elsewhere = not os.path.sameopenfile(files[3], os.open("/proc/self/ns/uts", os.O_RDONLY))
-    if elsewhere and ctypes.CDLL(None, use_errno=True).setns(files[3], CLONE_NEWUTS):
-        raise OSError(ctypes.get_errno(), "setns")
+    move(files[3:])
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         os.dup2(files[number], number)
         errors = "backslashreplace" if name == "stderr" else None
@@ -66,6 +75,8 @@ def be_job(
     os.environ.clear()
     os.environ.update(env)
     os.chdir(folder)
+    if "PID_FILE" in env:
+        Path(env["PID_FILE"]).write_text(str(os.getpid()))
     sys.path[:] = [folder, *filter(None, env.get("PYTHONPATH", "").split(":")), *path]
     sys.argv[1:] = arguments[1:]
     status: Any = 0
@@ -85,7 +96,7 @@ def be_job(
 def see_through(link: socket.socket, path: list[str]) -> None:
     """Start what a client asks for, hand its signals on, and tell it the end; kill it with it."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    head, files, _, _ = socket.recv_fds(link, 4, 4)
+    head, files, _, _ = socket.recv_fds(link, 4, 3 + len(NAMESPACES))
     with link.makefile("rb") as stream:
         arguments, env, folder = json.loads(stream.read(int.from_bytes(head, "big")))
     pid = os.fork()

@@ -27,8 +27,10 @@ from matplotlib.backends import backend_agg  # noqa: F401  and this
 
 from pattlite_dist import cli
 from pattlite_dist.evaluation import evaluate  # noqa: F401
+from pattlite_dist.model import build
 from pattlite_dist.tracking import curves
 from tests.train.faults import EVERY, Fault, install
+from tests.train.small_network import TwoBlocks
 
 
 def be_rank(request: dict[str, Any], rank: int, port: int) -> NoReturn:
@@ -57,6 +59,8 @@ def be_rank(request: dict[str, Any], rank: int, port: int) -> NoReturn:
     record = request["record"] and f"{request['record']}.{rank}"
     mine = fault is not None and fault.rank in (rank, EVERY)
     install(fault if mine else None, record, request["freeze"])
+    if request["small"]:
+        build.MobileNetV2 = TwoBlocks  # type: ignore[misc]
     if not request["strict"]:
         warnings.resetwarnings()
     sys.argv[1:] = request["arguments"]

@@ -70,7 +70,7 @@ _GROUP = "lr/"  # before the name of a group of parameters with a learning rate 
 _NOTES = {
     "Loss": "Train: of augmented images and smoothed labels, the mean over all ranks.",
     "Gradient norm": "Of the mean gradients over all ranks, before they are clipped.",
-    "Waiting for data": "Seconds of a step, the mean over all ranks.",
+    "Waiting for data": "Seconds of a step (m: thousandths), the mean over all ranks.",
     "Images a second": "Between two lines of the record: without validation, with saving.",
 }
 _CHOSEN = "The diamond is the best on val: the checkpoint that is used."

@@ -55,7 +55,7 @@ def _spec(blocks: list[Block], bars: int) -> dict[str, object]:
             color=alt.Color(
                 "part:N", title=None, sort=known,
                 scale=alt.Scale(domain=known, range=colours(len(known))),
-                legend=alt.Legend(orient="top", columns=2, labelLimit=320),
+                legend=alt.Legend(orient="top", columns=2),
             ),
             tooltip=["bar:N", "part:N", alt.Tooltip("share:Q", format=SHARE),
                      alt.Tooltip("minutes:Q", format=",.1f")],
@@ -74,6 +74,7 @@ def _note(records: Sequence[RunRecord]) -> str:
         for name, slow in found
         if slow is not None
     ]
+    said.append("Reduction: averaging gradients, and waiting for slower ranks.")
     on_gpu = any(
         start.facts.get("device") not in (None, "CPU") for record in records
         for start in record.begun

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 PARTS = {
     "data": "waiting for data",
-    "prepare": "copying and augmenting",
-    "compute": "forward and backward",
-    "reduce": "averaging gradients, and waiting for other ranks",
-    "optimizer": "optimiser and average",
+    "prepare": "augmenting",  # and copying
+    "compute": "forward, backward",
+    "reduce": "reduction",  # of gradients, which waits for the slowest rank
+    "optimizer": "optimiser",  # and the average of the weights
     "save": "saving",
     "validate": "validation",
-    "rest": "the rest",
+    "rest": "rest",
 }
 STEPS = "time/steps"
 COSTLY = 0.1  # of the time of a step: from there on a straggler is named

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pattlite_dist.config import Config
 from pattlite_dist.errors import Unreachable, UserError
 from pattlite_dist.files import write_text
+from pattlite_dist.runtime.code import git_state
 from pattlite_dist.runtime.signals import held_back
 from pattlite_dist.tracking.record import RECORD_NAME, read_metrics, scalars
 from pattlite_dist.tracking.settings import WandbConfig
@@ -132,8 +133,6 @@ def wandb_logger(config: Config, run: Path, main: bool) -> "LenientWandbLogger |
 
 
 def _init(config: Config, run: Path, mode: str) -> Any:
-    from pattlite_dist.slurm.pin import git_state
-
     settings: WandbConfig = config.wandb
     code = git_state()  # of this package; wandb itself looks where it is started
     with held_back():  # no thread of wandb may take the signals that are meant for this one

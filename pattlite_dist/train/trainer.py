@@ -23,7 +23,6 @@ from pattlite_dist.tracking.logs import JsonlLogger
 from pattlite_dist.tracking.progress import progress_callback
 from pattlite_dist.tracking.record import RECORD_NAME
 from pattlite_dist.tracking.reporting import report_callbacks
-from pattlite_dist.tracking.wandb_media import WandbMedia
 from pattlite_dist.tracking.wandb_run import wandb_logger
 from pattlite_dist.train.checkpoint import AtomicCheckpointIO
 from pattlite_dist.train.course import Course
@@ -33,6 +32,7 @@ from pattlite_dist.train.rates import ema_decay, warmup_steps
 from pattlite_dist.train.reduction import MeanGradients, PlainRanks
 from pattlite_dist.train.saving import Saver
 from pattlite_dist.train.stages import Frozen, Stages
+from pattlite_dist.train.wandb_media import WandbMedia
 
 
 def build_preprocess(config: Config, model: PattLite | MobileNetV2ViT) -> Preprocess:

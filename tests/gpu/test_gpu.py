@@ -33,6 +33,7 @@ def configured(shipped: str, shards: Path, runs: Path, **changes: Any) -> Config
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small_network")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_each_configuration_trains_continues_and_is_scored(
     name: str, face_shards: Path, tmp_path: Path
@@ -57,6 +58,7 @@ def test_each_configuration_trains_continues_and_is_scored(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small_network")
 def test_a_run_continues_bit_for_bit_and_is_scored_as_on_the_cpu(
     face_shards: Path, tmp_path: Path
 ) -> None:

@@ -175,14 +175,3 @@ def real_csv() -> Path:
     if not path:
         pytest.skip("set FER2013_CSV to a fer2013.csv to run this")
     return Path(path)
-
-
-@pytest.fixture(scope="session")
-def plain_csv(real_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same unpacked, for tests that would unpack it each for themselves."""
-    if real_csv.suffix != ".xz":
-        return real_csv
-    path = tmp_path_factory.mktemp("plain") / "fer2013.csv"
-    with lzma.open(real_csv) as packed, path.open("wb") as plain:
-        shutil.copyfileobj(packed, plain, 1 << 20)
-    return path

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from pattlite_dist.slurm.profile import load_profile
-from tests.conftest import ROOT
-from tests.documents import told
+from tests.documents import blocks, told
 from tests.slurm.conftest import Cluster
 from tests.test_readme import SHORT, clone, shell, without_download
 
@@ -36,9 +35,7 @@ def adapted(line: str, python: str) -> str:
 
 
 def test_the_profile_that_is_shown_is_one(tmp_path: Path) -> None:
-    [block] = re.findall(
-        r"^```yaml\n(.*?)^```", (ROOT / "docs" / "slurm.md").read_text(), re.S | re.M
-    )
+    [block] = [text for _, kind, text in blocks("docs/slurm.md") if kind == "yaml"]
     path = tmp_path / "profile.yaml"
     path.write_text(block)
     profile = load_profile(str(path))

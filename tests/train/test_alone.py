@@ -14,7 +14,9 @@ SECONDS = 60.0  # on a busy machine; the ranks' own time limit is ten minutes
 
 def alone(zygote: Zygote, options: list[str], place: str, rank: int) -> Start:
     env = environment(PLACE=place, RAISES=str(rank))
-    start = zygote.start(options, 3, module="tests.train.alone", env=env, together=True)
+    start = zygote.with_small_networks().start(
+        options, 3, module="tests.train.alone", env=env, together=True
+    )
     assert start.statuses == [1, 1, 1], start.log
     assert start.seconds < SECONDS
     with nothing_left_over(zygote, start.sessions):

@@ -26,6 +26,8 @@ from pattlite_dist.train.watch import LossWatch
 from tests.conftest import tiny
 from tests.starts import Zygote
 
+pytestmark = pytest.mark.usefixtures("small_network")
+
 
 def kept(run: Path) -> list[int]:
     """Steps of the checkpoints, after loading each to check that its weights are finite."""
@@ -119,7 +121,8 @@ def test_a_loss_that_is_bad_on_one_rank_stops_all_at_the_same_step(
     zygote: Zygote, face_shards: Path, tmp_path: Path
 ) -> None:
     arguments = tiny(face_shards, tmp_path, trainer__checkpoint_every_steps=3)
-    start = zygote.start(arguments, 2, module="tests.train.bad_loss", together=True)
+    ranks = zygote.with_small_networks()
+    start = ranks.start(arguments, 2, module="tests.train.bad_loss", together=True)
     assert start.statuses == [2, 2], start.log
     errors = start.stderr.splitlines()
     assert len(errors) == 2 and errors[0] == errors[1]  # reported by each rank

@@ -90,6 +90,12 @@ def options(shards: Path, runs: Path, **overrides: object) -> list[str]:
 
 
 @pytest.fixture(scope="module")
+def zygote(zygote: Zygote) -> Zygote:
+    """Where runs are interrupted is the point here; those of test_run have a larger network."""
+    return zygote.with_small_networks()
+
+
+@pytest.fixture(scope="module")
 def references(
     zygote: Zygote, face_shards: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[int, Path]:

@@ -28,8 +28,8 @@ MIXES = {"flip": 0.5, "rotation": 10, "cutmix": 1.0, "mixup": 0.3, "mix_prob": 0
 def configured(shards: Path, runs: Path, **augment: Any) -> Config:
     return Config.model_validate({
         "name": "run", "runs": str(runs), "seed": 3, "augment": augment,
-        "data": {"shards": str(shards), "image_size": 24},
-        "model": {"name": "mobilenetv2-vit", "cut": 3, "width": 16, "heads": 2},
+        "data": {"shards": str(shards), "image_size": 48},
+        "model": {"name": "mobilenetv2-vit", "cut": 7, "width": 16, "heads": 2},
         "trainer": {"epochs": 4, "global_batch": 8, "accelerator": "cpu"},
     })  # fmt: skip
 
@@ -116,7 +116,7 @@ def test_a_step_that_is_not_there_and_other_shards_are_told(
         with pytest.raises(UserError, match=f"has no step {step}: it has 4 epochs of"):
             replays.replay(run, step)
     history.append(run, "started", shards="0" * 64)
-    with pytest.raises(UserError, match=r"is not what .* was trained on"):
+    with pytest.raises(UserError, match=r"is not what .* trained on"):
         replays.replay(run, 0)
 
 

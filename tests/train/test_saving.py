@@ -28,6 +28,7 @@ from tests.starts import Zygote
 from tests.train.faults import EVERY, Fault, killer
 from tests.train.harness import assert_same_training, nothing_left_over, uninterrupted
 
+pytestmark = pytest.mark.usefixtures("small_network")
 EPOCHS, STEPS = 4, 7  # steps per epoch: 104 samples in global batches of 16
 LAST = EPOCHS * STEPS
 VALIDATION_BATCHES = {1: 5, 2: 3}  # by ranks: 37 samples in batches of 8
@@ -54,6 +55,12 @@ AT_AN_END = [
 
 def options(shards: Path, runs: Path, **overrides: object) -> list[str]:
     return tiny(shards, runs, **{"trainer.epochs": EPOCHS, "trainer.global_batch": 16, **overrides})
+
+
+@pytest.fixture(scope="module")
+def zygote(zygote: Zygote) -> Zygote:
+    """Where runs are interrupted is the point here; those of test_run have a larger network."""
+    return zygote.with_small_networks()
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +226,7 @@ def small_disk(zygote: Zygote, tmp_path: Path) -> Iterator[Path]:
         pytest.skip("only root can mount a small disk; run as root, for example in a container")
     folder = tmp_path / "disk"
     folder.mkdir()
-    zygote.inside("mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder)
+    zygote.inside("mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", folder)
     yield folder
     zygote.inside("umount", folder)
 
