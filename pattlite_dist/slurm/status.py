@@ -199,7 +199,8 @@ def training_job(facts: Facts, infos: Mapping[str, JobInfo]) -> str | None:
         infos: what SLURM knows, by job.
     """
     newest = facts.standing.job
-    if newest is None or not facts.standing.submitted or (newest in infos and infos[newest].live):
+    known = infos.get(newest or "")
+    if not facts.standing.submitted or (known is not None and known.live):
         return newest
     alive = [job for job in facts.standing.jobs if job in infos and infos[job].live]
     return alive[-1] if alive else newest
