@@ -34,8 +34,8 @@ class Decisions:
     """Each rank says what it knows; all get the same answer.
 
     An answer is the signal received by any rank (0 if none), and whether a time-based save is due.
-    Every method but `without_data`, `saved` and `advice` is collective, and raises `Unusable` on all
-    ranks if a loss was NaN or infinite on any.
+    Every method but `without_data`, `saved` and `advice` is collective, and raises `Unusable` on
+    all ranks if a loss was NaN or infinite on any.
 
     Args:
         folder: of the run's checkpoints.
