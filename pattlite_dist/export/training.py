@@ -19,11 +19,14 @@ def account(subject: Subject) -> list[str]:
     config = given_away(parse_written(subject.content["pattlite"]["config"], str(subject.path)))
     weights = config.model.weights
     began = "random weights" if weights in (None, "none") else f"the weights `{weights}`"
+    trainer = config.trainer
+    length = f"for {trainer.epochs} epochs"
+    if trainer.max_minutes is not None:
+        length = f"for as many of {trainer.epochs} epochs as fit in {trainer.max_minutes:g} minutes"
     averaged = ", its weights averaged over the steps" if config.optim.ema else ""
     told = [
-        f"On train alone, from {began}, for {config.trainer.epochs} epochs with the seed "
-        f"{config.seed}; epoch {subject.content['epoch'] + 1} was chosen by its top-1 on "
-        f"val{averaged}."
+        f"On train alone, from {began}, {length}, with the seed {config.seed}; epoch "
+        f"{subject.content['epoch'] + 1} was chosen by its top-1 on val{averaged}."
     ]
     if not subject.exported:
         told += _course(subject)

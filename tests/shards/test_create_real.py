@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import lzma
+import re
 import struct
 import tarfile
 import zipfile
@@ -16,6 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from pattlite_dist.cli import main
+from pattlite_dist.model.weights import FOLDER, names
 from pattlite_dist.shards.create import create_shards
 from pattlite_dist.shards.manifest import SPLIT_NAMES, Options, load_manifest
 from pattlite_dist.shards.sources.base import EMOTIONS, Item, Reading, Source
@@ -120,6 +123,25 @@ def test_the_marks_of_fer2013_are_in_its_samples(real_shards: Path) -> None:
 
 def test_the_shards_of_fer2013_pass_their_own_check(real_shards: Path) -> None:
     assert verify_shards(real_shards)[1] == []
+
+
+@pytest.mark.parametrize("name", names() or ["none"])
+def test_the_networks_that_come_with_the_package_score_what_their_cards_say(
+    name: str, real_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert name != "none", "no trained network is installed"
+    monkeypatch.chdir(tmp_path)
+    options = ["--shards", str(real_shards), "--accelerator=cpu", "--pictures=false"]
+    assert main(["evaluate", f"pretrained:{name}", *options]) == 0
+    splits = json.loads((tmp_path / f"{name}-evaluation" / "evaluation.json").read_text())["splits"]
+    card = (FOLDER / f"{name}.safetensors.md").read_text()
+    said = re.findall(
+        r"^\| (val|test)( without copies of train)? \| [\d,]+ \| ([\d.]+) %", card, re.M
+    )
+    assert len(said) == 3
+    for part, clean, percent in said:
+        top1 = splits[part + ("_clean" if clean else "")]["top1"]
+        assert abs(100 * top1 - float(percent)) <= 0.15  # 0.1, and the card is rounded
 
 
 def test_without_the_leaked_train_rows_nothing_leaks(plain_csv: Path, tmp_path: Path) -> None:
