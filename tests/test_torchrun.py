@@ -117,7 +117,7 @@ def test_a_workstation_shares_its_cores_between_its_processes(
         ({"COUNT": "echo 4"}, 4, 1), ({"COUNT": "echo 4", "NPROC": "3"}, 3, 2),
     ):  # fmt: skip
         assert script_calls(**given) == [
-            f"{threads}", "--standalone", f"--nproc-per-node={processes}", "--max-restarts=3",
+            f"{threads}", "--standalone", f"--nproc-per-node={processes}", "--max-restarts=100",
             *words,
         ]  # fmt: skip
 

@@ -185,7 +185,9 @@ class Watch:
 def tell(text: str) -> None:
     """Print the error that ends this rank, once for all ranks of a machine under torchrun."""
     if first_to_end():
-        print(f"pattlite: error: {text}", file=sys.stderr, flush=True)
+        # At once: with `python -u`, `print` writes the end of the line by itself, after another's.
+        sys.stderr.write(f"pattlite: error: {text}\n")
+        sys.stderr.flush()
 
 
 def tell_hang(store: Any, text: str) -> None:
@@ -215,11 +217,15 @@ class _State:
 
 def begin(store: Any, rank: int, size: int, timeout: datetime.timedelta) -> None:
     """Look out for failures, from when the group has been formed; called on all ranks."""
+    import torch.distributed as dist
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
     from torch.distributed.distributed_c10d import PrefixStore
 
-    # Attempts of torchrun may share a store.
-    prefix = f"pattlite-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+    # Attempts of torchrun may share a store. Its own count of them is no name for one: a machine
+    # that joins later has counted fewer.
+    names = [f"pattlite-{time.time_ns()}"]
+    dist.broadcast_object_list(names, src=0)
+    [prefix] = names
 
     def connect() -> Any:
         look = TCPStore(store.host, store.port, is_master=False, timeout=timeout)

@@ -23,8 +23,9 @@ BEGIN = "pattlite: begins on "  # what the script prints first, before the names
 _MISTAKE = 2
 _STOPPED = {128 + signum for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1,
                                         signal.SIGUSR2)}  # fmt: skip
-# Of srun, which knows how each task ended: `srun: error: n2: task 1: Killed`.
-_TASK = re.compile(r"^srun: error: (\S+): tasks? ([\d,-]+): (.+?)\s*(?:\(core dumped\))?$")
+# Of srun, which knows how each task ended: `srun: error: n2: task 1: Killed`. A task may have been
+# about to end its own line.
+_TASK = re.compile(r"srun: error: (\S+): tasks? ([\d,-]+): (.+?)\s*(?:\(core dumped\))?$")
 _OTHERS = ("Exited with exit code", "Terminated")  # how those end that another leaves behind
 _WORDS = {
     "Killed": "was killed",
@@ -64,7 +65,7 @@ def task_failure(log: str) -> str | None:
         log: of the job, of all its starts.
     """
     for line in log[log.rfind(BEGIN) + 1 :].splitlines():
-        match = _TASK.match(line)
+        match = _TASK.search(line)
         if match is not None and not match[3].startswith(_OTHERS):
             ranks = "ranks" if re.search("[,-]", match[2]) else "rank"
             return f"{ranks} {match[2]} on {match[1]} {_WORDS.get(match[3], f'ended: {match[3]}')}"

@@ -134,7 +134,7 @@ def test_the_card_says_what_the_file_is_and_how_good(run: Path, exported: Path) 
     assert f"| test | 41 | {100 * scores['top1']:.1f} %" in text
     assert "on all 37 images of val" in text and "(+0.00 points)" in text
     assert f"{exported.stat().st_size:,} bytes" in text
-    assert re.search(r"from random weights, for \d+ epochs with the seed 0; epoch 3 was", text)
+    assert re.search(r"from random weights, for \d+ epochs, with the seed 0; epoch 3 was", text)
     assert "Top-1 on val by epoch, %: 25.0, 50.0." in text
     assert "Looks at test with checkpoints of this run: 1 (20" in text
     recipe = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])

@@ -20,7 +20,7 @@ srun: error: n9: task 7: Killed
 epoch 1/6, step 7
 slurmstepd: error: *** STEP 17.0 ON n1 CANCELLED ***
 srun: error: n1: task 0: Exited with exit code 1
-srun: error: n2: task 1: Killed
+pattlite: error: lost the connectionsrun: error: n2: task 1: Killed
 srun: error: n1: task 2: Segmentation fault (core dumped)
 """
 

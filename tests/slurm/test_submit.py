@@ -231,7 +231,7 @@ def test_a_second_job_in_a_run_is_refused_and_the_first_goes_on(
     assert cluster.wait(first, ENDED) == "COMPLETED"
 
     log = (run / "slurm" / f"{second}_0_log.out").read_text()
-    [line] = [line for line in log.splitlines() if line.startswith("pattlite: ")]
+    [line] = [line for line in log.splitlines() if line.startswith("pattlite: error: ")]
     assert f"is being trained by job {first} (process" in line
     assert "Traceback" not in log
     assert "has changed since" in (run / "slurm" / f"{first}_0_log.out").read_text()
