@@ -9,9 +9,10 @@
 #   NNODES=2 RDZV=first.example.org:29400 launch/torchrun.sh train -c configs/fer2013.yaml
 #
 # NNODES=1:4 starts with the machines present half a minute after the first, lets others join, and
-# continues without those that are lost. If a worker dies, all restart from the last checkpoint, until
-# three starts in a row lead to no newer one, and at most MAX_RESTARTS (100) times. RDZV_ID names the run if one port serves several. Other torchrun options can
-# be set by its own variables, such as PET_RDZV_CONF=last_call_timeout=5.
+# continues without those that are lost. If a worker dies, all restart from the last checkpoint,
+# until three starts in a row lead to no newer one, and at most MAX_RESTARTS (100) times. RDZV_ID
+# names the run if one port serves several. Other torchrun options can be set by its own variables,
+# such as PET_RDZV_CONF=last_call_timeout=5.
 set -euo pipefail
 fail() {
   echo "torchrun.sh: error: $1" >&2

@@ -15,6 +15,7 @@ from torchmetrics.functional.classification import (
 from pattlite_dist.evaluation.bootstrap import Counts, Floats, intervals, rates, shares
 from pattlite_dist.evaluation.predictions import Predictions
 from pattlite_dist.evaluation.schema import Agreement, ByClass, PartScores, View
+from pattlite_dist.train.metrics import surest_mistakes
 from pattlite_dist.train.temperature import BINS, calibration_error
 
 _LEAST = np.finfo(np.float64).tiny  # avoids the log of 0
@@ -100,9 +101,7 @@ def calibration(table: Floats, labels: NDArray[np.int64]) -> tuple[Counts, Float
 
 def worst_mistakes(found: Predictions, most: int, view: View = "one") -> Predictions:
     """The wrong predictions with the highest probability, the highest first."""
-    wrong = found.where(found.guesses(view) != found.labels)
-    order = np.argsort(-wrong.probabilities[view].max(1), kind="stable")[:most]
-    return wrong.where(order)
+    return found.where(surest_mistakes(found.probabilities[view], found.labels, most))
 
 
 def _by_class(classes: Sequence[str], values: Floats) -> ByClass:

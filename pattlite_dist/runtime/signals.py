@@ -6,13 +6,11 @@ agree at the end of a step, save once, and leave together.
 """
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -112,6 +110,9 @@ def start_helpers(context: Any) -> None:
     Args:
         context: of multiprocessing; None stands for the default one.
     """
+    import multiprocessing
+    from multiprocessing import forkserver, resource_tracker
+
     method = (context or multiprocessing).get_start_method()
     if method != "fork":
         with held_back():

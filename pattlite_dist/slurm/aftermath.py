@@ -9,20 +9,19 @@ goes back into the queue, as does one that crashed, while it gets on. A user's m
 import os
 import pickle
 import re
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from pattlite_dist.runtime.elastic import MISTAKE
+from pattlite_dist.runtime.signals import STOPPING
 from pattlite_dist.slurm.job import CommandJob, TrainJob
 from pattlite_dist.slurm.requeue import ALIVE, ask_until_answered, requeue_until_done, say
 from pattlite_dist.tracking import crashes, history
 
 BEGIN = "pattlite: begins on "  # what the script prints first, before the names of the nodes
-_MISTAKE = 2
-_STOPPED = {128 + signum for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1,
-                                        signal.SIGUSR2)}  # fmt: skip
+_STOPPED = {128 + signum for signum in STOPPING}
 # Of srun, which knows how each task ended: `srun: error: n2: task 1: Killed`. A task may have been
 # about to end its own line.
 _TASK = re.compile(r"srun: error: (\S+): tasks? ([\d,-]+): (.+?)\s*(?:\(core dumped\))?$")
@@ -49,7 +48,7 @@ def judge(status: int, events: Sequence[Mapping[str, Any]]) -> Verdict:
     names = [event["event"] for event in events]
     if "finished" in names:
         return "done"
-    if status == _MISTAKE or any(event.get("final") for event in events):
+    if status == MISTAKE or any(event.get("final") for event in events):
         return "mistake"
     if "failed" in names:
         return "crashed"
@@ -134,7 +133,7 @@ def _end_training(work: TrainJob, folder: Path, job: str, status: int) -> int:
             history.note_failed(work.run, over, final=True)
             return status
         say(f"{reason}; job {job} goes back into the queue and continues from step {step:,}")
-    restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    restarts = history.restart_count()
     error: str | None = f"restarted {restarts} times, which is its limit"
     if restarts < work.max_requeues:
         error = requeue_until_done(job, work.requeue_command)

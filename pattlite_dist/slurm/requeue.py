@@ -73,7 +73,7 @@ def leave(
     if signals.replaced:
         say(f"{stop}; a newer start of job {job} goes on with it")
         raise SystemExit(0)
-    restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    restarts = history.restart_count()
     said: set[str] = set()
     while True:
         state = state_of(job)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pattlite_dist.tracking.history import job_id
+from pattlite_dist.tracking.history import job_id, restart_count
 
 CLAIM_NAME = "run.claim"
 _EVERY = 2.0  # seconds between two looks
@@ -21,8 +21,10 @@ _EVERY = 2.0  # seconds between two looks
 
 def me() -> dict[str, Any]:
     """This process, as a lock or a claim names it."""
-    restart = int(os.environ.get("SLURM_RESTART_COUNT", 0))
-    return {"job": job_id(), "restart": restart, "host": socket.gethostname(), "pid": os.getpid()}
+    return {
+        "job": job_id(), "restart": restart_count(), "host": socket.gethostname(),
+        "pid": os.getpid(),
+    }  # fmt: skip
 
 
 def is_older(holder: dict[str, Any]) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import write_figure
 from pattlite_dist.logins import without_secrets
-from pattlite_dist.tracking.record import RECORD_NAME, read_metrics
+from pattlite_dist.tracking.record import RECORD_NAME, best_on_val, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +48,8 @@ def _draw(run: Path, lines: list[dict[str, Any]]) -> None:
     groups = sorted({key for line in lines for key in line if key.startswith("lr/")})
     for key in groups or ["train/lr"]:
         _plot(rate, lines, key, key.removeprefix("lr/") if groups else "all weights")
-    best = max((line for line in lines if "val/top1" in line), key=lambda line: line["val/top1"])
+    best = best_on_val(lines)
+    assert best is not None  # nothing is drawn before the first validation
     per_epoch = (best["step"] + 1) / (best["epoch"] + 1) if "epoch" in best else None
     chosen = "chosen" if per_epoch is None else f"chosen: epoch {best['epoch'] + 1}"
     for axis, name in ((loss, "loss"), (accuracy, "accuracy"), (rate, "learning rate")):

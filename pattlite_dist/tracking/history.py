@@ -41,6 +41,11 @@ def job_id(env: Mapping[str, str] = os.environ) -> str | None:
     return env.get("SLURM_JOB_ID")
 
 
+def restart_count(env: Mapping[str, str] = os.environ) -> int:
+    """How often SLURM has started this job again; 0 outside a job."""
+    return int(env.get("SLURM_RESTART_COUNT", 0))
+
+
 def append(run: Path, event: Event, **facts: Any) -> None:
     """Add an event to a run's history, with its time, job and host.
 
@@ -61,7 +66,7 @@ def append(run: Path, event: Event, **facts: Any) -> None:
         "event": event,
         "time": round(time.time(), 3),
         "job": job_id(),
-        "restart": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
+        "restart": restart_count(),
         "host": socket.gethostname(),
         **facts,
     }
@@ -87,7 +92,7 @@ def of_this_start(
     events: Sequence[Mapping[str, Any]], env: Mapping[str, str] = os.environ
 ) -> list[Mapping[str, Any]]:
     """The events of this job since SLURM last started it."""
-    job, restart = job_id(env), int(env.get("SLURM_RESTART_COUNT", 0))
+    job, restart = job_id(env), restart_count(env)
     return [e for e in events if e.get("job") == job and e.get("restart") == restart]
 
 

@@ -18,6 +18,7 @@ PARTS = {
     "validate": "validation",
     "rest": "rest",
 }
+APART = ("save", "validate")  # not of every step
 STEPS = "time/steps"
 COSTLY = 0.1  # of the time of a step: from there on a straggler is named
 _RECENT = 20  # lines by which it is judged
@@ -45,7 +46,7 @@ def metrics_of(table: Sequence[Sequence[float]], steps: int, batch: int) -> dict
     found: dict[str, Any] = {STEPS: steps}
     for part, seconds in columns.items():
         found[f"time/{part}"] = _few(sum(seconds) / len(seconds) / steps)
-    training = sum(sum(s) for part, s in columns.items() if part not in ("save", "validate"))
+    training = sum(sum(s) for part, s in columns.items() if part not in APART)
     if training:
         found["train/images_per_second"] = round(batch * steps * len(table) / training, 1)
     if len(table) > 1:
@@ -81,16 +82,13 @@ def straggler(lines: Sequence[Mapping[str, Any]]) -> Straggler | None:
 def _slowest(line: Mapping[str, Any]) -> tuple[int, float] | None:
     """The rank with the shortest wait, and what share of a step the others wait longer."""
     waits = _numbers(line.get("ranks/reduce"))
-    parts = [_number(line.get(f"time/{part}")) for part in PARTS if part not in _APART]
+    parts = [_number(line.get(f"time/{part}")) for part in PARTS if part not in APART]
     step = sum(value for value in parts if value is not None)
     if len(waits) < 2 or step <= 0:
         return None
     rank = min(range(len(waits)), key=waits.__getitem__)
     others = [wait for place, wait in enumerate(waits) if place != rank]
     return rank, (statistics.median(others) - waits[rank]) / step
-
-
-_APART = ("save", "validate")  # not of every step
 
 
 def totals(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -13,8 +13,8 @@ from pytorch_lightning.callbacks import Callback
 
 from pattlite_dist.console import Progress, show_progress
 from pattlite_dist.tracking.logs import JsonlLogger
-from pattlite_dist.tracking.parts import PARTS
-from pattlite_dist.tracking.record import read_metrics
+from pattlite_dist.tracking.parts import APART, PARTS
+from pattlite_dist.tracking.record import best_on_val, read_metrics
 
 
 class PlainProgress(Callback):
@@ -92,8 +92,8 @@ class BarProgress(PlainProgress):
         if trainer.is_global_zero:
             self._trainer, self._started = trainer, (time.monotonic(), trainer.global_step)
             for logger in _records(trainer):
-                scores = [line.get("val/top1") for line in read_metrics(logger.path)]
-                self._best = max((score for score in scores if score is not None), default=None)
+                best = best_on_val(read_metrics(logger.path))
+                self._best = None if best is None else best["val/top1"]
             self._report = self._bar.enter_context(show_progress(True, self._line))
 
     def on_train_batch_end(
@@ -174,7 +174,7 @@ def state_line(
     words = [f"step {step:,}"]
     if "train/loss" in known:
         words.append(f"loss {known['train/loss']:.4f}")
-    times = [known.get(f"time/{part}", 0.0) for part in PARTS if part not in ("save", "validate")]
+    times = [known.get(f"time/{part}", 0.0) for part in PARTS if part not in APART]
     if sum(times):
         words.append(f"data wait {100 * known['time/data'] / sum(times):.0f} %")
     if "val/top1" in known:

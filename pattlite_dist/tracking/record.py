@@ -1,7 +1,7 @@
 """The run's own record, `metrics.jsonl`: read, and rewound when steps are repeated."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,12 @@ def rewind_metrics(path: Path, step: int) -> None:
     if path.exists():
         kept = [line for line in read_metrics(path) if line["step"] < step]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def best_on_val(lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The line of the validation with the highest top-1, the first of equals; None without any."""
+    scored = [line for line in lines if "val/top1" in line]
+    return max(scored, key=lambda line: line["val/top1"], default=None)
 
 
 def scalars(line: Mapping[str, Any]) -> dict[str, float]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pattlite_dist.tracking.parts import PARTS
+from pattlite_dist.tracking.parts import APART, PARTS
 
 _ON_GPU = ("prepare", "compute", "reduce", "optimizer")  # between five marks
 
@@ -25,11 +25,9 @@ class Clock:
 
     def __init__(self, gpu: bool = False, now: Callable[[], float] = time.perf_counter) -> None:
         self._now, self._gpu = now, gpu
-        self._seconds = dict.fromkeys(PARTS, 0.0)
-        self._last, self._steps = now(), 0
         self._events: list[Any] = []
-        self._samples = self._measured = False
         self._waited = 0.0
+        self.start()
 
     def start(self) -> None:
         """Forget what was before."""
@@ -47,7 +45,7 @@ class Clock:
         if part in _ON_GPU:
             self._record(1 + _ON_GPU.index(part))
             self._measured = part == _ON_GPU[-1]
-        elif part in ("save", "validate"):  # not of a step
+        elif part in APART:
             self._samples = False
 
     def prepared(self, waited: float) -> None:

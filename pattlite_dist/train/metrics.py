@@ -176,3 +176,19 @@ class Scores(nn.Module):
         self.counts.reset()
         self.nll.reset()
         self.unusable.reset()
+
+
+def surest_mistakes(
+    probabilities: NDArray[np.float64], labels: NDArray[np.int64], most: int
+) -> NDArray[np.int64]:
+    """The samples whose wrong prediction is the surest, surest first; ties in order.
+
+    Args:
+        probabilities: float [n, classes].
+        labels: int64 [n].
+        most: how many at most.
+    """
+    (wrong,) = np.nonzero(probabilities.argmax(1) != labels)
+    order = np.argsort(-probabilities[wrong].max(1), kind="stable")
+    found: NDArray[np.int64] = wrong[order[:most]]
+    return found

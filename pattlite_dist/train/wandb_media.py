@@ -10,28 +10,13 @@ from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback
 
 from pattlite_dist.shards.manifest import MANIFEST_NAME
-from pattlite_dist.tracking.record import RECORD_NAME, read_metrics
+from pattlite_dist.tracking.record import RECORD_NAME, best_on_val, read_metrics
 from pattlite_dist.tracking.settings import WandbConfig
+from pattlite_dist.train.metrics import surest_mistakes
 from pattlite_dist.train.names import chosen, listed
 
 if TYPE_CHECKING:
     from pattlite_dist.tracking.wandb_logger import LenientWandbLogger
-
-
-def surest_mistakes(
-    probabilities: NDArray[np.float64], labels: NDArray[np.int64], most: int
-) -> NDArray[np.int64]:
-    """The samples whose wrong prediction is the surest, surest first; ties in order.
-
-    Args:
-        probabilities: float [n, classes].
-        labels: int64 [n].
-        most: how many at most.
-    """
-    (wrong,) = np.nonzero(probabilities.argmax(1) != labels)
-    order = np.argsort(-probabilities[wrong].max(1), kind="stable")
-    found: NDArray[np.int64] = wrong[order[:most]]
-    return found
 
 
 class WandbMedia(Callback):
@@ -51,8 +36,7 @@ class WandbMedia(Callback):
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Remember the best of earlier starts; name the shards, once."""
-        scored = [line for line in read_metrics(self.run / RECORD_NAME) if "val/top1" in line]
-        best = max(scored, key=lambda line: line["val/top1"], default=None)
+        best = best_on_val(read_metrics(self.run / RECORD_NAME))
         if best is not None:
             self._note(best["val/top1"], best.get("epoch", 0), best["step"] + 1)
         else:
