@@ -6,6 +6,7 @@ one exact place. Requests are read as lines of JSON from the standard input. Eac
 two lines: its processes, at once, and how they ended, once all of them are gone.
 """
 
+import atexit
 import contextlib
 import functools
 import gc
@@ -16,6 +17,7 @@ import runpy
 import signal
 import socket
 import sys
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -64,6 +66,10 @@ def be_rank(request: dict[str, Any], rank: int, port: int) -> NoReturn:
         build.MobileNetV2 = TwoBlocks  # type: ignore[misc]
     if not request["strict"]:
         warnings.resetwarnings()
+    if "wandb" in sys.modules:  # its own folder goes with the first of those forked that ends
+        media = tempfile.TemporaryDirectory("wandb-media")
+        atexit.register(media.cleanup)
+        importlib.import_module("wandb.sdk.data_types._private").MEDIA_TMP.name = media.name
     sys.argv[1:] = request["arguments"]
     status = 0
     try:

@@ -308,21 +308,15 @@ def test_a_run_of_two_ranks_started_twice_is_one_run_and_writes_nothing_at_home(
 ) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    for folder in (tmp_path / "first", tmp_path / "second"):
-        told_all = True
-        for epochs in (1, 2):
-            arguments = tiny(
-                face_shards, folder, wandb__mode="offline", trainer__epochs=epochs,
-                wandb__tags="[one,two]", wandb__mistakes=3, tracking__loggers="[wandb,csv]",
-                tracking__raw_val="true", optim__warmup_epochs=0.99,
-            )  # fmt: skip
-            done = forked(*arguments, ranks=2, HOME=str(home), WANDB_API_KEY="")
-            assert done.returncode == 0, done.stderr
-            told_all = told_all and "W&B's process has ended" not in done.stderr
-        if told_all:
-            break  # W&B may end on a machine that is too busy for it, and training goes on
-    assert told_all, done.stderr
-    run = folder / "tiny"
+    for epochs in (1, 2):
+        arguments = tiny(
+            face_shards, tmp_path, wandb__mode="offline", trainer__epochs=epochs,
+            wandb__tags="[one,two]", wandb__mistakes=3, tracking__loggers="[wandb,csv]",
+            tracking__raw_val="true", optim__warmup_epochs=0.99,
+        )  # fmt: skip
+        done = forked(*arguments, ranks=2, HOME=str(home), WANDB_API_KEY="")
+        assert done.returncode == 0, done.stderr
+    run = tmp_path / "tiny"
     assert len(segments(run)) == 2
     assert set(recorded(run)) == set(range(26)) == set(steps(run))
     values = {(row["trainer/global_step"], key): row[key]
