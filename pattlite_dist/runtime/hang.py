@@ -103,8 +103,9 @@ class Watchdog:
             self.note(text)
         failure.tell(text)
         if self._others is not None:
-            self._others.end(text, found)
+            self._others.tell_end(text)
             time.sleep(_GOODBYE)
+            self._others.kill(found)  # last: what started the ranks ends all as soon as one has
         sys.stdout.flush()
         os._exit(1)
 
@@ -133,9 +134,14 @@ class _Others:
         threading.Thread(target=self._exchange, name="pattlite-beats", daemon=True).start()
 
     def _introduce(self) -> list[tuple[str, int]]:
+        # A beat at once: of a rank that stops within its first second there would be none.
+        self._publish(Beat(self._rank, "start", 0, over=False))
         self._store.set(f"who-{self._rank}", json.dumps([socket.gethostname(), os.getpid()]))
         names = [f"who-{rank}" for rank in range(self._size)]
         return [tuple(json.loads(value)) for value in self._store.multi_get(names)]
+
+    def _publish(self, beat: Beat) -> None:
+        self._store.set(f"beat-{self._rank}", json.dumps([self._count, *beat]))
 
     def tell(self, beat: Beat) -> None:
         """Tell the others what this rank does."""
@@ -154,8 +160,8 @@ class _Others:
                 beat = self._beat
                 assert beat is not None
                 self._count += 1
-                self._store.set(names[self._rank], json.dumps([self._count, *beat]))
-                if beat.over and self._store.check(names):
+                self._publish(beat)
+                if beat.over:
                     for rank, value in enumerate(self._store.multi_get(names)):
                         self._seen[rank] = json.loads(value)
                         self._first.setdefault(rank, self._seen[rank][0])
@@ -186,14 +192,15 @@ class _Others:
             beat = Beat(*self._seen[rank][1:]) if rank in self._seen else None
             where = f"rank {rank} on {self.who[rank][0]}"
             if beat is None or self._seen[rank][0] == self._first.get(rank):
-                place = "" if beat is None else f" in {_WORDS[beat.phase]} at step {beat.step:,}"
-                parts.append(f"{where} stopped answering{place}")
+                # Up to a second before it stopped, in which it may have taken many steps.
+                seen = f", last seen in {_WORDS[beat.phase]} at step {beat.step:,}" if beat else ""
+                parts.append(f"{where} stopped answering{seen}")
             else:
                 parts.append(f"{where} hung in {_WORDS[beat.phase]} at step {beat.step:,}")
         return ", ".join(parts)
 
-    def end(self, text: str, found: list[int]) -> None:
-        """Tell the others to end; end those that cannot, where they are on this machine."""
+    def tell_end(self, text: str) -> None:
+        """Tell the others to end, and why."""
 
         def tell() -> None:
             with contextlib.suppress(Exception):
@@ -202,6 +209,9 @@ class _Others:
         thread = threading.Thread(target=tell, daemon=True)
         thread.start()
         thread.join(_GOODBYE)
+
+    def kill(self, found: list[int]) -> None:
+        """End those that cannot, where they are on this machine."""
         host = self.who[self._rank][0]
         for rank in set(found) - {self._rank}:
             if self.who[rank][0] == host:
@@ -211,9 +221,9 @@ class _Others:
 
 _WORDS = {
     "start": "its start",
-    "data": "waiting for data",
+    "data": "a wait for data",
     "step": "a step",
-    "save": "saving",
+    "save": "a save",
     "validation": "a validation",
     "epoch end": "an epoch's end",
 }

@@ -3,13 +3,15 @@
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from torch.distributed import HashStore
 
 from pattlite_dist.runtime import hang
 from pattlite_dist.runtime.hang import STACKS, Watchdog, being_debugged
-from pattlite_dist.runtime.pulse import Limits, Pulse
+from pattlite_dist.runtime.pulse import Beat, Limits, Pulse
 from pattlite_dist.tracking import history
 from tests.conftest import tiny
 from tests.starts import Zygote
@@ -20,7 +22,7 @@ from tests.train.faults import Fault
 @pytest.mark.parametrize(
     ("place", "rank", "told"),
     [
-        ("on_after_backward", 1, "rank 1 on {host} stopped answering in a step at step "),
+        ("on_after_backward", 1, "rank 1 on {host} stopped answering, last seen in "),
         ("on_validation_batch_start", 0, "rank 0 on {host} stopped answering"),
     ],
 )
@@ -44,6 +46,20 @@ def test_a_rank_that_is_stopped_is_named_and_ends_the_run(
     assert stacks
     assert f"rank-{rank}.txt" not in stacks
     assert all("pattlite_dist/train/run.py" in text for text in stacks.values())
+
+
+def test_a_rank_that_stops_before_its_first_look_is_named() -> None:
+    """It has a second from its start until then, in which a small network takes many steps."""
+    store = HashStore()
+    with ThreadPoolExecutor() as pool:
+        made = [pool.submit(hang._Others, store, rank, 2) for rank in range(2)]
+    mine = made[0].result()
+    deadline = time.monotonic() + 30
+    while mine.culprits(window=60) != [1] and time.monotonic() < deadline:
+        mine.tell(Beat(0, "step", 4, over=True))
+        time.sleep(0.02)
+    assert mine.culprits(window=60) == [1]
+    assert mine.told([1]).endswith(" stopped answering, last seen in its start at step 0")
 
 
 class Exited(BaseException):
