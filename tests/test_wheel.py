@@ -8,7 +8,6 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pattlite_dist.model.weights import DEFAULT
+from pattlite_dist.model.weights import names
 from tests.conftest import ROOT, environment
 from tests.ready import PHOTOGRAPH, write_run
 
@@ -49,10 +48,8 @@ Done = subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory, face_shards: Path) -> Iterator[Path]:
-    """A wheel of the files that git knows or would, with a network of this test's own."""
-    from pattlite_dist.export.export import export
-
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel of the files that git knows or would."""
     folder = tmp_path_factory.mktemp("build")
     tree = folder / "tree"
     listed = subprocess.run(
@@ -60,15 +57,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory, face_shards: Path) -> Iterat
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.split("\0")  # fmt: skip
     for name in filter(None, listed):
-        left_out = name.startswith(("tests/", "docs/", "pattlite_dist/weights/"))
-        if not left_out and (ROOT / name).exists():
+        if not name.startswith(("tests/", "docs/")) and (ROOT / name).exists():
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, tree / name)
-    weights = tree / "pattlite_dist" / "weights"
-    weights.mkdir()
-    run = write_run(folder / "run", face_shards)
-    export(run, weights / "tiny.safetensors", "safetensors-half")
-    (weights / DEFAULT).write_text("tiny\n")
     done = subprocess.run(
         [sys.executable, "-c", BUILD, str(folder)], cwd=tree, capture_output=True, text=True
     )
@@ -142,11 +133,13 @@ def examples(page: str, part: str) -> list[tuple[str, str]]:
 
 def test_the_wheel_contains_what_is_looked_up_and_no_tests(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
+        found = archive.namelist()
+    weights = [f"weights/{name}.safetensors" for name in names()]
     for name in ("py.typed", "configs/fer2013.yaml", "profiles/one-gpu.yaml", "weights/default",
-                 "weights/tiny.safetensors", "weights/tiny.safetensors.md"):  # fmt: skip
-        assert f"pattlite_dist/{name}" in names
-    assert {name.split("/")[0].split("-")[0] for name in names} == {"pattlite_dist"}
+                 *weights, *(f"{name}.md" for name in weights)):  # fmt: skip
+        assert f"pattlite_dist/{name}" in found
+    assert weights
+    assert {name.split("/")[0].split("-")[0] for name in found} == {"pattlite_dist"}
 
 
 def test_configurations_and_profiles_are_found(fresh: Path, place: Path) -> None:
@@ -167,8 +160,13 @@ def test_the_examples_run(fresh: Path, place: Path) -> None:
     assert len(kept) == 2 and len(use) >= 9
     # Exporting to ONNX takes seven seconds, and `tests/export` does it.
     use = [(kind, text) for kind, text in use if ".onnx" not in text]
+    every_option = (
+        "pattlite predict pretrained clip.mp4 album photo.jpg --faces largest --every 2 "
+        "--min-confidence 0.5 --format jsonl --draw drawn"
+    )
     predicts = [
-        ("console", "pattlite predict pretrained:tiny photo.jpg"),
+        *(("console", f"pattlite predict pretrained:{name} photo.jpg") for name in names()),
+        ("console", every_option),
         *(("console", line.replace("evaluate ", "evaluate --pictures=false "))
           if kind == "console" else (kind, line) for kind, line in [*kept, *use]),
     ]  # fmt: skip
@@ -176,4 +174,9 @@ def test_the_examples_run(fresh: Path, place: Path) -> None:
     done = run(fresh, place, "python", "-c", USE)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("photo.jpg") >= 2
-    assert (place / "tiny-evaluation" / "evaluation.json").is_file()
+    drawn = sorted(path.name for path in (place / "drawn").iterdir())
+    assert drawn == ["clip-000000.jpg", "clip-000002.jpg", "coffee.jpg", "photo.jpg"]
+    [told] = [line for line in done.stdout.splitlines() if '"source": "photo.jpg"' in line]
+    [face] = json.loads(told)["faces"]
+    assert face["label"] == "neutral" and face["confidence"] > 0.5  # Rear Admiral Hopper
+    assert [*(place / f"{names()[0]}-evaluation").rglob("evaluation.json")]
