@@ -38,12 +38,12 @@ from peers import BATCH, MEAN, SIZE, STD, measure
 Figures = dict[str, Any]
 
 
-def loader_of(folder: Path, cache: Path) -> TrainLoader:
-    """The loader of a single rank."""
+def loader_of(folder: Path, cache: Path, rank: int = 0, world: int = 1) -> TrainLoader:
+    """The loader of a rank."""
     manifest = load_manifest(folder)
     plan = TrainPlan([shard.samples for shard in manifest.shards["train"]], 0, 1 << 17, BATCH)
     return TrainLoader(
-        ShardReader(Origin(str(folder)), manifest, "train", Cache(cache)), plan, 0, 1
+        ShardReader(Origin(str(folder)), manifest, "train", Cache(cache)), plan, rank, world
     )
 
 
