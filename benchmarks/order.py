@@ -5,14 +5,15 @@ of its own:
 
     python benchmarks/order.py {ours,energon,energon-endless,grain,grain-endless} FOLDER
 
-prints one line of JSON, from which `rows` makes a table. All ranks run in this process, one after
-another. Each epoch is read on two ranks: whole, and up to STOP global batches; from the states saved
-there, each as its loader's documentation shows, the rest is read on two, one and four ranks.
+prints one line of JSON, from which `row` makes a row of a table. All ranks run in this process, one
+after another. An epoch is read on two ranks: whole, and for STOP global batches. From the states
+saved there, each as its loader's documentation shows, the rest is read on two, one and four ranks.
 """
 
 import io
 import itertools
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -86,7 +87,8 @@ def energon(folder: Path, endless: bool, scratch: Path) -> dict[str, Flow]:
                 loader.restore_state_rank(torch.load(states[rank], weights_only=False))
             parts = itertools.islice(loader, None if steps is None else steps * each)
             keys = [list(part.__key__) for part in parts]
-            flow.append([sum(keys[at : at + each], []) for at in range(0, len(keys), each)])
+            turns = range(0, len(keys), each)
+            flow.append([list(itertools.chain(*keys[at : at + each])) for at in turns])
             saved.append(scratch / f"state{rank}.pt")
             if states is None:
                 torch.save(loader.save_state_rank(), saved[-1])
@@ -139,8 +141,6 @@ class Tars:
         return len(self.places)
 
     def __getitem__(self, at: int) -> tuple[str, io.BytesIO]:
-        import os
-
         path, offset, size, name = self.places[at]
         return name, io.BytesIO(os.pread(self.files[path].fileno(), size, offset))
 
@@ -182,6 +182,11 @@ def steps(flow: Flow) -> Iterator[list[Samples]]:
     return (list(parts) for parts in itertools.zip_longest(*flow, fillvalue=[]))
 
 
+def rank_by_rank(parts: Sequence[Samples]) -> Samples:
+    """A global batch in which the samples of the first rank come first."""
+    return list(itertools.chain(*parts))
+
+
 def one_by_one(parts: Sequence[Samples]) -> Samples:
     """A global batch whose first sample is the first rank's, the second the second's, and so on."""
     turns = itertools.zip_longest(*parts)
@@ -189,7 +194,10 @@ def one_by_one(parts: Sequence[Samples]) -> Samples:
 
 
 def judged(found: dict[str, Flow], samples: int) -> dict[str, Any]:
-    """Count.
+    """Counts of what was seen.
+
+    `same order` holds if the global batches are the same lists, their samples taken either rank by
+    rank or one by one from each rank.
 
     Args:
         found: what `cases` returns.
@@ -205,13 +213,13 @@ def judged(found: dict[str, Flow], samples: int) -> dict[str, Any]:
     }
     for ranks in RESUMED:
         rest = list(steps(found[str(ranks)]))
-        parts = [*steps(found["start"]), *rest]
-        resumed = Counter(sample for step in parts for part in step for sample in part)
-        ours, theirs = whole[STOP:], rest
-        sets = [[Counter(itertools.chain(*p)) for p in flow] for flow in (ours, theirs)]
+        run = [*steps(found["start"]), *rest]
+        resumed = Counter(sample for parts in run for part in parts for sample in part)
+        both = (whole[STOP:], rest)
+        sets = [[Counter(itertools.chain(*parts)) for parts in one] for one in both]
         orders = [
-            [[how(p) for p in flow] for flow in (ours, theirs)]
-            for how in (lambda p: list(itertools.chain(*p)), one_by_one)
+            [[arranged(parts) for parts in one] for one in both]
+            for arranged in (rank_by_rank, one_by_one)
         ]
         result[str(ranks)] = {
             "more often": sum((resumed - seen).values()),
@@ -232,9 +240,6 @@ def row(name: str, counts: dict[str, Any]) -> list[str]:
     cells += [f"{counts['different']:,} of {counts['taken']:,}"]
     cells += [f"{counts['samples'] - counts['different']:,}"]
     for ranks in map(str, RESUMED):
-        if "error" in counts.get(ranks, {}):
-            cells.append(counts[ranks]["error"])
-            continue
         part = counts[ranks]
         what = "other sets"
         if part["same sets"]:
