@@ -103,6 +103,7 @@ def energon(folder: Path, endless: bool, scratch: Path) -> dict[str, Flow]:
 
 
 def _redistributed(states: list[Path], ranks: int, folder: Path) -> list[Path]:
+    folder.mkdir()
     command = Path(sys.executable).with_name("energon")
     subprocess.run(
         [command, "checkpoint", "redist", "--new-world-size", str(ranks), *states, folder],

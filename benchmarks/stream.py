@@ -196,8 +196,8 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shards", type=Path)
-    for peer in ("mosaic", "energon", "grain"):
-        parser.add_argument(f"--{peer}", help="Python interpreter that has it")
+    for peer in ("--mosaic", "--energon", "--grain"):
+        parser.add_argument(peer, help="Python interpreter that has it")
     parser.add_argument("--order", action="store_true", help="no speed: which samples are seen")
     parser.add_argument("--cpu", action="store_true", help="seconds of CPU, not of the clock")
     parser.add_argument("--seconds", type=float, default=8.0, help="per measurement")
