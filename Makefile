@@ -13,6 +13,7 @@
 
 PYTHON ?= python3
 PIP_ARGS ?=
+INSTALL ?= $(BIN)/python -m pip install
 SOURCE ?=
 GPUS ?= $(wildcard /dev/nvidia[0-9]* /dev/kfd /dev/dxg)
 CPU_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -59,7 +60,7 @@ choose-build = $(if $(GPUS)$(findstring index,$(PIP_ARGS)),true,$(PYTHON) -c "$$
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@build=$$($(choose-build)) && set -x && \
-	  $(BIN)/python -m pip install --quiet $(PIP_ARGS) $$build --editable ".[dev]"
+	  $(INSTALL) --quiet $(PIP_ARGS) $$build --editable ".[dev]"
 	@touch $@
 
 demo: export PATH := $(CURDIR)/$(BIN):$(PATH)

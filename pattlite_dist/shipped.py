@@ -49,7 +49,7 @@ def shipped(kind: Kind, package: Path = _PACKAGE) -> dict[str, Path]:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem)}
 
 
 def find(kind: Kind, given: str) -> Path:

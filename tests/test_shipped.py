@@ -70,7 +70,7 @@ def test_a_path_is_that_of_a_file(tmp_path: Path) -> None:
         ("", "does not exist"),
         ("a: 1", "does not exist"),
         ("\0", "does not exist"),
-        ("x" * 300, r"demo, fer2013, notebook, pattlite; see `pattlite configs`\)$"),
+        ("x" * 300, r"\(demo, fer2013, .*notebook, pattlite; see `pattlite configs`\)$"),
     ],
 )
 def test_what_is_not_there_is_told_with_what_is(given: str, told: str) -> None:

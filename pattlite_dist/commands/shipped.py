@@ -52,8 +52,11 @@ def copy_profile(options: Any) -> int:
 
 def _list(kind: Kind) -> int:
     files = shipped(kind)
+    width = max(map(len, files)) + 2
     for name, path in files.items():
-        print(fill(about(path), 96, initial_indent=f"{name:13}", subsequent_indent=" " * 13))
+        print(
+            fill(about(path), 96, initial_indent=name.ljust(width), subsequent_indent=" " * width)
+        )
     first = next(iter(files))
     print(f"\nUse one by its name, as in `{_USES[kind]} {first}`, or copy it to edit it:")
     print(f"`pattlite {kind.verb} copy {first}`. They are in {files[first].parent}.")

@@ -51,7 +51,7 @@ def partition(wanted: str | None, minutes: int, nodes: int, sinfo: str) -> Repor
     Args:
         wanted: partitions, separated by commas; None: the default one.
         minutes: time limit.
-        nodes: of the job.
+        nodes: of the job, at least.
         sinfo: lines of name, whether it is up, time limit, nodes, their state, separated by `|`;
             the default partition's name ends in `*`.
     """
@@ -116,7 +116,7 @@ def ask(profile: Profile, text: str) -> tuple[bool, Report]:
         said = essence(sinfo.stderr) if sinfo is not None else "`sinfo` is missing or silent"
         line = f"SLURM does not answer: {said}; work on a login node of the cluster, or try later"
         return False, Report([line])
-    report = partition(profile.partition, profile.minutes, profile.nodes, sinfo.stdout)
+    report = partition(profile.partition, profile.minutes, profile.node_range[0], sinfo.stdout)
     with tempfile.NamedTemporaryFile("w", prefix="pattlite-", suffix=".sh") as stream:
         stream.write(text)
         stream.flush()

@@ -3,6 +3,7 @@
 Nothing here looks at a disk, a cluster or the clock; `doctor` gathers the facts.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,17 +84,26 @@ def splits(where: str, samples: Mapping[str, int], global_batch: int, tail: str)
     return lines
 
 
-def batch(global_batch: int, nodes: int, local_size: int) -> list[str]:
-    """Whether the ranks can share a step's samples evenly."""
-    ranks = nodes * local_size
-    if global_batch % ranks == 0:
+def batch(global_batch: int, nodes: range, local_size: int) -> list[str]:
+    """Whether the ranks can share a step's samples evenly, however many nodes there are.
+
+    Args:
+        global_batch: samples of a step.
+        nodes: the numbers of nodes that the job may get.
+        local_size: ranks of a node.
+    """
+    unfit = [count * local_size for count in nodes if global_batch % (count * local_size)]
+    if not unfit:
         return []
-    below = global_batch // ranks * ranks
-    fit = [str(number) for number in (below, below + ranks) if number]
-    fewer = max(number for number in range(1, ranks) if global_batch % number == 0)
+    every = math.lcm(*nodes) * local_size
+    below = global_batch // every * every
+    fit = [str(number) for number in (below, below + every) if number]
+    fewer = max(number for number in range(1, unfit[0]) if global_batch % number == 0)
+    span = f"{nodes[0]}-{nodes[-1]}" if len(nodes) > 1 else nodes[0]
     return [
-        f"trainer.global_batch {global_batch} cannot be shared by {ranks} ranks (profile.nodes "
-        f"{nodes} of {local_size}); set it to {' or '.join(fit)}, or use {fewer} rank(s)"
+        f"trainer.global_batch {global_batch} cannot be shared by {' or '.join(map(str, unfit))} "
+        f"ranks (profile.nodes {span} of {local_size}); set it to {' or '.join(fit)}, or use "
+        f"{fewer} rank(s)"
     ]
 
 

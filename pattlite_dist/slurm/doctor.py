@@ -98,9 +98,8 @@ def _check_run(
     report = Report()
     report.problems += checks.jobs(run, live)
     report.problems += _same_run(config, run)
-    report.problems += checks.batch(settings.global_batch, profile.nodes, profile.local_size)
-    ranks = profile.nodes * profile.local_size
-    few = few_images(settings, ranks, config.model.sync_batchnorm)
+    report.problems += checks.batch(settings.global_batch, profile.node_range, profile.local_size)
+    few = few_images(settings, profile.world_size, config.model.sync_batchnorm)
     report.notes += [few] if few else []
     report.problems += checks.devices(settings.accelerator, profile.gpus_per_node)
     report.problems += extras.options(profile.sbatch, profile.srun, profile.memory_gb)

@@ -12,6 +12,7 @@ from pattlite_dist.shipped import PROFILES, find
 
 _TIME = re.compile(r"^(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?$", re.ASCII)
 _KEPT = (":bool", ":null", ":merge")
+_NODES = re.compile(r"([1-9]\d*)(?:-([1-9]\d*))?\Z", re.ASCII)
 _VERBATIM = "environment"  # the key whose values are text, whatever they look like
 _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*\Z")
 _OPTION = re.compile(r"^-{0,2}[A-Za-z][A-Za-z0-9_-]*\Z")
@@ -33,7 +34,9 @@ class Profile(BaseModel):
     qos: str | None = None
     constraint: str | None = Field(None, description="Node features, such as `a100|h100`.")
     exclude: str | None = Field(None, description="Nodes never to use.")
-    nodes: int = Field(1, ge=1)
+    nodes: int | str = Field(
+        1, description="A number, or a range such as 1-4: as many of them as SLURM has free."
+    )
     gpus_per_node: int = Field(1, ge=0, description="Also the tasks of a node; 0: CPU only.")
     tasks_per_node: int | None = Field(None, ge=1, description="Only without GPUs.")
     cpus_per_task: int = Field(8, ge=1)
@@ -63,6 +66,15 @@ class Profile(BaseModel):
     max_array: int | None = Field(
         None, ge=1, description="Jobs an array may have; default: the cluster's limit."
     )
+
+    @field_validator("nodes", mode="before")
+    @classmethod
+    def _nodes(cls, nodes: Any) -> int | str:
+        match = _NODES.match(str(nodes).strip())
+        least, most = (int(part or 0) for part in match.groups()) if match else (0, 0)
+        if match is None or (most and most < least):
+            raise ValueError(f"{nodes!r} is neither a number from 1 nor a range such as 1-4")
+        return f"{least}-{most}" if most > least else least
 
     @field_validator("time")
     @classmethod
@@ -120,9 +132,15 @@ class Profile(BaseModel):
         return self.gpus_per_node or self.tasks_per_node or 1
 
     @property
+    def node_range(self) -> range:
+        """The numbers of nodes that a start of the job may get."""
+        least, _, most = str(self.nodes).partition("-")
+        return range(int(least), int(most or least) + 1)
+
+    @property
     def world_size(self) -> int:
-        """Ranks of the job."""
-        return self.nodes * self.local_size
+        """Ranks of the job, at most."""
+        return self.node_range[-1] * self.local_size
 
     @property
     def minutes(self) -> int:

@@ -30,7 +30,7 @@ def look(profile: Profile, immediate: int, code: Path | None = None) -> Report:
         immediate: seconds to wait for free nodes.
         code: folder of the package that the job will use, if not the installed one.
     """
-    if profile.nodes < 2:
+    if profile.node_range[-1] < 2:
         return Report()
     python = f"{script.interpreter(profile)} -m {__name__}"
     lines = [f'echo "{_BEGIN}"', *script.setup_lines(profile, code), python]

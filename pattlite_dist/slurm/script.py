@@ -40,8 +40,12 @@ def parameters(
         UserError: a value would break the line that it is on.
     """
     alone = tasks == 1
-    nodes = 1 if alone else profile.nodes
+    nodes, each = (range(1, 2), 1) if alone else (profile.node_range, profile.local_size)
+    # Of a range of nodes with one task each, sbatch makes one task, and takes one node for it.
+    spread = len(nodes) > 1 and each == 1
     extra: dict[str, Any] = {"requeue": True, "chdir": str(folder), **profile.sbatch}
+    if len(nodes) > 1:
+        extra["nodes"] = profile.nodes  # submitit takes a number, and this instead into the script
     extra = {key: value for key, value in extra.items() if value is not False}
     if after is not None:
         # If the other job fails, this one is removed; otherwise it would wait forever.
@@ -54,8 +58,8 @@ def parameters(
         "constraint": profile.constraint,
         "exclude": profile.exclude,
         "time": profile.minutes,
-        "nodes": nodes,
-        "ntasks_per_node": 1 if alone else profile.local_size,
+        "nodes": nodes[0],
+        "ntasks_per_node": None if spread else each,
         "gpus_per_node": None if alone else profile.gpus_per_node or None,
         "cpus_per_task": profile.cpus_per_task,
         "mem": None if profile.memory_gb is None else f"{math.ceil(profile.memory_gb * 1024)}MB",
@@ -71,6 +75,7 @@ def parameters(
             "--kill-on-bad-exit=1",
             # Since SLURM 22.05 srun does not inherit it from sbatch.
             f"--cpus-per-task={profile.cpus_per_task}",
+            *(["--ntasks-per-node=1"] if spread else []),
             *profile.srun,
         ],
     }

@@ -16,7 +16,7 @@ from pattlite_dist.runtime.world import World
 from pattlite_dist.tracking.folder import run_folder
 from pattlite_dist.tracking.history import append, last_start, read
 from pattlite_dist.train.checks import remarks
-from pattlite_dist.train.settings import few_images
+from pattlite_dist.train.settings import few_images, pieces_of
 from pattlite_dist.train.trainer import emulates_bf16, precision
 
 # In the order in which their changes are told.
@@ -136,7 +136,7 @@ def describe(config: Config, world: World) -> Description:
         channels_last=settings.channels_last,
         compile=settings.compile,
         deterministic=settings.deterministic,
-        accumulate=settings.accumulate,
+        accumulate=pieces_of(settings, world.size),
         versions=_versions(),
         ranks=world.size,
         remarks=tuple(remarks),

@@ -101,9 +101,10 @@ def find(weights: str, key: str = "model.weights") -> Path:
     if path.is_file():
         return path
     if not path.exists():
+        more = ", `imagenet` to download torchvision's, `pretrained`, or `none`"
         raise UserError(
             f"{key}: {path} does not exist; give a local file, a checkpoint or a run "
-            "folder of yours, `imagenet` to download torchvision's, `pretrained`, or `none`"
+            f"folder of yours{more if key == 'model.weights' else ', or `pretrained`'}"
         )
     folder = path if path.name == "checkpoints" else path / "checkpoints"
     if not folder.is_dir():

@@ -24,6 +24,7 @@ from pattlite_dist.train.loss import loss_of
 from pattlite_dist.train.metrics import Census, Outputs, Scores
 from pattlite_dist.train.optim import build_optimizer, group_names, noted
 from pattlite_dist.train.rates import lr_relative, lr_scale
+from pattlite_dist.train.settings import pieces_of
 from pattlite_dist.train.teachers import Lesson
 from pattlite_dist.train.temperature import Calibration, Mark, measure
 from pattlite_dist.train.watch import LossWatch
@@ -68,6 +69,7 @@ class FERModule(pl.LightningModule):
         self._right, self._seen = torch.zeros((), dtype=torch.int64), 0
         self._before = (0, 0)  # the same over all ranks, from the epoch's earlier starts
         self._begins = True
+        self._forgotten = False  # the last step's gradients
         # In steps that are logged: this rank's loss, and the mean weight of its samples.
         self.logged: torch.Tensor | None = None
         self.clock = Clock(use_gpu(config.trainer.accelerator))
@@ -98,12 +100,13 @@ class FERModule(pl.LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         """Mean loss of this rank's share; shares are equal: the ranks' mean is the global mean.
 
-        With `trainer.accumulate`, pieces of the share before the last have their backward pass
+        If it is computed in pieces (see `pieces_of`), all but the last have their backward pass
         here, and the loss of the last one is returned.
         """
         size = len(batch["label"])
-        parts = pieces(batch, self.config.trainer.accumulate)
-        if len(parts) > 1:
+        parts = pieces(batch, pieces_of(self.config.trainer, self.trainer.world_size))
+        self._forgotten = len(parts) > 1
+        if self._forgotten:
             self.optimizers(use_pl_optimizer=False).zero_grad()  # type: ignore[union-attr]
         total: torch.Tensor | None = None
         right = self._right
@@ -130,7 +133,7 @@ class FERModule(pl.LightningModule):
         self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer
     ) -> None:
         """Forget the last step's gradients; of several pieces, the step itself does so first."""
-        if self.config.trainer.accumulate == 1:
+        if not self._forgotten:
             optimizer.zero_grad()
 
     def _log_step(self, batch: dict[str, Any], batch_idx: int, loss: torch.Tensor) -> None:

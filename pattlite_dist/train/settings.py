@@ -198,6 +198,13 @@ class TrainerConfig(Strict):
         description="Each rank computes its share of a global batch in this many pieces, one after "
         "the other, for want of memory; BatchNorm sees one piece at a time.",
     )
+    max_batch_per_rank: int | None = setting(
+        None,
+        free=True,
+        ge=1,
+        description="Images that a rank computes at a time, at most: as many pieces as that asks "
+        "for, with few ranks more than with many. null: no bound.",
+    )
     compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = setting(
         False, free=True, description="Mode of torch.compile; true: default."
     )
@@ -235,6 +242,19 @@ class TrainerConfig(Strict):
     )
 
 
+def pieces_of(config: TrainerConfig, ranks: int) -> int:
+    """In how many pieces a rank computes its share of a global batch; none of them is empty.
+
+    Args:
+        config: of the run.
+        ranks: how many share the global batch.
+    """
+    share = max(-(-config.global_batch // ranks), 1)
+    asked = -(-share // (config.max_batch_per_rank or share))
+    size = -(-share // max(asked, config.accumulate))
+    return -(-share // size)
+
+
 _FEW = 8  # images; BatchNorm's statistics of fewer are mostly noise (arXiv:1803.08494, figure 1)
 
 
@@ -247,7 +267,7 @@ def few_images(config: TrainerConfig, ranks: int, synchronised: bool = False) ->
         synchronised: whether BatchNorm sees the images of all of them at a time.
     """
     apart = 1 if synchronised else ranks
-    images = -(-config.global_batch // (apart * config.accumulate))
+    images = -(-config.global_batch // (apart * pieces_of(config, ranks)))
     if images >= _FEW:
         return None
     cure = "fewer ranks or pieces, or a larger trainer.global_batch"

@@ -187,7 +187,7 @@ def test_a_profile(scratch: Path, data: st.DataObject) -> None:
         profile = load_profile(str(path), [f"{key}={value}" for key, value in changes])
         extras.options(profile.sbatch, profile.srun, profile.memory_gb)
         extras.environment(profile.environment)
-        checks.batch(128, profile.nodes, profile.local_size)
+        checks.batch(128, profile.node_range, profile.local_size)
         checks.times(profile.minutes, profile.signal_seconds, 10, 1.0)
         text_of_job = Plan("pattlite-x", scratch / "slurm", profile).text()
         head = text_of_job.split("\n# setup\n")[0].splitlines()

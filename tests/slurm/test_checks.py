@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,12 @@ RUN = Path("runs/x")
         (checks.splits("s", {"train": 100}, 8, "drop"), ["s has no val split"]),
         (checks.splits("s", {"val": 10}, 8, "drop"), ["s has no train split"]),
         (checks.splits("s", GOOD, 128, "drop"), ["100 training samples", "batch of 128"]),
-        (checks.batch(128, 1, 3), ["128", "3 ranks", "126 or 129", "2 rank(s)"]),
-        (checks.batch(7, 2, 4), ["8 ranks", "set it to 8,", "7 rank(s)"]),
+        (checks.batch(128, range(1, 2), 3), ["128", "3 ranks", "126 or 129", "2 rank(s)"]),
+        (checks.batch(7, range(2, 3), 4), ["8 ranks", "set it to 8,", "7 rank(s)"]),
+        (
+            checks.batch(64, range(1, 5), 4),
+            ["by 12 ranks (profile.nodes 1-4 of 4)", "set it to 48 or 96,", "8 rank(s)"],
+        ),
         (checks.devices("gpu", 0), ["trainer.accelerator is gpu", "gpus_per_node is 0"]),
         (checks.devices("cpu", 2), ["trainer.accelerator is cpu", "would idle"]),
         (checks.times(5, 120).problems, ["profile.time is 5 min", "330 s", "set it to 6 or more"]),
@@ -43,8 +48,9 @@ def test_what_is_wrong_is_told_in_one_line_that_says_how_to_mend_it(
     [
         checks.splits("s", GOOD, 100, "drop"),
         checks.splits("s", GOOD, 128, "wrap"),
-        checks.batch(128, 2, 4),
-        checks.batch(3, 1, 1),
+        checks.batch(128, range(2, 3), 4),
+        checks.batch(96, range(1, 5), 4),
+        checks.batch(3, range(1, 2), 1),
         checks.devices("auto", 0),
         checks.devices("auto", 4),
         checks.devices("gpu", 1),
@@ -73,17 +79,18 @@ def test_a_checkpoint_clock_slower_than_the_limit_is_no_more_than_a_note() -> No
     assert "checkpoint_every_minutes 10" in report.notes[0]
 
 
-@given(st.integers(1, 5000), st.integers(1, 8), st.integers(1, 8))
-def test_the_numbers_that_would_fit_do_fit(size: int, nodes: int, local: int) -> None:
+@given(st.integers(1, 5000), st.integers(1, 6), st.integers(0, 3), st.integers(1, 8))
+def test_the_numbers_that_would_fit_do_fit(size: int, least: int, more: int, local: int) -> None:
+    nodes = range(least, least + more + 1)
     lines = checks.batch(size, nodes, local)
-    assert bool(lines) == bool(size % (nodes * local))
+    assert bool(lines) == any(size % (count * local) for count in nodes)
     if lines:
         _, _, advice = lines[0].partition("; set it to ")
         numbers, _, ranks = advice.partition(", or use ")
         for number in numbers.split(" or "):
-            assert abs(int(number) - size) < nodes * local
+            assert abs(int(number) - size) < math.lcm(*nodes) * local
             assert checks.batch(int(number), nodes, local) == []
-        assert checks.batch(size, 1, int(ranks.split()[0])) == []
+        assert checks.batch(size, range(1, 2), int(ranks.split()[0])) == []
 
 
 @given(st.integers(1, 10_000), st.integers(1, 100_000))

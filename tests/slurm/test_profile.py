@@ -266,6 +266,21 @@ def test_one_number_drives_the_tasks_of_a_node(written: Any) -> None:
     assert "tasks_per_node 2 is not gpus_per_node 4" in message
 
 
+@pytest.mark.parametrize(
+    ("given", "kept", "counts"),
+    [("3", 3, [3]), ("1-4", "1-4", [1, 2, 3, 4]), ("2-2", 2, [2]), (" 1-2 ", "1-2", [1, 2])],
+)
+def test_nodes_may_be_a_range(written: Any, given: str, kept: int | str, counts: list[int]) -> None:
+    profile = written(f"nodes: '{given}'\ngpus_per_node: 2\n")
+    assert (profile.nodes, list(profile.node_range)) == (kept, counts)
+    assert profile.world_size == 2 * counts[-1]
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "4-1", "1-", "0-2", "1,2", "1.5", "two", "true"])
+def test_what_is_no_number_of_nodes_is_one_line(written: Any, given: str) -> None:
+    assert "neither a number from 1 nor a range such as 1-4" in refused(written, f"nodes: {given}")
+
+
 text = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1)
 
 

@@ -166,16 +166,29 @@ def assert_one_wandb_run(run: Run) -> None:
 
 
 def test_preemption_by_the_jobs_own_signal(cluster: Cluster, run: Run) -> None:
-    """`preempt_send_user_signal`: USR2 instead of SIGTERM; and a job that is cancelled stays so."""
+    """`preempt_send_user_signal`: USR2 instead of SIGTERM; and a job that is cancelled stays so.
+
+    Each time it takes as many of its range of nodes as are free.
+    """
     with cluster.configure(CTLPARAMS="preempt_send_user_signal"):
-        run.submit()
+        run.submit(nodes="1-2")
         run.at_work(1)
         high = cluster.fill()
         cluster.wait(high, "RUNNING", 60)
+        one = cluster.submit("exec sleep 3600", "--partition=main", "--nodelist=n2", "--exclusive")
         cluster.cancel(high)
         run.at_work(2)
-    assert run.events("stopped")[0]["signal"] == "SIGUSR2"
-    assert run.events("started")[1]["step"] == run.events("stopped")[0]["step"]
+    cluster.cancel(one)
+    cluster.wait(one, "CANCELLED")
+    cluster.run("scancel", "--signal=USR2", run.job)
+    run.at_work(3)
+    assert [event["ranks"] for event in run.events("started")] == [2, 1, 2]
+    stops = run.events("stopped")
+    assert stops[0]["signal"] == "SIGUSR2"
+    assert [event["step"] for event in run.events("started")[1:]] == [s["step"] for s in stops]
+    steps = [line["step"] for line in read_metrics(run.folder / "metrics.jsonl")
+             if "train/loss" in line]  # fmt: skip
+    assert steps == list(range(len(steps))), "each once"
     done = subprocess.run(
         command(["cancel", str(run.folder)]), env=environment(), capture_output=True, text=True,
         check=True,
@@ -185,8 +198,8 @@ def test_preemption_by_the_jobs_own_signal(cluster: Cluster, run: Run) -> None:
     cluster.until(lambda: not run.ranks(), 10)
     time.sleep(8)  # longer than a requeued job waits
     assert cluster.job(run.job)["JobState"] == "CANCELLED"
-    assert len(run.events("requeued")) == 1
-    assert run.events("stopped")[1]["saved"], "what was done is not lost either"
+    assert len(run.events("requeued")) == 2
+    assert run.events("stopped")[2]["saved"], "what was done is not lost either"
 
 
 def test_the_time_limit(cluster: Cluster, run: Run) -> None:

@@ -71,6 +71,7 @@ COPY = HOME / "runs" / "big" / "code-0123"
 CASES: dict[str, Case] = {
     "one-gpu": (ONE_GPU, "pattlite-base", {}, None),
     "two-nodes": (EVERYTHING, "pattlite-big run", {"code": COPY, "after": "41_2"}, None),
+    "range": (ONE_GPU.model_copy(update={"nodes": "1-4"}), "pattlite-base", {}, None),
     "array": (ONE_GPU.model_copy(update={"array_parallelism": 2}), "pattlite-grid", {}, 6),
     "one-task": (
         Profile(python=PYTHON, nodes=2, gpus_per_node=4, cpus_per_task=2), "pattlite-shards",

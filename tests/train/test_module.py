@@ -17,9 +17,9 @@ def test_a_global_batch_in_pieces_is_the_same_step_on_any_number_of_ranks(
     Images are mixed with those of other pieces and ranks.
     """
 
-    def gradients(name: str, ranks: int, pieces: int) -> torch.Tensor:
+    def gradients(name: str, ranks: int, pieces: dict[str, object]) -> torch.Tensor:
         changes: dict[str, object] = {
-            "trainer.epochs": 1, "trainer.global_batch": 60, "trainer.accumulate": pieces,
+            "trainer.epochs": 1, "trainer.global_batch": 60, **pieces,
             "model.dropout": 0, "optim.ema": 0, "optim.schedule": "constant", "optim.lr": 1e-9,
             "augment.mixup": 0.4, "augment.cutmix": 1.0,
         }  # fmt: skip
@@ -29,9 +29,13 @@ def test_a_global_batch_in_pieces_is_the_same_step_on_any_number_of_ranks(
         (state,) = final(tmp_path / name)["optimizer_states"]
         return torch.cat([part["exp_avg"].flatten() for part in state["state"].values()])
 
-    whole = gradients("whole", 1, 1)
+    whole = gradients("whole", 1, {})
     assert whole.norm() > 1e-3
-    for name, ranks, pieces in (("one", 1, 7), ("two", 2, 4)):
+    several: dict[str, tuple[int, dict[str, object]]] = {
+        "one": (1, {"trainer.accumulate": 7}),
+        "two": (2, {"trainer.max_batch_per_rank": 8}),
+    }
+    for name, (ranks, pieces) in several.items():
         difference = (gradients(name, ranks, pieces) - whole).norm() / whole.norm()
         assert difference < 1e-5
         # The loss that is logged is that of the global batch, and not of the first rank's share.

@@ -181,15 +181,29 @@ def test_gpus_that_torch_does_not_see_are_one_line_for_all_ranks_and_nothing_is_
     assert not (tmp_path / "tiny").exists()
 
 
-@pytest.mark.parametrize("config", ["notebook", "fer2013", "demo"])
-def test_each_configuration_trains(config: str, face_shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("config", "further"),
+    [
+        ("notebook", ()),
+        ("fer2013", ()),
+        ("fer2013-pattlite", ("--augment.calm_epochs=0",)),
+        (
+            "fer2013-distilled",
+            ("--model.weights=pretrained", "--distill.teachers=[pretrained:mobilenetv2-vit]"),
+        ),
+        ("demo", ()),
+    ],
+)
+def test_each_configuration_trains(
+    config: str, further: tuple[str, ...], face_shards: Path, tmp_path: Path
+) -> None:
     folder = Path(__file__).parents[2] / "configs"
     small = [
         "--trainer.epochs=1", "--trainer.global_batch=52", "--data.image_size=64",
         "--optim.warmup_epochs=0.5",
     ]  # fmt: skip
     place = [f"--runs={tmp_path}", f"--data.shards={face_shards}", "--wandb.mode=disabled"]
-    assert main(["train", "-c", str(folder / f"{config}.yaml"), *small, *place]) == 0
+    assert main(["train", "-c", str(folder / f"{config}.yaml"), *small, *place, *further]) == 0
     assert final(tmp_path / config)["global_step"] == 2
 
 
