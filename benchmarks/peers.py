@@ -4,7 +4,8 @@ Does not import pattlite_dist, so that a peer can run in a separate environment:
 
     python benchmarks/peers.py NAME FOLDER {uint8,float} SECONDS
 
-prints one line of JSON: images per second, and the growth of the process's memory.
+prints one line of JSON: images per second of the clock and of the CPU, and the growth of the
+process's memory.
 """
 
 import json
@@ -84,6 +85,45 @@ def write_mosaic(pictures: Path, folder: Path) -> None:
                 writer.write({"image": picture.copy(), "label": int(path.parent.name)})
 
 
+def energon(folder: Path, kind: str) -> Iterator[torch.Tensor]:
+    """Megatron-Energon on a copy that `order.py prepare` has prepared, shuffled as a whole."""
+    from megatron.energon import (
+        DefaultTaskEncoder,
+        SampleDecoder,
+        WorkerConfig,
+        get_loader,
+        get_train_dataset,
+    )
+
+    transform = per_sample(kind)
+
+    class Faces(DefaultTaskEncoder):  # type: ignore[misc]
+        decoder = SampleDecoder(image_decode="pil")
+
+        def encode_sample(self, sample: Any) -> Any:
+            sample.image = transform(sample.image)
+            return sample
+
+    data = get_train_dataset(
+        folder, worker_config=WorkerConfig(rank=0, world_size=1, num_workers=0), batch_size=BATCH,
+        shuffle_buffer_size=None, max_samples_per_sequence=1, task_encoder=Faces(),
+    )  # fmt: skip
+    return (batch.image for batch in get_loader(data))
+
+
+def grain(folder: Path, kind: str) -> Iterator[torch.Tensor]:
+    """Grain over offsets into the tars, shuffled as a whole, read by this thread."""
+    from grain import MapDataset, ReadOptions
+    from order import Tars
+    from PIL import Image
+
+    transform = per_sample(kind)
+    data = MapDataset.source(Tars(folder)).seed(0).shuffle().repeat()
+    data = data.map(lambda sample: transform(Image.open(sample[1])).numpy())
+    batches = data.batch(BATCH, drop_remainder=True).to_iter_dataset(ReadOptions(num_threads=0))
+    return (torch.from_numpy(batch) for batch in batches)
+
+
 def memory() -> tuple[float, float]:
     """Resident MB of this process: its own pages, and those plus mapped shared ones."""
     lines = (line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
@@ -92,22 +132,29 @@ def memory() -> tuple[float, float]:
 
 
 def measure(batches: Iterable[torch.Tensor], seconds: float) -> dict[str, float]:
-    """Images per second after a few batches, and the growth of memory until the end."""
+    """Images per second, also of CPU time, after a few batches; growth of memory until the end."""
     own, resident = memory()
-    images, begin = 0, 0.0
+    images, begin, used = 0, 0.0, 0.0
     for number, batch in enumerate(batches):
         if number < WARM_UP:
-            begin = time.perf_counter()
+            begin, used = time.perf_counter(), time.process_time()
             continue
         images += len(batch)
         if time.perf_counter() - begin > seconds:
             break
     rate = images / (time.perf_counter() - begin)
+    busy = images / (time.process_time() - used)
     own, resident = memory()[0] - own, memory()[1] - resident
-    return {"images_per_second": rate, "own_mb": own, "resident_mb": resident}
+    return {
+        "images_per_second": rate, "images_per_cpu_second": busy,
+        "own_mb": own, "resident_mb": resident,
+    }  # fmt: skip
 
 
-PEERS = {"webdataset": stock_webdataset, "imagefolder": image_folder, "mosaic": mosaic}
+PEERS = {
+    "webdataset": stock_webdataset, "imagefolder": image_folder, "mosaic": mosaic,
+    "energon": energon, "grain": grain,
+}  # fmt: skip
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

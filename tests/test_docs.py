@@ -1,5 +1,6 @@
 """The documentation: it builds without a warning, its links lead somewhere, its commands exist."""
 
+import configparser
 import contextlib
 import re
 import runpy
@@ -97,9 +98,18 @@ def test_a_command_stands_in_a_block_of_commands_with_a_known_mark(page: str) ->
 def test_what_no_test_runs_is_counted() -> None:
     found = told("by hand")
     assert len(found) == BY_HAND, [one.line for one in found]
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
     for one in found:
         scripts = re.findall(r"\b(?:benchmarks|tests)/\S+\.(?:py|sh)\b", one.line)
-        assert all((ROOT / script).is_file() for script in scripts)
+        for script in scripts:  # its options at least are there, or in a module beside it
+            assert (ROOT / script).is_file()
+            _, _, given = one.line.partition(script)
+            options = set(re.findall(r"--[a-z-]+", given))
+            text = "".join(path.read_text() for path in (ROOT / script).parent.glob("*.py"))
+            assert {option for option in options if f'"{option}"' not in text} == set(), one
+        extras = re.findall(r"pattlite_dist\[(.*?)\]", one.line)
+        assert {*extras} <= {*setup["options.extras_require"]}
         targets = re.findall(r"^make (\S+)", one.line)
         makefile = (ROOT / "Makefile").read_text()
         assert all(re.search(rf"^[^#\n]*\b{name}\b.*:", makefile, re.M) for name in targets)

@@ -17,8 +17,7 @@ from tests.conftest import ROOT
 from tests.ready import PHOTOGRAPH
 
 UNCLEAR = ""  # a face whose expression people would name differently
-# By package and file, the faces from left to right. The `dev` extra has neither `insightface` nor
-# `ultralytics`, for what they require: `pip install --no-deps` is enough here.
+# By package and file, the faces from left to right.
 PHOTOGRAPHS: dict[tuple[str, str], list[str]] = {
     ("skimage", "data/astronaut.png"): ["happy"],
     ("skimage", "data/camera.png"): [UNCLEAR],  # in profile
@@ -28,18 +27,14 @@ PHOTOGRAPHS: dict[tuple[str, str], list[str]] = {
     ("skimage", "data/retina.jpg"): [],
     ("skimage", "data/rocket.jpg"): [],
     ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"): [UNCLEAR],
-    ("insightface", "data/images/t1.jpg"): [
-        UNCLEAR, UNCLEAR, "happy", "happy", UNCLEAR, "happy",
-    ],
-    ("ultralytics", "assets/zidane.jpg"): ["angry", UNCLEAR],
-}  # fmt: skip
+}
 
 
 def photograph(package: str, name: str) -> Path:
     """A file of an installed package, which is not imported."""
     found = find_spec(package)
-    if found is None or found.origin is None:
-        pytest.skip(f"{package} is not installed")
+    assert found is not None
+    assert found.origin is not None
     return Path(found.origin).parent / name
 
 
