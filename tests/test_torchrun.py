@@ -397,6 +397,8 @@ def test_a_users_mistake_is_one_line_and_is_not_tried_again(
     wrong = tiny(face_shards, tmp_path, trainer__global_batch=9)
     agent = agents(wrong, NPROC="2")
     assert agent.wait() == 2, agent.log
-    (line,) = [line for line in agent.log.splitlines() if "srun" not in line]
+    lines = [line for line in agent.log.splitlines() if "srun" not in line]
+    assert len(lines) == 1, agent.log
+    (line,) = lines
     assert line.startswith("pattlite: error: a global batch of 9 cannot be shared by 2 ranks")
     assert not (tmp_path / "tiny").exists()
