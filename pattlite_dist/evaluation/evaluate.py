@@ -37,6 +37,7 @@ from pattlite_dist.model.build import refuse_batch_dependent
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.shards.manifest import Manifest, SplitName
 from pattlite_dist.tracking.history import append
+from pattlite_dist.tracking.wandb_run import add_to_summary
 from pattlite_dist.train.temperature import save_calibration
 from pattlite_dist.train.trainer import quiet_libraries
 
@@ -110,9 +111,21 @@ def evaluate(
                 if run == subject.run and not subject.exported:
                     append(run, "evaluated", kind="evaluate", checkpoint=subject.path.name,
                            splits=list(splits))  # fmt: skip
+                    if subject.is_best:
+                        add_to_summary(config, run, _summary(evaluation))
         finally:
             data.close()
         return run, evaluation
+
+
+def _summary(evaluation: Evaluation) -> dict[str, float]:
+    """What W&B is told of the best checkpoint; it knows of val already."""
+    return {
+        f"best/{part}_{name}": getattr(scores, name)
+        for part, scores in evaluation.splits.items()
+        if part != "val"
+        for name in ("top1", "macro_f1")
+    }
 
 
 def parts(splits: Mapping[SplitName, Predictions], manifest: Manifest) -> dict[Part, Predictions]:

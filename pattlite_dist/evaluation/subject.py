@@ -24,7 +24,7 @@ from pattlite_dist.runtime.world import World
 from pattlite_dist.shards.manifest import Manifest
 from pattlite_dist.tracking.folder import load_config
 from pattlite_dist.train import checkpoint as checkpoints
-from pattlite_dist.train.names import run_of
+from pattlite_dist.train.names import chosen, listed, run_of
 from pattlite_dist.train.temperature import Mark
 from pattlite_dist.train.trainer import build_preprocess
 
@@ -53,6 +53,13 @@ class Subject:
     def labels(self) -> list[str]:
         """Class names, in the order of the network's outputs."""
         return list(self.content["pattlite"]["labels"])
+
+    @property
+    def is_best(self) -> bool:
+        """Whether it is the run's best checkpoint on val."""
+        folder = self.run / "checkpoints"
+        best = chosen(listed(folder))
+        return best is not None and self.path == folder / best.name
 
     @property
     def mark(self) -> Mark:

@@ -30,42 +30,70 @@ def draw_what_is_new(run: Path) -> None:
 
 
 def _draw(run: Path, lines: list[dict[str, Any]]) -> None:
-    """Draw loss, accuracy and learning rates over steps and epochs, as PNG and SVG."""
+    """Draw loss, accuracy and learning rates over steps and epochs, as PNG and SVG.
+
+    All in one picture, and each in one of its own, which fits a column of a paper.
+    """
     from matplotlib.figure import Figure
 
     title, smoothing, averaged = _known(run)
-    figure = Figure(figsize=(11, 4.1), layout="constrained")
-    figure.suptitle(title, fontsize=11)
-    loss, accuracy, rate = figure.subplots(1, 3)
+    panels = _panels(lines, smoothing, averaged)
+    together = Figure(figsize=(11, 4.1), layout="constrained")
+    together.suptitle(title, fontsize=11)
+    for axis, (name, plots) in zip(together.subplots(1, 3), panels.items(), strict=True):
+        _draw_panel(axis, name, plots, lines)
+        alone = Figure(figsize=(3.5, 2.9), layout="constrained")
+        alone.suptitle(title, fontsize=8)
+        _draw_panel(alone.subplots(), name, plots, lines)
+        _write(alone, run / f"curves-{name.replace(' ', '-')}")
+    _write(together, run / CURVES_NAME)
+
+
+def _panels(
+    lines: list[dict[str, Any]], smoothing: float, averaged: bool
+) -> dict[str, list[tuple[str, str]]]:
+    """By title, the keys of the record that are drawn, each with its label."""
     targets = f"train (labels smoothed by {smoothing:g})" if smoothing else "train"
     of = ", averaged weights" if averaged else ""
-    _plot(loss, lines, "train/loss", targets, alpha=0.6, linewidth=0.8)
-    _plot(loss, lines, "val/nll", f"val{of}")
-    _plot(accuracy, lines, "train/top1", "train top-1 (augmented)")
-    _plot(accuracy, lines, "val/top1", f"val top-1{of}")
-    _plot(accuracy, lines, "val/raw_top1", "val top-1, weights not averaged")
-    _plot(accuracy, lines, "val/macro_f1", f"val macro-F1{of}")
     groups = sorted({key for line in lines for key in line if key.startswith("lr/")})
-    for key in groups or ["train/lr"]:
-        _plot(rate, lines, key, key.removeprefix("lr/") if groups else "all weights")
+    return {
+        "loss": [("train/loss", targets), ("val/nll", f"val{of}")],
+        "accuracy": [
+            ("train/top1", "train top-1 (augmented)"),
+            ("val/top1", f"val top-1{of}"),
+            ("val/raw_top1", "val top-1, weights not averaged"),
+            ("val/macro_f1", f"val macro-F1{of}"),
+        ],
+        "learning rate": [(key, key.removeprefix("lr/")) for key in groups]
+        or [("train/lr", "all weights")],
+    }
+
+
+def _draw_panel(
+    axis: "Axes", name: str, plots: list[tuple[str, str]], lines: list[dict[str, Any]]
+) -> None:
+    for key, label in plots:
+        style: dict[str, Any] = {"alpha": 0.6, "linewidth": 0.8} if key == "train/loss" else {}
+        _plot(axis, lines, key, label, **style)
     best = best_on_val(lines)
     assert best is not None  # nothing is drawn before the first validation
     per_epoch = (best["step"] + 1) / (best["epoch"] + 1) if "epoch" in best else None
     chosen = "chosen" if per_epoch is None else f"chosen: epoch {best['epoch'] + 1}"
-    for axis, name in ((loss, "loss"), (accuracy, "accuracy"), (rate, "learning rate")):
-        axis.set_title(name)
-        axis.set_xlabel("step")
-        axis.grid(alpha=0.3)
-        axis.axvline(best["step"] + 1, color="#555555", linestyle=":", linewidth=1, label=chosen)
-        if per_epoch is not None:
-            upper = axis.secondary_xaxis(
-                "top", (lambda x: x / per_epoch, lambda x: x * per_epoch)
-            )  # fmt: skip
-            upper.set_xlabel("epoch", fontsize=8)
-            upper.tick_params(labelsize=8)
-        axis.legend(fontsize=7)
+    axis.set_title(name, fontsize=9)
+    axis.set_xlabel("step", fontsize=8)
+    axis.tick_params(labelsize=8)
+    axis.grid(alpha=0.3)
+    axis.axvline(best["step"] + 1, color="#555555", linestyle=":", linewidth=1, label=chosen)
+    if per_epoch is not None:
+        upper = axis.secondary_xaxis("top", (lambda x: x / per_epoch, lambda x: x * per_epoch))
+        upper.set_xlabel("epoch", fontsize=8)
+        upper.tick_params(labelsize=8)
+    axis.legend(fontsize=7)
+
+
+def _write(figure: Any, path: Path) -> None:
     for suffix in (".png", ".svg"):
-        write_figure(figure, (run / CURVES_NAME).with_suffix(suffix))
+        write_figure(figure, path.with_suffix(suffix))
 
 
 def _known(run: Path) -> tuple[str, float, bool]:

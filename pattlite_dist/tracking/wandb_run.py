@@ -5,7 +5,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,18 +84,44 @@ def missing(
 def wandb_logger(config: Config, run: Path, main: bool) -> "LenientWandbLogger | None":
     """Lightning's Weights & Biases logger; the run's record must already be rewound.
 
-    Returns None if it is disabled, and on all ranks but the first. If nobody asked for online,
-    what keeps W&B from it is only said, and the run is kept offline.
+    Returns None if it is disabled, and on all ranks but the first.
+
+    Raises:
+        UserError: online was requested without a login, or with one that is not valid.
+        Unreachable: online was requested, and W&B's server does not answer.
+    """
+    if not main or not is_told(config):
+        return None
+    folder = run / WANDB_FOLDER
+    known = run_id(folder)
+    experiment = begin(config, run)
+    # Lightning does this only if it creates the run itself. wandb's own step just counts calls, so
+    # a step repeated after a kill is never refused as older than the last.
+    experiment.define_metric(STEP)
+    experiment.define_metric("*", step_metric=STEP, step_sync=True)
+    lines = read_metrics(run / RECORD_NAME)
+    for line in missing(lines, first=known is None, lost=_lost_since(folder)):
+        experiment.log({**scalars(line), STEP: line["step"]})
+    from pattlite_dist.tracking.wandb_logger import LenientWandbLogger
+
+    return LenientWandbLogger(experiment, str(run), lambda: _note_loss(folder))
+
+
+def is_told(config: Config) -> bool:
+    """Whether W&B is told of a run."""
+    return "wandb" in config.tracking.loggers and wandb_mode(config.wandb.mode) != "disabled"
+
+
+def begin(config: Config, run: Path) -> Any:
+    """Open the W&B run of a run, to go on with it.
+
+    If nobody asked for online, what keeps W&B from it is only said, and the run is kept offline.
 
     Raises:
         UserError: online was requested without a login, or with one that is not valid.
         Unreachable: online was requested, and W&B's server does not answer.
     """
     mode = wandb_mode(config.wandb.mode)
-    if "wandb" not in config.tracking.loggers:
-        return None
-    if mode == "disabled" or not main:
-        return None
     if mode == "online" and not has_login():
         raise UserError("wandb.mode is online without a login; run `wandb login` or use offline")
     requested = "online" in (config.wandb.mode, os.environ.get("WANDB_MODE"))
@@ -105,14 +131,11 @@ def wandb_logger(config: Config, run: Path, main: bool) -> "LenientWandbLogger |
     folder = run / WANDB_FOLDER
     for name, value in wandb_folders(run).items():
         os.environ.setdefault(name, value)
-    known = run_id(folder)
-    if known is None:
+    if run_id(folder) is None:
         given = os.environ["WANDB_RUN_ID"] if under_agent() else secrets.token_hex(4)
         write_text(folder / "run-id.txt", given + "\n")
-    from pattlite_dist.tracking.wandb_logger import LenientWandbLogger
-
     try:
-        experiment = _init(config, run, mode)
+        return _init(config, run, mode)
     except Exception as error:
         if mode == "offline":
             raise
@@ -121,15 +144,26 @@ def wandb_logger(config: Config, run: Path, main: bool) -> "LenientWandbLogger |
             raise _refused(error, reason) from error
         _tell_offline(reason)
         end()  # of the attempt, whose id would otherwise be in use
-        experiment = _init(config, run, "offline")
-    # Lightning does this only if it creates the run itself. wandb's own step just counts calls, so
-    # a step repeated after a kill is never refused as older than the last.
-    experiment.define_metric(STEP)
-    experiment.define_metric("*", step_metric=STEP, step_sync=True)
-    lines = read_metrics(run / RECORD_NAME)
-    for line in missing(lines, first=known is None, lost=_lost_since(folder)):
-        experiment.log({**scalars(line), STEP: line["step"]})
-    return LenientWandbLogger(experiment, str(run), lambda: _note_loss(folder))
+        return _init(config, run, "offline")
+
+
+def add_to_summary(config: Config, run: Path, values: Mapping[str, float]) -> None:
+    """Add values to the summary of a run that W&B knows; what goes wrong is only said.
+
+    Offline, they are a segment of their own, which `pattlite sync` uploads after the others.
+    """
+    if not is_told(config) or run_id(run / WANDB_FOLDER) is None:
+        return
+    try:
+        experiment = begin(config, run)
+        experiment.summary.update(dict(values))
+        experiment.finish()
+    except Exception as error:
+        print(
+            f"pattlite: note: W&B is not told of the evaluation: {_reason(error)}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _init(config: Config, run: Path, mode: str) -> Any:

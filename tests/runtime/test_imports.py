@@ -1,10 +1,13 @@
 import gc
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from pattlite_dist.runtime.imports import quick_imports
+
+FOUND = any((Path(folder) / "triton").is_dir() for folder in sys.path)
 
 
 def test_garbage_is_looked_for_again_whatever_became_of_the_imports() -> None:
@@ -37,3 +40,18 @@ ring = Later(); ring.me = ring; del ring
 assert gc.collect() >= 1
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_the_compiler_for_gpus_is_imported_only_where_there_is_one(gpu: bool) -> None:
+    """And there the collector may free it: else it complains on standard error."""
+    code = f"""
+import sys
+from pattlite_dist.runtime import imports
+imports._DEVICES = ({"/dev/null" if gpu else "/dev/none"!r},)
+with imports.quick_imports():
+    import torch._dynamo
+assert (sys.modules.get("triton") is None) != ({gpu} and bool({FOUND}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -24,6 +24,10 @@ def test_curves_are_drawn_when_there_is_something_new(tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
     drawn = picture.with_suffix(".svg").read_text()
     assert all(f"<!-- {text} -->" in drawn for text in (tmp_path.name, "epoch", "chosen: epoch 1"))
+    for panel in ("loss", "accuracy", "learning-rate"):
+        alone = (tmp_path / f"curves-{panel}.svg").read_text()
+        assert all(f"<!-- {text} -->" in alone for text in (tmp_path.name, panel.replace("-", " ")))
+        assert (tmp_path / f"curves-{panel}.png").read_bytes().startswith(b"\x89PNG")
     before = picture.stat().st_mtime_ns
     record(tmp_path, epoch, {"step": 1, "train/loss": 1.0, "time": time.time()})
     draw_what_is_new(tmp_path)

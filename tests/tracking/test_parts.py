@@ -1,7 +1,10 @@
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pattlite_dist.cli import main
 from pattlite_dist.tracking.parts import (
     PARTS,
     metrics_of,
@@ -9,6 +12,9 @@ from pattlite_dist.tracking.parts import (
     totals,
     totals_by_rank,
 )
+from tests.conftest import tiny
+from tests.starts import Zygote
+from tests.train.faults import SLOW, Fault
 
 
 def table(*waits: float, own: float = 1.0) -> list[list[float]]:
@@ -61,3 +67,17 @@ def test_totals_are_of_all_steps_and_of_the_newest_number_of_ranks() -> None:
     assert [rank["reduce"] for rank in totals_by_rank(lines)] == pytest.approx([0.7, 0.4])
     assert totals([{"train/loss": 1.0}]) == {}
     assert totals_by_rank(lines[:2]) == []
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_slower_is_named(
+    zygote: Zygote, face_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = tiny(face_shards, tmp_path, trainer__epochs=1, trainer__log_every_steps=1,
+                   trainer__global_batch=6)  # fmt: skip
+    slow = Fault(SLOW, 0, detail=150, rank=1)
+    start = zygote.with_small_networks().start(options, 3, slow)
+    assert start.ended, start.log
+    assert main(["status", str(tmp_path / "tiny"), "--json"]) == 0
+    [row] = json.loads(capsys.readouterr().out)
+    assert row["straggler"].startswith("rank 1 (")

@@ -196,6 +196,13 @@ def told(segment: Path) -> dict[str, list[Any]]:
     return found
 
 
+def summary(records: dict[str, list[Any]]) -> dict[str, float]:
+    """What they add to the run's summary, wandb's own keys left out."""
+    found = {u.key or ".".join(u.nested_key): u.value_json
+             for record in records.get("summary", ()) for u in record.summary.update}  # fmt: skip
+    return {key: json.loads(value) for key, value in found.items() if not key.startswith("_")}
+
+
 def steps(run: Path) -> list[int]:
     """The step metric over all segments."""
     return [row["trainer/global_step"] for path in segments(run) for row in rows(path)]
@@ -341,13 +348,20 @@ def test_a_run_of_two_ranks_started_twice_is_one_run_and_writes_nothing_at_home(
         assert "best" in model.aliases
         assert epoch in (None, json.loads(model.metadata)["epoch"] - 1)
         assert model.manifest.contents[0].ref.startswith("file://")
-    found = {u.key or ".".join(u.nested_key): u.value_json
-             for record in second["summary"] for u in record.summary.update}  # fmt: skip
-    assert json.loads(found["best/val_top1"]) == pytest.approx(best)
+    assert summary(second)["best/val_top1"] == pytest.approx(best)
     tables = [path.name for path in (run / "wandb").rglob("*.table.json")]
     assert any("confusion" in name for name in tables) and any("mistakes" in n for n in tables)
     files = [file.path for one in first["artifact"] for file in one.artifact.manifest.contents]
     assert sum(file.startswith("media/images/") for file in files) == 3
+    done = forked("evaluate", str(run), "--pictures=false", HOME=str(home), WANDB_API_KEY="")
+    assert done.returncode == 0, done.stderr
+    *_, third = map(told, segments(run))
+    assert third["run"][0].run.resume and "history" not in third
+    scores = json.loads((run / "evaluation.json").read_text())["splits"]
+    assert summary(third) == {
+        f"best/{part}_{name}": pytest.approx(scores[part][name])
+        for part in ("test", "test_clean") for name in ("top1", "macro_f1")
+    }  # fmt: skip
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from pattlite_dist.train import run as runs
 from pattlite_dist.train.names import parse_name
 
 WRITE, RENAME, RENAMED, REMOVE, REWIND = "write", "rename", "renamed", "remove", "rewind"
+SLOW = "slow"
 EVERY = -1
 
 
@@ -31,10 +33,11 @@ class Fault:
     Attributes:
         place: a Lightning hook, or a stage in saving a checkpoint: it is being written, about to
             be renamed, just renamed, or an older one is about to be removed after it; or the
-            metrics are about to be rewound as a run starts.
-        step: optimiser steps taken by then; ignored by `REWIND`.
+            metrics are about to be rewound as a run starts. `SLOW`: none, each step is longer.
+        step: optimiser steps taken by then; ignored by `REWIND` and `SLOW`.
         late: in a hook, after the package's own callbacks instead of before them.
-        detail: the batch of a validation, or the percentage of a checkpoint that is written.
+        detail: the batch of a validation, the percentage of a checkpoint that is written, or
+            the milliseconds that it sleeps.
         rank: which rank; `EVERY` for all of them.
         signum: the signal; any but SIGKILL is sent once, and the rank keeps running.
     """
@@ -64,6 +67,20 @@ def killer(fault: Fault) -> Callback:
             fault.strike()
 
     return type("Killer", (Callback,), {fault.place: hook})()
+
+
+class Sleeper(Callback):
+    """Makes each step longer.
+
+    Args:
+        seconds: by so much.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        time.sleep(self.seconds)
 
 
 def watch_files(fault: Fault) -> None:
@@ -153,6 +170,8 @@ def install(fault: Fault | None, record: str | None, freeze: bool) -> None:
         trainer = build(*args)
         if record is not None:  # the recorder also freezes
             trainer.callbacks.insert(0, Recorder(record, freeze))
+        if fault is not None and fault.place == SLOW:
+            trainer.callbacks.insert(0, Sleeper(fault.detail / 1000))
         if fault is not None and fault.place.startswith("on_"):
             trainer.callbacks.insert(len(trainer.callbacks) if fault.late else 0, killer(fault))
         return trainer
@@ -160,5 +179,5 @@ def install(fault: Fault | None, record: str | None, freeze: bool) -> None:
     runs.build_trainer = build_trainer
     if fault is not None and fault.place == WRITE:
         tear_checkpoint(fault)
-    elif fault is not None:
+    elif fault is not None and fault.place != SLOW:
         watch_files(fault)
