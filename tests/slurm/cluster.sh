@@ -121,8 +121,9 @@ JobRequeue=1
 InactiveLimit=0
 KillWait=$KILLWAIT
 SlurmdTimeout=$NODE_TIMEOUT
-# also how long a refused connection is retried, and so until a lost node is noticed
-MessageTimeout=5
+# Also how long a refused connection is retried, and so until a lost node is noticed; and half of
+# the time in which a step must have begun, or srun has SLURM kill it, also on a busy machine.
+MessageTimeout=12
 MinJobAge=$JOB_AGE
 MaxArraySize=$MAX_ARRAY
 PreemptType=preempt/partition_prio
