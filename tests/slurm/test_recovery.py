@@ -148,21 +148,22 @@ def test_a_job_preempted_signalled_requeued_and_killed_ends_with_the_same_weight
     run.ended()
 
     assert_same_training(reference, run.folder)
-    assert_nothing_twice(run, kills=2)
     stops = [event["signal"] for event in run.events("stopped")]
-    assert stops == ["SIGTERM", "SIGUSR2", "SIGTERM", "SIGTERM"]
-    *asked, crash, last = run.events("requeued")
-    assert len(asked) == 2  # not by us where it was asked for from outside
-    assert not any("error" in event for event in (*asked, last))
-    assert re.fullmatch(r"rank \d on n\d was killed after step \d+", crash["error"])
+    assert stops[:4] == ["SIGTERM", "SIGUSR2", "SIGTERM", "SIGTERM"]
+    requeued = run.events("requeued")
+    crashes = [event["error"] for event in requeued if "error" in event]
+    for crash in crashes:
+        assert re.fullmatch(r"rank \d on n\d was killed after step \d+", crash)
+    # A minute later SLURM may once more tell the node that was lost to end its job, which by then
+    # runs there again: it makes way, or is killed where it has only begun.
+    again = [*stops[4:], *crashes[1:]]
+    assert len(again) <= 1 and stops[4:] in ([], ["SIGTERM"]), again
+    assert len(requeued) - len(crashes) == len(stops) - 1  # not by us where asked from outside
+    assert_nothing_twice(run, kills=1 + len(crashes))
     assert run.events("finished")[0]["step"] == EPOCHS * STEPS
-    assert_one_wandb_run(run)
-
-
-def assert_one_wandb_run(run: Run) -> None:
     segments = [path.name for path in (run.folder / "wandb").glob("offline-run-*")]
-    assert len(segments) == len(run.events("started"))
-    assert len({name.rpartition("-")[2] for name in segments}) == 1
+    assert 0 <= len(run.events("started")) - len(segments) <= len(crashes[1:])
+    assert len({name.rpartition("-")[2] for name in segments}) == 1, "one W&B run"
 
 
 def test_preemption_by_the_jobs_own_signal(cluster: Cluster, run: Run) -> None:
