@@ -1,6 +1,7 @@
 """A run's curves, drawn from its record whenever a start of it ends."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +39,15 @@ def _draw(run: Path, lines: list[dict[str, Any]]) -> None:
 
     title, smoothing, averaged = _known(run)
     panels = _panels(lines, smoothing, averaged)
+    best = best_on_val(lines)
+    assert best is not None  # nothing is drawn before the first validation
     together = Figure(figsize=(11, 4.1), layout="constrained")
     together.suptitle(title, fontsize=11)
     for axis, (name, plots) in zip(together.subplots(1, 3), panels.items(), strict=True):
-        _draw_panel(axis, name, plots, lines)
+        _draw_panel(axis, name, plots, lines, best)
         alone = Figure(figsize=(3.5, 2.9), layout="constrained")
         alone.suptitle(title, fontsize=8)
-        _draw_panel(alone.subplots(), name, plots, lines)
+        _draw_panel(alone.subplots(), name, plots, lines, best)
         _write(alone, run / f"curves-{name.replace(' ', '-')}")
     _write(together, run / CURVES_NAME)
 
@@ -70,13 +73,15 @@ def _panels(
 
 
 def _draw_panel(
-    axis: "Axes", name: str, plots: list[tuple[str, str]], lines: list[dict[str, Any]]
+    axis: "Axes",
+    name: str,
+    plots: list[tuple[str, str]],
+    lines: list[dict[str, Any]],
+    best: Mapping[str, Any],
 ) -> None:
     for key, label in plots:
         style: dict[str, Any] = {"alpha": 0.6, "linewidth": 0.8} if key == "train/loss" else {}
         _plot(axis, lines, key, label, **style)
-    best = best_on_val(lines)
-    assert best is not None  # nothing is drawn before the first validation
     per_epoch = (best["step"] + 1) / (best["epoch"] + 1) if "epoch" in best else None
     chosen = "chosen" if per_epoch is None else f"chosen: epoch {best['epoch'] + 1}"
     axis.set_title(name, fontsize=9)

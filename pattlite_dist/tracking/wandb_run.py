@@ -159,11 +159,7 @@ def add_to_summary(config: Config, run: Path, values: Mapping[str, float]) -> No
         experiment.summary.update(dict(values))
         experiment.finish()
     except Exception as error:
-        print(
-            f"pattlite: note: W&B is not told of the evaluation: {_reason(error)}",
-            file=sys.stderr,
-            flush=True,
-        )
+        _note(f"W&B is not told of the evaluation: {_reason(error)}")
 
 
 def _init(config: Config, run: Path, mode: str) -> Any:
@@ -203,11 +199,11 @@ def _reason(error: Exception) -> str:
 
 
 def _tell_offline(reason: str) -> None:
-    print(
-        f"pattlite: note: W&B is kept offline: {reason}; `pattlite sync` uploads it later",
-        file=sys.stderr,
-        flush=True,
-    )
+    _note(f"W&B is kept offline: {reason}; `pattlite sync` uploads it later")
+
+
+def _note(text: str) -> None:
+    print(f"pattlite: note: {text}", file=sys.stderr, flush=True)
 
 
 def _refused(error: Exception, reason: str) -> UserError | Unreachable:

@@ -249,7 +249,7 @@ def pieces_of(config: TrainerConfig, ranks: int) -> int:
         config: of the run.
         ranks: how many share the global batch.
     """
-    share = max(-(-config.global_batch // ranks), 1)
+    share = -(-config.global_batch // ranks)
     asked = -(-share // (config.max_batch_per_rank or share))
     size = -(-share // max(asked, config.accumulate))
     return -(-share // size)

@@ -63,6 +63,11 @@ class Run:
         lines = read_metrics(self.folder / "metrics.jsonl")
         return max((line["step"] + 1 for line in lines), default=0)
 
+    def taken(self) -> list[int]:
+        """Steps whose loss the record has, in its order."""
+        lines = read_metrics(self.folder / "metrics.jsonl")
+        return [line["step"] for line in lines if "train/loss" in line]
+
     def at_work(self, start: int, steps: int = 5) -> None:
         """Wait until a start, counted from 1, has taken some steps."""
         begun = self.cluster.until(lambda: self.events("started")[start - 1 : start], 150)
@@ -108,8 +113,7 @@ def assert_nothing_twice(run: Run, kills: int) -> None:
     begun = [event["step"] for event in run.events("started")]
     stopped = {event["step"] for event in run.events("stopped")}
     assert sum(step not in stopped for step in begun[1:]) <= kills
-    assert [line["step"] for line in read_metrics(run.folder / "metrics.jsonl")
-            if "train/loss" in line] == list(range(EPOCHS * STEPS))  # fmt: skip
+    assert run.taken() == list(range(EPOCHS * STEPS))
 
 
 def test_a_job_preempted_signalled_requeued_and_killed_ends_with_the_same_weights(
@@ -187,8 +191,7 @@ def test_preemption_by_the_jobs_own_signal(cluster: Cluster, run: Run) -> None:
     stops = run.events("stopped")
     assert stops[0]["signal"] == "SIGUSR2"
     assert [event["step"] for event in run.events("started")[1:]] == [s["step"] for s in stops]
-    steps = [line["step"] for line in read_metrics(run.folder / "metrics.jsonl")
-             if "train/loss" in line]  # fmt: skip
+    steps = run.taken()
     assert steps == list(range(len(steps))), "each once"
     done = subprocess.run(
         command(["cancel", str(run.folder)]), env=environment(), capture_output=True, text=True,
