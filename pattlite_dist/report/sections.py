@@ -52,7 +52,8 @@ def images_per_second(record: RunRecord) -> float | None:
 def facts(record: RunRecord) -> str:
     """The figures of one run, each with what it is."""
     row, best = record.row, record.best()
-    found: list[tuple[str, str, str]] = [("state", state(record), "")]
+    now, _, why = state(record).partition(": ")
+    found: list[tuple[str, str, str]] = [("state", now, why)]
     if row.epoch is not None:
         of = "" if row.epochs is None else f" of {row.epochs:,}"
         found.append(("epoch", f"{row.epoch:,}{of}", f"step {row.step:,}"))
@@ -230,8 +231,8 @@ def checkpoint(record: RunRecord) -> str:
     return tag("li", escape(text))
 
 
-def audit(record: RunRecord) -> str:
-    """The questions of an audit and their answers; empty without one."""
+def audit(record: RunRecord, several: bool) -> str:
+    """The questions of an audit and their answers, folded for several runs; empty without one."""
     if record.audit is None:
         return ""
     from pattlite_dist.evaluation.answers import table as answers
@@ -244,7 +245,8 @@ def audit(record: RunRecord) -> str:
     found = record.audit
     said = verdict(found)
     note = f"{record.name}: {found.checkpoint} on {found.split}: {said}."
-    return tag("p", escape(note)) + table(head, cells, f"Audit of {record.name}")
+    inner = table(head, cells, f"Audit of {record.name}")
+    return tag("p", escape(note)) + (details("Questions and answers", inner) if several else inner)
 
 
 def configuration(records: Sequence[RunRecord]) -> str:
