@@ -42,7 +42,7 @@ class _Curves(NamedTuple):
     marks_best: bool = False
 
 
-_SHARE = (".2%", ".0%")
+_SHARE = (".2%", "%")  # on an axis with as many decimals as its ticks need
 _OF_ONE = (
     _Curves("Loss", {"train": "train/loss", "val": "val/nll"}),
     _Curves(
