@@ -76,10 +76,8 @@ class TrainJob(Checkpointable):
 
     def _note(self, error: Exception) -> None:
         # For `status`: SLURM keeps only a number. Training itself notes what fails in the run.
-        reason = str(error).splitlines()[-1]
-        mine = [item for item in history.read(self.run) if item.get("job") == history.job_id()]
-        known = mine[-1:] and mine[-1].get("error") == reason[: history.LONGEST]
-        if os.environ.get("SLURM_PROCID", "0") == "0" and not known:
+        if os.environ.get("SLURM_PROCID", "0") == "0":
+            reason = str(error).splitlines()[-1]
             history.note_failed(self.run, reason, final=isinstance(error, UserError))
 
 
