@@ -104,7 +104,7 @@ def test_the_other_commands_run_in_their_order(
     rest = [line for line in lines if line not in ("make demo", "make test")]
     assert len(rest) >= 18
     for line in rest:
-        command = re.sub(r"\[(--[^]]*)\]", r"\1", without_download(line))  # what is optional, too
+        command = without_download(line)
         if " train " in line:
             command += f" {SHORT}"
         elif "SOURCE=" in line:
@@ -112,7 +112,5 @@ def test_the_other_commands_run_in_their_order(
             command += f" NPROC=1 BIN={warm_bin.name} TRAIN_ARGS='{SHORT}'"
         elif " evaluate " in line:
             command += " --pictures=false"  # `make demo` drew them
-        elif "benchmarks/step.py" in line:
-            command += " --steps 8 --rounds 1"  # too few to measure anything
         done = shell(command, clone, PATH=path, PYTHON_EXEC=warm_python)
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"

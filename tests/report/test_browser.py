@@ -160,16 +160,20 @@ def test_the_keyboard_chooses_the_axis_and_the_runs(browser: "Chrome") -> None:
 
 
 def test_a_part_of_a_name_chooses_the_runs_and_their_restarts(browser: "Chrome") -> None:
-    from selenium.webdriver.common.keys import Keys
+    def type_in(text: str) -> None:
+        look(browser, f"""
+            const field = document.querySelector('input[name=find]');
+            field.value = '{text}';
+            field.dispatchEvent(new Event('input', {{bubbles: true}}));
+        """)  # fmt: skip
 
-    field = look(browser, "return document.querySelector('input[name=find]')")
     lines, marks = (f"document.querySelectorAll('#chart-val-loss .mark-{kind} path').length"
                     for kind in ("line", "symbol"))  # fmt: skip
     all_marks = look(browser, f"return {marks}")
-    field.send_keys("N-3")
+    type_in("RUN-3")
     wait(browser, f"return {lines} === 1")
     assert look(browser, f"return {marks}") < all_marks
-    field.send_keys(Keys.BACKSPACE * len("N-3"))
+    type_in("")
     wait(browser, f"return {lines} === {RUNS}")
 
 
