@@ -145,7 +145,7 @@ def counts(report: Path) -> str:
 
 def environments(what: str, pythons: dict[int, Path]) -> list[Environment]:
     """The environments of one of the three commands, of the Pythons that were found."""
-    wanted = requirements()
+    wanted = [*requirements(), "pip"]  # which a test of the wheel installs it with
     if what == "pythons":
         return [Environment(f"python3.{x}", x, path, wanted) for x, path in pythons.items()]
     if what == "oldest":
