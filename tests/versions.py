@@ -29,6 +29,9 @@ SHOWN = ("torch", "numpy", "pytorch-lightning", "pillow")
 # which the newest one warns.
 OLD_BESIDE_OLD = ["pyparsing>=3.1,<3.3"]
 
+# A test of the wheel installs it as users do.
+INSTALLER = "pip>=23"
+
 
 def settings() -> configparser.ConfigParser:
     """What setup.cfg says."""
@@ -106,7 +109,7 @@ class Environment:
         pins.unlink(missing_ok=True)  # uv would keep to the versions in it
         python = f"--python={folder}/bin/python"
         resolve = ["--no-header", "--no-annotate", f"--resolution={self.resolution}"]
-        wanted = "\n".join(self.requirements)
+        wanted = "\n".join([*self.requirements, INSTALLER])
         return (
             _uv("venv", "--allow-existing", f"--python={self.python}", folder)
             and _uv("pip", "compile", python, *resolve, f"-o={pins}", "-", given=wanted)
@@ -145,7 +148,7 @@ def counts(report: Path) -> str:
 
 def environments(what: str, pythons: dict[int, Path]) -> list[Environment]:
     """The environments of one of the three commands, of the Pythons that were found."""
-    wanted = [*requirements(), "pip"]  # which a test of the wheel installs it with
+    wanted = requirements()
     if what == "pythons":
         return [Environment(f"python3.{x}", x, path, wanted) for x, path in pythons.items()]
     if what == "oldest":
