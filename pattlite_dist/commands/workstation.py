@@ -1,6 +1,5 @@
 """`pattlite doctor` without a profile: what would stop a run on this machine."""
 
-import os
 import shutil
 import socket
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pattlite_dist.config import Config
 from pattlite_dist.data.fetch import fetch_manifest
 from pattlite_dist.data.trust import default_cache
 from pattlite_dist.errors import UserError
-from pattlite_dist.runtime import devices, network
+from pattlite_dist.runtime import devices, limits, network
 from pattlite_dist.runtime.imports import quick_imports
 from pattlite_dist.shards.manifest import Manifest
 from pattlite_dist.slurm import checks, doctor
@@ -78,7 +77,7 @@ def devices_here(accelerator: str) -> Finding:
         used = devices.use_gpu(accelerator)
     except UserError as error:
         return Finding("failed", "GPUs", str(error))
-    cores = len(os.sched_getaffinity(0))
+    cores = limits.cores()
     on_cores = f"training would use {cores} CPU cores"
     if used:
         names = [torch.cuda.get_device_name(number) for number in range(devices.count())]
@@ -136,6 +135,7 @@ def cache(config: Config, manifest: Manifest | None) -> Finding:
     if problems:
         return Finding("failed", "cache", f"cannot write into {place}; set data.cache")
     free = shutil.disk_usage(place).free
+    free = min(free, limits.share_of_memory(place) or free)
     needed = 0
     if manifest is not None:
         image = manifest.image
