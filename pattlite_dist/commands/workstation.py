@@ -11,6 +11,7 @@ from pattlite_dist.data.fetch import fetch_manifest
 from pattlite_dist.data.trust import default_cache
 from pattlite_dist.errors import UserError
 from pattlite_dist.runtime import devices, limits, network
+from pattlite_dist.runtime.home import instead_of_home
 from pattlite_dist.runtime.imports import quick_imports
 from pattlite_dist.shards.manifest import Manifest
 from pattlite_dist.slurm import checks, doctor
@@ -55,6 +56,7 @@ def examine(config: Config, named: bool) -> Iterator[Finding]:
     yield disk(config)
     yield cache(config, manifest)
     yield shared_memory(SHARED)
+    yield from home(instead_of_home())
     yield login(config)
 
 
@@ -158,6 +160,13 @@ def shared_memory(folder: Path) -> Finding:
     if size < _LITTLE:
         return Finding("warning", str(folder), f"has only {_size(size)}: {who} and {cure}")
     return Finding("ok", str(folder), _size(size))
+
+
+def home(instead: Path | None) -> Iterator[Finding]:
+    """Where libraries keep their files, if the home folder is not the place."""
+    if instead is not None:
+        text = f"none that can be written into: libraries keep their files in {instead}"
+        yield Finding("warning", "home", f"{text}; set HOME, or TMPDIR, to choose another folder")
 
 
 def login(config: Config) -> Finding:
