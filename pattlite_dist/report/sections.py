@@ -96,7 +96,8 @@ def runs(records: Sequence[RunRecord]) -> str:
     parts = list(
         dict.fromkeys(part for r in records if r.evaluation for part in r.evaluation.splits)
     )
-    tops = [f"{part.replace('_', ' ')} top-1" for part in parts]
+    shown = [part for part in parts if part != "val"]  # whose best is there already
+    tops = [f"{part.replace('_', ' ')} top-1" for part in shown]
     f1 = [f"{part.replace('_', ' ')} macro-F1" for part in parts[-1:]]
     head = ["run", "state", "epoch", "best val", *tops, *f1, "hours", "images/s", "starts", *keys]
     rows = []
@@ -111,7 +112,7 @@ def runs(records: Sequence[RunRecord]) -> str:
             Cell(state(record), None, "wide"),
             Cell(epoch, row.epoch),
             percent(best["val/top1"] if best else None),
-            *(percent(splits[p].top1 if p in splits else None) for p in parts),
+            *(percent(splits[p].top1 if p in splits else None) for p in shown),
             *([percent(last.macro_f1 if last else None)] if parts else []),
             Cell(f"{record.clock.total:.2f}", record.clock.total),
             Cell("" if rate is None else f"{rate:,.0f}", rate),
