@@ -5,6 +5,7 @@ stated once, by the type of an option or of a field of the configuration.
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,10 @@ from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel
 
+from pattlite_dist.logins import without_secrets
+
 M = TypeVar("M", bound=BaseModel)
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(?=/|$)")  # a Path has lost a slash
 PRETRAINED = "pretrained"  # weights that come with the package: their best, or `pretrained:NAME`
 
 
@@ -33,10 +37,12 @@ class Place:
     Attributes:
         words: that have another meaning.
         pretrained: whether it may name weights that come with the package.
+        addresses: whether an address or a command is understood, or only a path.
     """
 
     words: tuple[str, ...] = ()
     pretrained: bool = False
+    addresses: bool = True
 
     def absolute(self, text: str) -> str:
         """A path made absolute; anything else unchanged."""
@@ -50,10 +56,11 @@ class Place:
 
 
 Location = Annotated[str, Place()]
-Weights = Annotated[str, Place(words=("imagenet", "none"), pretrained=True)]
-Network = Annotated[str, Place(pretrained=True)]
+Folder = Annotated[str, Place(addresses=False)]
+Weights = Annotated[str, Place(words=("imagenet", "none"), pretrained=True, addresses=False)]
+Network = Annotated[str, Place(pretrained=True, addresses=False)]
 GOALS = ("labels", "votes")
-Goal = Annotated[str, Place(words=GOALS)]
+Goal = Annotated[str, Place(words=GOALS, addresses=False)]
 
 
 def absolute(value: Any, kind: Any, marks: Iterable[Any] = ()) -> Any:
@@ -74,6 +81,47 @@ def absolute(value: Any, kind: Any, marks: Iterable[Any] = ()) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(absolute(one, kind, marks) for one in value)
     return value
+
+
+def refused(value: Any, kind: Any, marks: Iterable[Any] = ()) -> str | None:
+    """What is wrong with an address where its type says that only a path is understood; else None.
+
+    It would be taken for a folder of that name, here, and what is kept in it would be lost with
+    this machine.
+
+    Args:
+        value: of an option or a field.
+        kind: its type, as for `absolute`.
+        marks: of the type, if they were removed from it.
+    """
+    if isinstance(value, list | tuple):
+        said = (refused(one, kind, marks) for one in value)
+        return next((one for one in said if one is not None), None)
+    if isinstance(value, Path):
+        address = re.sub(r":/?", "://", str(value), count=1) if _SCHEME.match(str(value)) else None
+    elif isinstance(value, str):
+        only_paths = any(not place.addresses for place in _places([*marks, *_marks(kind)]))
+        address = value if only_paths and not is_local(value) else None
+    else:
+        return None
+    if address is None:
+        return None
+    return f"{without_secrets(address)} is an address, which is not understood here; give a path"
+
+
+def refused_in(model: BaseModel) -> tuple[str, str] | None:
+    """The dotted key of the first field, at any depth, of which `refused` says something; that."""
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            inner = refused_in(value)
+            if inner is not None:
+                return f"{name}.{inner[0]}", inner[1]
+        else:
+            said = refused(value, field.annotation, field.metadata)
+            if said is not None:
+                return name, said
+    return None
 
 
 def with_absolute_paths(model: M) -> M:

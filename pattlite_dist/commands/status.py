@@ -22,8 +22,9 @@ _LEAST = 1.0  # seconds between two looks
 def add_options(parser: "ArgumentParser") -> None:
     """The command's options."""
     parser.add_argument(
-        "folders", type=str, nargs="*", default=["runs"], help="runs, sweeps, or folders of these"
-    )
+        "folders", type=Path, nargs="*", default=[Path("runs")],
+        help="runs, sweeps, or folders of these",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
     parser.add_argument("--watch", action="store_true", help="look again and again, until Ctrl-C")
     parser.add_argument(
@@ -37,7 +38,7 @@ def work(options: Any) -> int:
     Raises:
         UserError: there is no run, or no terminal to watch it in.
     """
-    folders = [Path(folder) for folder in options.folders]
+    folders = options.folders
     if options.watch:
         if options.json or not sys.stdout.isatty():
             raise UserError("--watch draws on a terminal; leave it out, or repeat --json")
