@@ -181,9 +181,13 @@ def probe(
         "device": lambda: check_device(worlds.device(world, accelerator))
     }
     if world.local_rank == 0:
-        folders = {"data.cache": cache, "TMPDIR": Path(tempfile.gettempdir())}
+
+        def room() -> str | None:
+            folders = {"data.cache": cache, "TMPDIR": Path(tempfile.gettempdir())}
+            return check_temporary() or check_room(folders)
+
         checks["run folder"] = lambda: check_folder(run, token, node)
-        checks["room"] = lambda: check_temporary() or check_room(folders)
+        checks["room"] = room
     own = answer(node, checks, clock, min(SECONDS, 20 * minutes))
     answers = _gathered(world, own)
     if world.main and token is not None:
