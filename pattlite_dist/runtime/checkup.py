@@ -1,6 +1,7 @@
 """What a node is asked before it trains: checks that each say what is wrong, or None."""
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ _TOKEN = ".probe-"  # of files in the run folder
 _SIZE = 128  # of the matrices
 _AGAIN = 0.1  # seconds until the token is looked for again, which a network may bring late
 _LATE = 5.0
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def check_device(device: Any) -> str | None:
@@ -48,6 +50,8 @@ def check_folder(run: Path, token: str | None, node: str) -> str | None:
             stream.write(b"\0" * 4096)
             stream.flush()
     except OSError as error:
+        if error.errno in _FULL:  # which every node finds; saving tells of it, and tries again
+            return None
         return f"cannot write {run}: {error.strerror or error}"
     return None
 

@@ -5,6 +5,7 @@ common is the fault of none of them, but of how they were set up: then it is onl
 """
 
 import contextlib
+import functools
 import statistics
 import tempfile
 import threading
@@ -140,8 +141,9 @@ def answer(node: str, checks: Checks, clock: float | None, seconds: float = SECO
     thread = threading.Thread(target=work, name="pattlite-probe", daemon=True)
     thread.start()
     thread.join(seconds)
+    late = thread.is_alive()  # before what it has found is read
     found = dict(failed)
-    if thread.is_alive():
+    if late:
         found[at[0]] = f"no answer in {seconds:.0f} s to the check of its {at[0]}"
     return Answer(node, found, clock, "; ".join(crashed) or None)
 
@@ -153,7 +155,7 @@ def meet(world: World) -> list[str]:
 
 def probe(
     world: World,
-    run: Path,
+    run: Path | None,
     accelerator: str,
     cache: Path | None,
     minutes: float,
@@ -163,7 +165,7 @@ def probe(
 
     Args:
         world: which rank this is.
-        run: folder, which exists.
+        run: folder, which exists; None if the nodes do not share it.
         accelerator: as for `world.device`.
         cache: folder of decoded shards on the nodes.
         minutes: that ranks wait for each other, of which the checks take a part at most.
@@ -174,7 +176,7 @@ def probe(
     clock = time.time()
     given: tuple[str | None, float | None, list[str]] = (None, None, [])
     if world.main:
-        token, server = write_token(run)
+        token, server = (None, None) if run is None else write_token(run)
         given = (token, None if server is None else clock + server, list(tolerated()))
     token, server, spared = worlds.from_main(world, given)
     checks: dict[str, Callable[[], str | None]] = {
@@ -186,11 +188,12 @@ def probe(
             folders = {"data.cache": cache, "TMPDIR": Path(tempfile.gettempdir())}
             return check_temporary() or check_room(folders)
 
-        checks["run folder"] = lambda: check_folder(run, token, node)
+        if run is not None:
+            checks["run folder"] = functools.partial(check_folder, run, token, node)
         checks["room"] = room
     own = answer(node, checks, clock, min(SECONDS, 20 * minutes))
     answers = _gathered(world, own)
-    if world.main and token is not None:
+    if world.main and run is not None and token is not None:
         with contextlib.suppress(OSError):
             (run / token).unlink()
     return judge(answers, server, spared, world.launcher == "slurm")

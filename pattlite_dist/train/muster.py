@@ -10,7 +10,7 @@ from pattlite_dist.tracking.history import append, read
 from pattlite_dist.tracking.nodes import kept
 
 
-def muster(config: Config, world: World, run: Path, step: int) -> list[str]:
+def muster(config: Config, world: World, run: Path, step: int, shared: bool = True) -> list[str]:
     """The names of the nodes, in the order of their ranks. Collective.
 
     A machine alone, which nobody could replace, is not probed outside SLURM.
@@ -20,6 +20,7 @@ def muster(config: Config, world: World, run: Path, step: int) -> list[str]:
         world: which rank this is.
         run: folder; its lock is held by rank 0.
         step: that the run continues from.
+        shared: whether the nodes have that folder in common.
 
     Raises:
         BadNode: a node cannot train; the history says which and why.
@@ -30,7 +31,7 @@ def muster(config: Config, world: World, run: Path, step: int) -> list[str]:
         return nodes
     verdict = probe(
         world,
-        run,
+        run if shared else None,
         settings.accelerator,
         Path(config.data.cache) if config.data.cache else None,
         settings.timeout_minutes,

@@ -1,6 +1,8 @@
 """What the nodes of a run are asked before it trains, and what their answers mean."""
 
+import errno
 import shutil
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -129,6 +131,13 @@ def test_a_folder_that_is_another_or_cannot_be_written_is_found(
         f"cannot write {tmp_path / 'none'}: No such file or directory"
     )
     assert write_token(tmp_path / "none") == (None, None)
+
+    def full(**options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "TemporaryFile", full)
+        assert check_folder(run, token, "n1") is None, "no node is to blame for a full disk"
     write_token(run)
     assert len(list(run.iterdir())) == 1, "the last start's is gone"
 
@@ -151,6 +160,7 @@ def test_a_node_in_order_passes_and_nothing_of_the_probe_is_left(tmp_path: Path)
     verdict = probe(World("slurm"), tmp_path, "cpu", tmp_path / "cache", 1, list)
     assert verdict == Verdict({}, [])
     assert list(tmp_path.iterdir()) == []
+    assert probe(World("slurm"), None, "cpu", None, 1, list) == verdict
 
 
 def test_a_node_has_slurms_name_where_there_is_one() -> None:
