@@ -88,7 +88,7 @@ def _first(main: str, port: int, seconds: float) -> str | None:
                 with contextlib.suppress(OSError):
                     call.sendall(b"no\n")
                 return (
-                    f"{_name()} cannot connect to {host}, the address of the second node: "
+                    f"{network.node_name()} cannot connect to {host}, the address of the second node: "
                     f"{error.strerror or error}; {_ADVICE}"
                 )
 
@@ -108,17 +108,13 @@ def _second(main: str, port: int, seconds: float) -> str | None:
             with contextlib.suppress(OSError):  # the first node says it
                 server.accept()[0].close()
         return None
-    return f"{_name()} cannot connect to {main}, the address of the first node: {said}; {_ADVICE}"
+    return f"{network.node_name()} cannot connect to {main}, the address of the first node: {said}; {_ADVICE}"
 
 
 _ADVICE = (
     "a job could not train on both; open the ports between nodes, or set MASTER_ADDR and "
     "GLOO_SOCKET_IFNAME in profile.environment or setup"
 )
-
-
-def _name() -> str:
-    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def main() -> int:
