@@ -1,7 +1,7 @@
 """A training run, from a resolved configuration to a finished run folder."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +38,7 @@ from pattlite_dist.train.course import Course
 from pattlite_dist.train.description import announce
 from pattlite_dist.train.initial import initialise, said_before
 from pattlite_dist.train.module import FERModule
+from pattlite_dist.train.muster import muster
 from pattlite_dist.train.names import parse_name
 from pattlite_dist.train.saving import Saver
 from pattlite_dist.train.teachers import Lesson, check_sources, lesson_of
@@ -116,7 +117,8 @@ def _train(config: Config, world: World, signals: Signals, run: Path, lock: RunL
             found = on_main(world, lambda: continues_from(config, run, manifest, lesson))
         on_main(world, lambda: check_progress(run, found))
         on_main(world, lambda: checkpoints.set_aside(run / "checkpoints", found))
-        fit(config, world, signals, model, data, found, began, lesson)
+        nodes = muster(config, world, run, step_of(found))
+        fit(config, world, signals, model, data, found, began, lesson, nodes)
         return run
     except Stopped:
         raise
@@ -174,6 +176,12 @@ def continues_from(
     return checkpoints.newest(run / "checkpoints", check)
 
 
+def step_of(found: Path | None) -> int:
+    """The steps that a checkpoint holds; 0 without one."""
+    place = found and parse_name(found.name)
+    return place.step if place else 0
+
+
 def check_progress(run: Path, found: Path | None) -> None:
     """Check that a run which torchrun starts again and again gets on.
 
@@ -182,8 +190,7 @@ def check_progress(run: Path, found: Path | None) -> None:
     """
     if restarts() < crashes.MOST:
         return
-    place = found and parse_name(found.name)
-    reasons = crashes.starts_in_vain(read(run), place.step if place else 0)
+    reasons = crashes.starts_in_vain(read(run), step_of(found))
     over = crashes.given_up(reasons)
     if over is not None:
         raise UserError(f"{over}; fix this and run the same command again")
@@ -209,6 +216,7 @@ def fit(
     found: Path | None,
     began: str | None = None,
     lesson: Lesson | None = None,
+    nodes: Sequence[str] = (),
 ) -> None:
     """Train from `found`, or from scratch, to the last epoch, and write the run's history.
 
@@ -221,11 +229,11 @@ def fit(
         found: checkpoint to continue from.
         began: what to say of the weights of a new run.
         lesson: what it learns besides the labels.
+        nodes: names of the machines, in the order of their ranks.
     """
     settings, run = config.trainer, run_folder(config)
     steps = data.plan().steps
-    place = found and parse_name(found.name)
-    step = place.step if place else 0
+    step = step_of(found)
     on_main(world, lambda: prepare_folder(config, run, step))
     if settings.channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -253,7 +261,7 @@ def fit(
             lesson.said if lesson else None,
             *said(config, manifest),
         ]
-        announce(config, world, found, step, steps, lines, manifest.fingerprint())
+        announce(config, world, found, step, steps, lines, manifest.fingerprint(), nodes)
     saver = Saver(
         run,
         world,

@@ -240,6 +240,12 @@ class TrainerConfig(Strict):
         "has done before; 0: never. null: ten times as long as the slowest step so far, at least 2 "
         "minutes and less than timeout_minutes.",
     )
+    probe: bool = setting(
+        True,
+        free=True,
+        description="Under SLURM, and with several machines, look before each start whether every "
+        "node can train; one that cannot is named, and SLURM starts the job again without it.",
+    )
 
 
 def pieces_of(config: TrainerConfig, ranks: int) -> int:
