@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pattlite_dist import __version__
@@ -201,6 +202,34 @@ def _refuse_addresses(parser: "ArgumentParser", options: "Namespace") -> None:
             raise UserError(f"{name}: {said}; see `{parser.prog} --help`")
 
 
+def _bring_runs(parser: "ArgumentParser", options: "Namespace") -> None:
+    """Replace the addresses of runs in buckets by folders with their newest states.
+
+    What a verb is given as a run is a path from here on.
+
+
+    Raises:
+        UserError: there is no such run, or it cannot be read.
+    """
+    from pattlite_dist.location import brought, is_bucket
+
+    def local(place: Any, wanted: str) -> Any:
+        if isinstance(place, list):
+            return [local(one, wanted) for one in place]
+        if isinstance(place, str) and is_bucket(place):
+            from pattlite_dist.buckets.copies import here
+
+            return here(place, checkpoints=wanted == "all")
+        return Path(place) if isinstance(place, str) else place
+
+    for action in actions(parser):
+        wanted = brought(type_of(action))
+        if wanted and action.dest in options:
+            found = local(options[action.dest], wanted)
+            key = "." in action.dest  # of the configuration, where a place is a text
+            options[action.dest] = str(found) if key and found is not None else found
+
+
 def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
     from argparse import ArgumentError
 
@@ -222,6 +251,7 @@ def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
             tell(sentences)
         options = parser.parse_args(arguments)
         _refuse_addresses(parser, options)
+        _bring_runs(parser, options)
         options["profile_overrides"] = [text.removeprefix("profile.") for text in changes]
         return options
     except ArgumentError as error:

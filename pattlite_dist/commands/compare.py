@@ -1,6 +1,5 @@
 """`pattlite compare`: several runs of one configuration, and two configurations."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pattlite_dist.console import print_rows
@@ -11,14 +10,16 @@ if TYPE_CHECKING:
 
 def add_options(parser: "ArgumentParser") -> None:
     """Options of `compare`."""
+    from pattlite_dist.location import Record
+
     parser.add_argument(
         "runs",
-        type=Path,
+        type=Record,
         nargs="+",
         help="evaluated runs of one configuration with several seeds, or RUN/evaluation/NAME",
     )
     parser.add_argument(
-        "--against", type=Path, nargs="+", default=[], help="equally many runs of a second one"
+        "--against", type=Record, nargs="+", default=[], help="equally many runs of a second one"
     )
     parser.add_argument("--split", choices=("val", "test", "test_clean"), default="test")
     parser.add_argument("--view", choices=("one", "flip", "ten-crop"), default="one")

@@ -1,6 +1,5 @@
 """`pattlite evaluate`: score a run."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pattlite_dist.commands.options import MODELS
@@ -15,9 +14,9 @@ if TYPE_CHECKING:
 
 def add_options(parser: "ArgumentParser") -> None:
     """Options of `evaluate`."""
-    from pattlite_dist.location import Location
+    from pattlite_dist.location import Location, Run
 
-    parser.add_argument("target", type=Path, help=MODELS)
+    parser.add_argument("target", type=Run, help=MODELS)
     parser.add_argument(
         "--shards",
         type=Location,

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 def add_options(parser: "ArgumentParser") -> None:
     """Options of `report`."""
-    parser.add_argument("folders", type=Path, nargs="+", help="runs, sweeps, or folders of these")
+    from pattlite_dist.location import Record
+
+    parser.add_argument("folders", type=Record, nargs="+", help="runs, sweeps, or folders of these")
     parser.add_argument(
         "-o", "--out", type=Path, default=None,
         help="file to write; default: report.html in the folder, if one is given, else here",

@@ -21,8 +21,10 @@ _LEAST = 1.0  # seconds between two looks
 
 def add_options(parser: "ArgumentParser") -> None:
     """The command's options."""
+    from pattlite_dist.location import Record
+
     parser.add_argument(
-        "folders", type=Path, nargs="*", default=[Path("runs")],
+        "folders", type=Record, nargs="*", default=["runs"],
         help="runs, sweeps, or folders of these",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
