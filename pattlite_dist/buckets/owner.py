@@ -101,7 +101,10 @@ class Owner:
         return self._state(self.head.states[0]) if self.head.states else None
 
     def publish(self, parts: Mapping[str, Part], step: int) -> bool:
-        """Publish all files of a run as its newest state; returns whether anything had changed.
+        """Publish all files of a run as its newest state; returns whether that was done.
+
+        It is not if nothing has changed, or if the newest state has a newer checkpoint, as when the
+        folder is being deleted.
 
         Args:
             parts: by their paths in the run's folder.
@@ -109,6 +112,8 @@ class Owner:
         """
         assert self.head is not None
         before = self._states.get(self.head.states[0]) if self.head.states else None
+        if before is not None and step < before.step:
+            return False
         known = before.files if before and self.trusts else {}
         files = {
             path: self._pieces(part, known.get(path, ())) for path, part in sorted(parts.items())

@@ -91,7 +91,7 @@ class Bucket:
         with store_errors(self.address):
             try:
                 return work()
-            except (FileNotFoundError, Gone):
+            except (FileNotFoundError, Gone, TypeError):
                 raise
             except Exception as error:
                 lasting = type(error).__name__ in _LASTING
@@ -110,8 +110,7 @@ class Bucket:
             except FileNotFoundError:
                 return None
             meta = found.meta
-            version = {"e_tag": meta["e_tag"], "version": meta["version"]}
-            return Held(data, version, meta["last_modified"].timestamp())
+            return Held(data, _version(meta), meta["last_modified"].timestamp())
 
         return self._do(work)
 
@@ -141,7 +140,7 @@ class Bucket:
         def work() -> Any:
             try:
                 mode = "create" if version is None else version
-                return dict(self._obstore.put(self._store, key, data, mode=mode))
+                return _version(self._obstore.put(self._store, key, data, mode=mode))
             except Exception as error:
                 if type(error).__name__ in ("AlreadyExistsError", "PreconditionError"):
                     return None
@@ -175,6 +174,11 @@ class Bucket:
             return [name.strip("/").rpartition("/")[2] for name in found["common_prefixes"]]
 
         return self._do(work)
+
+
+def _version(facts: Any) -> dict[str, str]:
+    """Of an object, by its tag and, in stores that have them, by its version."""
+    return {name: facts[name] for name in ("e_tag", "version") if facts[name] is not None}
 
 
 _LASTING = {

@@ -174,9 +174,7 @@ def test_two_owners_on_a_bad_network_publish_one_after_the_other(seed: int, tmp_
     files = found(objects, tmp_path)
     assert head.owner == {"nonce": winner}
     assert files is not None
-    assert any(
-        files == contents(step, who) for who in "ab" for step in range(steps[who] + 1)
-    )
+    assert any(files == contents(step, who) for who in "ab" for step in range(steps[who] + 1))
 
 
 def test_a_damaged_state_is_passed_over_and_not_built_upon(tmp_path: Path) -> None:
