@@ -17,6 +17,7 @@ def work(options: Any) -> int:
     from pattlite_dist.runtime.world import detect
 
     with quick_imports():
+        from pattlite_dist.buckets.living import Living
         from pattlite_dist.tracking.curves import CURVES_NAME, draw_what_is_new
         from pattlite_dist.tracking.folder import run_folder
         from pattlite_dist.tracking.reporting import finish_report
@@ -27,8 +28,10 @@ def work(options: Any) -> int:
     run, main = run_folder(config), detect().main
     if bucket is not None and main:
         print(f"{bucket}: kept in {run} on this machine")
+    minutes = config.trainer.takeover_minutes, config.trainer.timeout_minutes
+    lives = None if bucket is None else Living(bucket, *(60 * m for m in minutes))
     try:
-        fit(config, bucket=bucket)
+        fit(config, lives=lives)
     finally:  # also of a run that was stopped
         if main:
             draw_what_is_new(run)
