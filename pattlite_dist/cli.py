@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pattlite_dist import __version__
@@ -205,9 +204,6 @@ def _refuse_addresses(parser: "ArgumentParser", options: "Namespace") -> None:
 def _bring_runs(parser: "ArgumentParser", options: "Namespace") -> None:
     """Replace the addresses of runs in buckets by folders with their newest states.
 
-    What a verb is given as a run is a path from here on.
-
-
     Raises:
         UserError: there is no such run, or it cannot be read.
     """
@@ -219,15 +215,13 @@ def _bring_runs(parser: "ArgumentParser", options: "Namespace") -> None:
         if isinstance(place, str) and is_bucket(place):
             from pattlite_dist.buckets.copies import here
 
-            return here(place, checkpoints=wanted == "all")
-        return Path(place) if isinstance(place, str) else place
+            return str(here(place, checkpoints=wanted == "all"))
+        return place
 
     for action in actions(parser):
         wanted = brought(type_of(action))
         if wanted and action.dest in options:
-            found = local(options[action.dest], wanted)
-            key = "." in action.dest  # of the configuration, where a place is a text
-            options[action.dest] = str(found) if key and found is not None else found
+            options[action.dest] = local(options[action.dest], wanted)
 
 
 def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":

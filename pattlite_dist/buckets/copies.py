@@ -38,8 +38,7 @@ def here(place: str, checkpoints: bool = True) -> Path:
         return Path(place)
     with _one_line(place):
         parent, _, name = place.rstrip("/").rpartition("/")
-        shelf, copies = Bucket(place), scratch_folder(parent)
-        folder = copies.with_name(f"{copies.name}-read") / name
+        shelf, folder = Bucket(place), _copies(parent) / name
         if patiently(lambda: shelf.get(HEAD), place, _RETRIES) is not None:
             state = bring(shelf, place, folder, checkpoints)
             for item in listed(folder / CHECKPOINTS):
@@ -53,7 +52,13 @@ def here(place: str, checkpoints: bool = True) -> Path:
             raise UserError(f"{place} is not a run, and has none; check the address")
         for run in runs:
             here(run, checkpoints)
-        return folder
+        return _copies(place)
+
+
+def _copies(runs: str) -> Path:
+    """Where copies of the runs of a folder in a bucket are, apart from those that train here."""
+    folder = scratch_folder(runs)
+    return folder.with_name(f"{folder.name}-read")
 
 
 def bring(shelf: Shelf, place: str, folder: Path, checkpoints: bool = True) -> State:

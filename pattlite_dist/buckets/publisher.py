@@ -227,15 +227,19 @@ def work(
         say: to the parent.
     """
     publisher = Publisher(task, shelf, say)
+    seconds: float | None = None
     try:
         publisher.begin(told)
         while True:
             with contextlib.suppress(queue.Empty):
-                return publisher.finish(told.get(timeout=_LOOK)["finish"])
+                seconds = told.get(timeout=_LOOK)["finish"]
+            if seconds is not None:
+                return publisher.finish(seconds)
             publisher.look()
     except Replaced as error:
         say("replaced", who=describe(error.by.owner))
-        told.get()  # the parent ends at its next step
+        if seconds is None:
+            told.get()  # the parent ends at its next step
         publisher.leave()
 
 

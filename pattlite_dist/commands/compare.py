@@ -1,5 +1,6 @@
 """`pattlite compare`: several runs of one configuration, and two configurations."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pattlite_dist.console import print_rows
@@ -30,7 +31,7 @@ def work(options: Any) -> int:
     from pattlite_dist.evaluation.compare import read_scored, stale, table
 
     first, second = (
-        [read_scored(run, options.split, options.view) for run in runs]
+        [read_scored(Path(run), options.split, options.view) for run in runs]
         for runs in (options.runs, options.against)
     )
     rows = table(first, second)

@@ -1,5 +1,6 @@
 """`pattlite evaluate`: score a run."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pattlite_dist.commands.options import MODELS
@@ -38,7 +39,8 @@ def work(options: Any) -> int:
     from pattlite_dist.runtime.world import detect
 
     views = parse_views(options.views)
-    run, found = score(options.target, options.shards, options.accelerator, views, options.pictures)
+    target = Path(options.target)
+    run, found = score(target, options.shards, options.accelerator, views, options.pictures)
     if detect().main:
         many = len(views) > 1
         head = ["split", "samples", "top-1 %", "95 % interval", "macro-F1 %", "balanced %", "nll"]

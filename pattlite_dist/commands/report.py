@@ -39,9 +39,10 @@ def work(options: Any) -> int:
     from pattlite_dist.tracking.record import REPORT_NAME
 
     require()
-    records = read_records(find_runs(options.folders))
-    alone = len(options.folders) == 1
-    out = options.out or (options.folders[0] if alone else Path()) / REPORT_NAME
+    folders = [Path(folder) for folder in options.folders]
+    records = read_records(find_runs(folders))
+    alone = len(folders) == 1
+    out = options.out or (folders[0] if alone else Path()) / REPORT_NAME
     for record in records:
         for note in record.notes:
             print(f"note: {note}", file=sys.stderr)

@@ -40,7 +40,7 @@ def work(options: Any) -> int:
     Raises:
         UserError: there is no run, or no terminal to watch it in.
     """
-    folders = options.folders
+    folders = [Path(folder) for folder in options.folders]
     if options.watch:
         if options.json or not sys.stdout.isatty():
             raise UserError("--watch draws on a terminal; leave it out, or repeat --json")
