@@ -17,6 +17,8 @@ from pattlite_dist.logins import put_away
 from pattlite_dist.renamed import rename_words, tell
 from pattlite_dist.runtime import failure
 from pattlite_dist.runtime.elastic import MISTAKE, first_to_tell, told_before
+from pattlite_dist.runtime.home import provide_home, temporary_files
+from pattlite_dist.runtime.limits import limit_threads
 from pattlite_dist.runtime.signals import Stopped
 from pattlite_dist.runtime.world import detect
 
@@ -57,8 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _tell_version(arguments[1:])
     if told_before():  # torchrun restarts its workers, whatever their exit status
         return MISTAKE
+    limit_threads()
+    provide_home()
     try:
-        status = _dispatch(arguments)
+        with temporary_files():
+            status = _dispatch(arguments)
         sys.stdout.flush()
         return status
     except UserError as error:

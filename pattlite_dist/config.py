@@ -17,7 +17,7 @@ from pattlite_dist.location import Folder, Runs, refused_in, with_absolute_paths
 from pattlite_dist.logins import without_secrets
 from pattlite_dist.migrate import VERSION, migrate
 from pattlite_dist.model.settings import ModelConfig
-from pattlite_dist.settings import Strict, is_free, setting
+from pattlite_dist.settings import Strict, is_a, is_free, setting
 from pattlite_dist.tracking.settings import TrackingConfig, WandbConfig
 from pattlite_dist.train.settings import DistillConfig, FinetuneConfig, OptimConfig, TrainerConfig
 
@@ -149,7 +149,7 @@ def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bool]
     """Each key, dotted, and whether it may change between two starts of one run."""
     for name, field in model.model_fields.items():
         part = field.annotation
-        if isinstance(part, type) and issubclass(part, BaseModel):
+        if is_a(part, BaseModel):
             yield from _keys(part, f"{prefix}{name}.")
         else:
             yield prefix + name, is_free(field)

@@ -78,7 +78,7 @@ class DataConfig(Strict):
         free=True,
         gt=0,
         description="Maximum cache size in gigabytes, the oldest shards are deleted; default: nine "
-        "tenths of the free disk space.",
+        "tenths of the free disk space; where the disk is memory, at most half of that.",
     )
     allow_pipe: bool = setting(
         False, free=True, description="Let `pipe:` shard URLs run a shell command."

@@ -14,6 +14,7 @@ from submitit.helpers import Checkpointable
 from pattlite_dist.compat.submitit import check_handler
 from pattlite_dist.errors import Unreachable, UserError
 from pattlite_dist.runtime import failure
+from pattlite_dist.runtime.home import provide_home
 from pattlite_dist.runtime.imports import quick_imports
 from pattlite_dist.runtime.signals import Signals, Stopped
 from pattlite_dist.tracking import history
@@ -42,6 +43,7 @@ class TrainJob(Checkpointable):
         # From here on signals are recorded, even during the long imports.
         with Signals() as signals:
             try:
+                provide_home()
                 check_handler(signals.previous.get(signal.SIGUSR2))
                 from pattlite_dist.slurm.pin import warn_if_changed
                 from pattlite_dist.tracking.folder import load_config

@@ -28,6 +28,21 @@ class LenientWandbLogger(WandbLogger):
         """Tell W&B, as long as it listens."""
         self.attempt(lambda: super(LenientWandbLogger, self).log_metrics(metrics, step))
 
+    def aside(self, what: str, work: Callable[[], object]) -> None:
+        """Do what W&B may refuse and still take metrics, such as artifacts.
+
+        Args:
+            what: for the message if it does.
+            work: the call.
+        """
+        if self._is_lost:
+            return
+        try:
+            work()
+        except Exception as error:  # if its process has ended, the next metric says so
+            reason = " ".join(str(error).split())
+            print(f"pattlite: note: W&B is not given {what}: {reason}", file=sys.stderr, flush=True)
+
     def attempt(self, work: Callable[[], object]) -> None:
         """Do what needs W&B, as long as it listens."""
         if self._is_lost:

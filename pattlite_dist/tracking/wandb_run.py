@@ -16,6 +16,7 @@ from pattlite_dist.runtime.code import git_state
 from pattlite_dist.runtime.signals import held_back
 from pattlite_dist.tracking.record import RECORD_NAME, read_metrics, scalars
 from pattlite_dist.tracking.settings import WandbConfig
+from pattlite_dist.tracking.wandb_segments import summary
 from pattlite_dist.tracking.wandb_server import has_login, unreachable
 
 if TYPE_CHECKING:
@@ -186,6 +187,10 @@ def _init(config: Config, run: Path, mode: str) -> Any:
             ),
             config=config.model_dump(mode="json"),
         )
+        if mode == "offline":
+            # Online, wandb goes on with the server's; an uploaded segment replaces it by its own.
+            with contextlib.suppress(UserError):  # `pattlite sync` says which cannot be read
+                experiment.summary.update(summary(run / WANDB_FOLDER))
         if code["diff"]:
             diff = Path(experiment.dir) / "diff.patch"  # as wandb calls its own
             write_text(diff, code["diff"])
