@@ -285,17 +285,21 @@ def fit(
         settings.checkpoint_every_steps,
         settings.checkpoint_every_minutes,
         settings.keep_best,
+        settings.async_save,
     )
     trainer = build_trainer(config, world, run, saver, steps, course)
     data.waiting = functools.partial(saver.wait_for_data, trainer)
     steady = not settings.compile
     limits = Limits(settings.hang_minutes, settings.timeout_minutes, world.size == 1, steady)
     note = functools.partial(note_failed, run, final=False)
-    with watched(saver.pulse, limits, run, world.rank, world.size, note):
+    watch = watched(saver.pulse, limits, run, world.rank, world.size, note)
+    # What is being written is whole before another process may write.
+    with watch, contextlib.closing(saver.keeper):
         trainer.fit(module, datamodule=data, ckpt_path=found and str(found), weights_only=True)
     if world.main:
         why = {} if course.reason is None else {"reason": course.reason}
         for reason in why.values():
             print(f"{run}: finished: {reason}", flush=True)
-        append(run, "finished", step=trainer.global_step, save_seconds=round(saver.slowest, 3),
-               saving_seconds=round(saver.seconds, 3), **why)  # fmt: skip
+        slowest, seconds = saver.keeper.slowest, saver.keeper.seconds
+        append(run, "finished", step=trainer.global_step, save_seconds=round(slowest, 3),
+               saving_seconds=round(seconds, 3), **why)  # fmt: skip

@@ -223,6 +223,12 @@ class TrainerConfig(Strict):
         description="Also save a checkpoint every this many minutes, less often if that would "
         "take more than 1 % of the time; 0: never.",
     )
+    async_save: bool = setting(
+        True,
+        free=True,
+        description="Write checkpoints beside training, which then only waits for a copy in "
+        "memory; false: in the step.",
+    )
     keep_best: int = setting(
         1, free=True, ge=1, description="Number of checkpoints to keep, the best by val accuracy."
     )
