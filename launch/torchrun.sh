@@ -47,7 +47,9 @@ fi
 PYTHON=${PYTHON:-python}
 NPROC=${NPROC:-$("$PYTHON" -m pattlite_dist.runtime.devices 1)}
 # Share the cores: torchrun defaults to one thread per process on any machine.
-cores=$(nproc)
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > NPROC ? cores / NPROC : 1))}
+if [ -z "${OMP_NUM_THREADS:-}" ]; then
+  cores=$("$PYTHON" -m pattlite_dist.runtime.limits) # nproc does not know a container's CPU quota
+  export OMP_NUM_THREADS=$((cores > NPROC ? cores / NPROC : 1))
+fi
 exec "$PYTHON" -m pattlite_dist.runtime.elastic "${where[@]}" --nproc-per-node="$NPROC" \
   --max-restarts="$MAX_RESTARTS" -m pattlite_dist "$@"

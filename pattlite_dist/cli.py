@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 from pattlite_dist import __version__
 from pattlite_dist.commands.messages import essence, shortened
 from pattlite_dist.commands.verbs import VERBS, overview
-from pattlite_dist.compat.jsonargparse import actions, flags
+from pattlite_dist.compat.jsonargparse import actions, flags, type_of
 from pattlite_dist.console import print_any_name
 from pattlite_dist.errors import Unreachable, UserError
 from pattlite_dist.logins import put_away
 from pattlite_dist.renamed import rename_words, tell
 from pattlite_dist.runtime import failure
 from pattlite_dist.runtime.elastic import MISTAKE, first_to_tell, told_before
+from pattlite_dist.runtime.home import provide_home, temporary_files
+from pattlite_dist.runtime.limits import limit_threads
 from pattlite_dist.runtime.signals import Stopped
 from pattlite_dist.runtime.world import detect
 
@@ -57,8 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _tell_version(arguments[1:])
     if told_before():  # torchrun restarts its workers, whatever their exit status
         return MISTAKE
+    limit_threads()
+    provide_home()
     try:
-        status = _dispatch(arguments)
+        with temporary_files():
+            status = _dispatch(arguments)
         sys.stdout.flush()
         return status
     except UserError as error:
@@ -105,7 +110,9 @@ def _dispatch(arguments: list[str]) -> int:
         verb = arguments[0]
     if verb not in VERBS:
         return _of_several(verb, arguments[1:])
-    options = parse(verb, arguments[len(verb.split()) :])
+    parser = parser_of(verb)
+    options = _parse(parser, arguments[len(verb.split()) :])
+    _bring_runs(parser, options)
     status: int = _verb(verb)[1](options)
     return status
 
@@ -184,6 +191,46 @@ def _values(parser: "ArgumentParser", arguments: list[str]) -> list[bool]:
     return [word in takes_one for word in ["", *arguments[:-1]]] if arguments else []
 
 
+def _refuse_addresses(parser: "ArgumentParser", options: "Namespace") -> None:
+    """Refuse an address for each option that takes only a path, before anything is created.
+
+    Raises:
+        UserError: there is one.
+    """
+    from pattlite_dist.location import refused
+
+    for action in actions(parser):
+        if type_of(action) is None or action.dest not in options:
+            continue
+        said = refused(options[action.dest], type_of(action))
+        if said is not None:
+            name = max(action.option_strings, key=len, default=action.dest)
+            raise UserError(f"{name}: {said}; see `{parser.prog} --help`")
+
+
+def _bring_runs(parser: "ArgumentParser", options: "Namespace") -> None:
+    """Replace the addresses of runs in buckets by folders with their newest states.
+
+    Raises:
+        UserError: there is no such run, or it cannot be read.
+    """
+    from pattlite_dist.location import brought, is_bucket
+
+    def local(place: Any, wanted: str) -> Any:
+        if isinstance(place, list):
+            return [local(one, wanted) for one in place]
+        if isinstance(place, str) and is_bucket(place):
+            from pattlite_dist.buckets.copies import here
+
+            return str(here(place, checkpoints=wanted == "all"))
+        return place
+
+    for action in actions(parser):
+        wanted = brought(type_of(action))
+        if wanted and action.dest in options:
+            options[action.dest] = local(options[action.dest], wanted)
+
+
 def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
     from argparse import ArgumentError
 
@@ -204,6 +251,7 @@ def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
             arguments, sentences = rename_words(_overrides(parser, arguments))
             tell(sentences)
         options = parser.parse_args(arguments)
+        _refuse_addresses(parser, options)
         options["profile_overrides"] = [text.removeprefix("profile.") for text in changes]
         return options
     except ArgumentError as error:

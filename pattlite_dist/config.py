@@ -13,11 +13,11 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from pattlite_dist.data.settings import AugmentConfig, DataConfig
 from pattlite_dist.errors import UserError, first_problem
-from pattlite_dist.location import Location, with_absolute_paths, with_names_only
+from pattlite_dist.location import Folder, Runs, refused_in, with_absolute_paths, with_names_only
 from pattlite_dist.logins import without_secrets
 from pattlite_dist.migrate import VERSION, migrate
 from pattlite_dist.model.settings import ModelConfig
-from pattlite_dist.settings import Strict, is_free, setting
+from pattlite_dist.settings import Strict, is_a, is_free, setting
 from pattlite_dist.tracking.settings import TrackingConfig, WandbConfig
 from pattlite_dist.train.settings import DistillConfig, FinetuneConfig, OptimConfig, TrainerConfig
 
@@ -31,7 +31,18 @@ class Config(Strict):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="Name of the run's folder: letters, digits, and within it also `.`, `_`, `-`.",
     )
-    runs: Location = setting("runs", free=True, description="Folder that contains the run folders.")
+    runs: Runs = setting(
+        "runs",
+        free=True,
+        description="Folder that contains the run folders; `train` also takes one in a bucket, "
+        "such as s3://bucket/runs.",
+    )
+    scratch: Folder | None = setting(
+        None,
+        free=True,
+        description="Where runs in a bucket are kept on this machine; default: "
+        "~/.cache/pattlite/runs.",
+    )
     seed: int = setting(
         0, free=False, ge=0, lt=2**32, description="For order, augmentation and initial weights."
     )
@@ -96,10 +107,11 @@ def parse_config(content: Any, where: str) -> Config:
     """Check plain data of the newest version against the models.
 
     Raises:
-        UserError: a key is unknown or a value out of range; the message names the key.
+        UserError: a key is unknown, or a value out of range or an address that is not understood;
+            the message names the key.
     """
     try:
-        return Config.model_validate(content)
+        config = Config.model_validate(content)
     except ValidationError as error:
         place, first = first_problem(error)
         key = place or "configuration"
@@ -108,6 +120,10 @@ def parse_config(content: Any, where: str) -> Config:
             f"{where}: {key}: {first['msg']} (got {given}); "
             "see `pattlite train --help` for the keys and their ranges"
         ) from error
+    wrong = refused_in(config)
+    if wrong is not None:
+        raise UserError(f"{where}: {': '.join(wrong)}")
+    return config
 
 
 def parse_written(content: Any, where: str) -> Config:
@@ -133,7 +149,7 @@ def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bool]
     """Each key, dotted, and whether it may change between two starts of one run."""
     for name, field in model.model_fields.items():
         part = field.annotation
-        if isinstance(part, type) and issubclass(part, BaseModel):
+        if is_a(part, BaseModel):
             yield from _keys(part, f"{prefix}{name}.")
         else:
             yield prefix + name, is_free(field)

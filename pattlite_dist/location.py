@@ -5,14 +5,19 @@ stated once, by the type of an option or of a field of the configuration.
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel
 
+from pattlite_dist.logins import without_secrets
+
 M = TypeVar("M", bound=BaseModel)
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(?=/|$)")  # a Path has lost a slash
+BUCKETS = ("s3", "gs", "az")
 PRETRAINED = "pretrained"  # weights that come with the package: their best, or `pretrained:NAME`
 
 
@@ -26,6 +31,20 @@ def is_pretrained(text: str) -> bool:
     return text.partition(":")[0] == PRETRAINED
 
 
+def no_weights(key: str, where: str | Path) -> str:
+    """What to say of a file or folder of weights that is not there.
+
+    Args:
+        key: of the configuration, which names it.
+        where: it should be.
+    """
+    more = ", `imagenet` to download torchvision's, `pretrained`, or `none`"
+    return (
+        f"{key}: {where} does not exist; give a local file, a checkpoint or a run folder of "
+        f"yours{more if key == 'model.weights' else ', or `pretrained`'}"
+    )
+
+
 @dataclass(frozen=True)
 class Place:
     """Marks the type of a string: a path, an address or a command, or one of a few words.
@@ -33,10 +52,15 @@ class Place:
     Attributes:
         words: that have another meaning.
         pretrained: whether it may name weights that come with the package.
+        schemes: of the addresses that are understood beside paths; None: any, and commands.
+        brought: of a run in a bucket, what is brought to this machine before its verb begins:
+            `all`, or `record` for all but the checkpoints, or nothing.
     """
 
     words: tuple[str, ...] = ()
     pretrained: bool = False
+    schemes: tuple[str, ...] | None = None
+    brought: Literal["all", "record", ""] = ""
 
     def absolute(self, text: str) -> str:
         """A path made absolute; anything else unchanged."""
@@ -48,12 +72,24 @@ class Place:
         """Whether it is no place."""
         return text in self.words or (self.pretrained and is_pretrained(text))
 
+    def refuses(self, text: str) -> bool:
+        """Whether it is an address or a command that is not understood."""
+        if self.schemes is None or is_local(text):
+            return False
+        return text.partition("://")[0] not in self.schemes
+
 
 Location = Annotated[str, Place()]
-Weights = Annotated[str, Place(words=("imagenet", "none"), pretrained=True)]
-Network = Annotated[str, Place(pretrained=True)]
+Folder = Annotated[str, Place(schemes=())]
+Runs = Annotated[str, Place(schemes=BUCKETS)]
+Run = Annotated[str, Place(pretrained=True, schemes=BUCKETS, brought="all")]
+Record = Annotated[str, Place(schemes=BUCKETS, brought="record")]
+Weights = Annotated[
+    str, Place(words=("imagenet", "none"), pretrained=True, schemes=BUCKETS, brought="all")
+]
+Network = Annotated[str, Place(pretrained=True, schemes=())]
 GOALS = ("labels", "votes")
-Goal = Annotated[str, Place(words=GOALS)]
+Goal = Annotated[str, Place(words=GOALS, schemes=())]
 
 
 def absolute(value: Any, kind: Any, marks: Iterable[Any] = ()) -> Any:
@@ -74,6 +110,58 @@ def absolute(value: Any, kind: Any, marks: Iterable[Any] = ()) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(absolute(one, kind, marks) for one in value)
     return value
+
+
+def brought(kind: Any) -> Literal["all", "record", ""]:
+    """What of a run in a bucket is brought to this machine, for an option of this type."""
+    return next((place.brought for place in _places(_marks(kind)) if place.brought), "")
+
+
+def is_bucket(text: str) -> bool:
+    """Whether a place is a folder in a bucket."""
+    scheme, mark, _ = text.partition("://")
+    return bool(mark) and scheme in BUCKETS
+
+
+def refused(value: Any, kind: Any, marks: Iterable[Any] = ()) -> str | None:
+    """What is wrong with an address where its type says that only a path is understood; else None.
+
+    It would be taken for a folder of that name, here, and what is kept in it would be lost with
+    this machine.
+
+    Args:
+        value: of an option or a field.
+        kind: its type, as for `absolute`.
+        marks: of the type, if they were removed from it.
+    """
+    if isinstance(value, list | tuple):
+        said = (refused(one, kind, marks) for one in value)
+        return next((one for one in said if one is not None), None)
+    if isinstance(value, Path):
+        address = re.sub(r":/?", "://", str(value), count=1) if _SCHEME.match(str(value)) else None
+    elif isinstance(value, str):
+        bad = any(place.refuses(value) for place in _places([*marks, *_marks(kind)]))
+        address = value if bad else None
+    else:
+        return None
+    if address is None:
+        return None
+    return f"{without_secrets(address)} is an address, which is not understood here; give a path"
+
+
+def refused_in(model: BaseModel) -> tuple[str, str] | None:
+    """The dotted key of the first field, at any depth, of which `refused` says something; that."""
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            inner = refused_in(value)
+            if inner is not None:
+                return f"{name}.{inner[0]}", inner[1]
+        else:
+            said = refused(value, field.annotation, field.metadata)
+            if said is not None:
+                return name, said
+    return None
 
 
 def with_absolute_paths(model: M) -> M:

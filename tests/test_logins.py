@@ -136,7 +136,8 @@ def test_the_login_of_a_server_may_be_in_netrc(
 ) -> None:
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     assert login_for("https://host/a") == ""
-    (tmp_path / "netrc").write_text("machine host login ada password p:w\ndefault login x\n")
+    known = "machine host login ada password p:w\ndefault login x password y\n"
+    (tmp_path / "netrc").write_text(known)
     assert login_for("https://host:81/a") == "ada:p%3Aw"
     assert login_for("https://other/a") == "", "a default would be sent to every server"
     (tmp_path / "netrc").write_bytes(b"machine \xff\n")

@@ -80,6 +80,7 @@ def test_without_a_verb_the_usage_is_told() -> None:
 # Counts processes as it is told to, and else shows what it was called with.
 _PYTHON = """#!/bin/sh
 if [ "$2" = pattlite_dist.runtime.devices ]; then exec ${COUNT:-false}; fi
+if [ "$2" = pattlite_dist.runtime.limits ]; then exec echo 6; fi
 echo "$OMP_NUM_THREADS"
 shift 2
 printf "%s\\n" "$@"
@@ -89,12 +90,8 @@ printf "%s\\n" "$@"
 @pytest.fixture
 def script_calls(tmp_path: Path) -> Callable[..., list[str]]:
     """What the script would run: threads a process, then the arguments after `python -m MODULE`."""
-    for name, text in {
-        "python": _PYTHON,
-        "nproc": "#!/bin/sh\necho 6\n",
-    }.items():
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
+    (tmp_path / "python").write_text(_PYTHON)
+    (tmp_path / "python").chmod(0o755)
 
     def call(**extra: str) -> list[str]:
         env = variables(**extra)

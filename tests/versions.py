@@ -29,6 +29,9 @@ SHOWN = ("torch", "numpy", "pytorch-lightning", "pillow")
 # which the newest one warns.
 OLD_BESIDE_OLD = ["pyparsing>=3.1,<3.3"]
 
+# A test of the wheel installs it as users do.
+INSTALLER = "pip>=23"
+
 
 def settings() -> configparser.ConfigParser:
     """What setup.cfg says."""
@@ -106,7 +109,7 @@ class Environment:
         pins.unlink(missing_ok=True)  # uv would keep to the versions in it
         python = f"--python={folder}/bin/python"
         resolve = ["--no-header", "--no-annotate", f"--resolution={self.resolution}"]
-        wanted = "\n".join(self.requirements)
+        wanted = "\n".join([*self.requirements, INSTALLER])
         return (
             _uv("venv", "--allow-existing", f"--python={self.python}", folder)
             and _uv("pip", "compile", python, *resolve, f"-o={pins}", "-", given=wanted)

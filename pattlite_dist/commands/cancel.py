@@ -10,7 +10,11 @@ if TYPE_CHECKING:
 
 def add_options(parser: "ArgumentParser") -> None:
     """The command's options."""
-    parser.add_argument("targets", nargs="+", help="runs, sweeps, folders of these, or job ids")
+    from pattlite_dist.location import Folder
+
+    parser.add_argument(
+        "targets", type=Folder, nargs="+", help="runs, sweeps, folders of these, or job ids"
+    )
     parser.add_argument("--dry-run", action="store_true", help="only print what would be cancelled")
 
 

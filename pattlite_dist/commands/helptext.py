@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 from pattlite_dist.commands.verbs import introduction, usage
 from pattlite_dist.compat.jsonargparse import actions, plain_formatter, takes_a_part, type_of
 from pattlite_dist.location import Place
+from pattlite_dist.settings import is_a
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -99,7 +100,7 @@ def placeholder(kind: Any) -> str:
         return "{" + ",".join(few) + "}"
     if get_origin(base) is tuple:
         return "[" + ",".join("NUMBER" for _ in get_args(base)) + "]"
-    if isinstance(base, type) and issubclass(base, int | float):
+    if is_a(base, int) or is_a(base, float):
         return "NUMBER"
     return "PATH" if base is Path or _is_place(kind) else "TEXT"
 
@@ -107,9 +108,9 @@ def placeholder(kind: Any) -> str:
 def words(kind: Any) -> str:
     """What a number of a type has to be; empty for a type of which the placeholder says enough."""
     base, marks = _bare(kind)
-    if not isinstance(base, type) or not issubclass(base, int | float) or base is bool:
+    if base is bool or not (is_a(base, int) or is_a(base, float)):
         return ""
-    return ("whole number" if issubclass(base, int) else "number") + _range(base, marks)
+    return ("whole number" if is_a(base, int) else "number") + _range(base, marks)
 
 
 def _range(base: type, marks: list[Any]) -> str:

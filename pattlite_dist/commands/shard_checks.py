@@ -20,10 +20,10 @@ _DIR = "folder of shards, or an address such as https:// or s3://"
 def verify_options(parser: "ArgumentParser") -> None:
     """Options of `shards verify`."""
     from pattlite_dist.location import Location
-    from pattlite_dist.shards.pool import default_jobs
+    from pattlite_dist.runtime.limits import cores
 
     parser.add_argument("dir", help=_DIR)
-    parser.add_argument("--jobs", type=int, default=default_jobs(), help="processes")
+    parser.add_argument("--jobs", type=int, default=cores(), help="processes")
     parser.add_argument(
         "--repair", type=Location, metavar="SOURCE", help="rewrite bad shards from their source"
     )

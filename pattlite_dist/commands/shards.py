@@ -89,9 +89,9 @@ def create(options: Any) -> int:
     from pattlite_dist.data.foreign import fetch_file
     from pattlite_dist.errors import UserError
     from pattlite_dist.logins import without_secrets
+    from pattlite_dist.runtime.limits import cores
     from pattlite_dist.shards.create import create_shards
     from pattlite_dist.shards.manifest import Options
-    from pattlite_dist.shards.pool import default_jobs
     from pattlite_dist.shards.sources.registry import open_source
     from pattlite_dist.shards.stats import lacking, print_manifest
 
@@ -117,7 +117,7 @@ def create(options: Any) -> int:
             options.out,
             samples_per_shard=options.samples_per_shard,
             options=decided,
-            jobs=default_jobs() if options.jobs is None else options.jobs,
+            jobs=cores() if options.jobs is None else options.jobs,
             force=options.force,
             work=options.work,
             progress=progress,

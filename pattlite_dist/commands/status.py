@@ -21,9 +21,12 @@ _LEAST = 1.0  # seconds between two looks
 
 def add_options(parser: "ArgumentParser") -> None:
     """The command's options."""
+    from pattlite_dist.location import Record
+
     parser.add_argument(
-        "folders", type=str, nargs="*", default=["runs"], help="runs, sweeps, or folders of these"
-    )
+        "folders", type=Record, nargs="*", default=["runs"],
+        help="runs, sweeps, or folders of these",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
     parser.add_argument("--watch", action="store_true", help="look again and again, until Ctrl-C")
     parser.add_argument(

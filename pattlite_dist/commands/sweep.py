@@ -24,12 +24,16 @@ if TYPE_CHECKING:
 
 def add_options(parser: "ArgumentParser") -> None:
     """Options of `sweep`."""
+    from pattlite_dist.location import Folder
+
     parser.add_argument("-c", "--config", required=True, help=CONFIG_HELP)
     parser.add_argument(
         "words", nargs="*", type=str, help="KEY=VALUE, or KEY=VALUE,VALUE,… for one run each"
     )
     parser.add_argument("--name", required=True, help="of the sweep: its folder and W&B group")
-    parser.add_argument("--runs", default="runs", help="folder that contains the sweep's folder")
+    parser.add_argument(
+        "--runs", type=Folder, default="runs", help="folder that contains the sweep's folder"
+    )
     parser.add_argument("--only-failed", action="store_true", help="resubmit the runs that failed")
     train_job_options(parser)
 

@@ -1,6 +1,5 @@
 """`pattlite --version -v`: what is installed here; nothing of it is imported."""
 
-import os
 import platform
 import re
 import shutil
@@ -10,6 +9,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from pattlite_dist import __version__
+from pattlite_dist.runtime.limits import cores
 
 # As PyPI names them.
 LIBRARIES = (
@@ -28,7 +28,7 @@ def versions() -> Iterator[tuple[str, str]]:
     yield "CUDA", _cuda()
     yield "GPUs", _said("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
     yield "OS", _system()
-    yield "CPU cores", str(len(os.sched_getaffinity(0)))
+    yield "CPU cores", str(cores())
     yield "SLURM", _said("sinfo", "--version").removeprefix("slurm ")
 
 

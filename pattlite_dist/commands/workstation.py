@@ -1,6 +1,5 @@
 """`pattlite doctor` without a profile: what would stop a run on this machine."""
 
-import os
 import shutil
 import socket
 from collections.abc import Iterator
@@ -11,7 +10,8 @@ from pattlite_dist.config import Config
 from pattlite_dist.data.fetch import fetch_manifest
 from pattlite_dist.data.trust import default_cache
 from pattlite_dist.errors import UserError
-from pattlite_dist.runtime import devices, network
+from pattlite_dist.runtime import devices, limits, network
+from pattlite_dist.runtime.home import instead_of_home
 from pattlite_dist.runtime.imports import quick_imports
 from pattlite_dist.shards.manifest import Manifest
 from pattlite_dist.slurm import checks, doctor
@@ -56,6 +56,7 @@ def examine(config: Config, named: bool) -> Iterator[Finding]:
     yield disk(config)
     yield cache(config, manifest)
     yield shared_memory(SHARED)
+    yield from home(instead_of_home())
     yield login(config)
 
 
@@ -78,7 +79,7 @@ def devices_here(accelerator: str) -> Finding:
         used = devices.use_gpu(accelerator)
     except UserError as error:
         return Finding("failed", "GPUs", str(error))
-    cores = len(os.sched_getaffinity(0))
+    cores = limits.cores()
     on_cores = f"training would use {cores} CPU cores"
     if used:
         names = [torch.cuda.get_device_name(number) for number in range(devices.count())]
@@ -136,6 +137,7 @@ def cache(config: Config, manifest: Manifest | None) -> Finding:
     if problems:
         return Finding("failed", "cache", f"cannot write into {place}; set data.cache")
     free = shutil.disk_usage(place).free
+    free = min(free, limits.share_of_memory(place) or free)
     needed = 0
     if manifest is not None:
         image = manifest.image
@@ -158,6 +160,13 @@ def shared_memory(folder: Path) -> Finding:
     if size < _LITTLE:
         return Finding("warning", str(folder), f"has only {_size(size)}: {who} and {cure}")
     return Finding("ok", str(folder), _size(size))
+
+
+def home(instead: Path | None) -> Iterator[Finding]:
+    """Where libraries keep their files, if the home folder is not the place."""
+    if instead is not None:
+        text = f"none that can be written into: libraries keep their files in {instead}"
+        yield Finding("warning", "home", f"{text}; set HOME, or TMPDIR, to choose another folder")
 
 
 def login(config: Config) -> Finding:

@@ -2,6 +2,7 @@
 
 import atexit
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,6 +23,7 @@ from pattlite_dist.data.plan import EvalPlan, TrainPlan
 from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.data.sampler import EvalSampler, Place, TrainSampler
 from pattlite_dist.errors import Unreachable, UserError
+from pattlite_dist.runtime.limits import fewer_cores
 from pattlite_dist.runtime.signals import held_back, ignore_in_loader, start_helpers
 
 _LOOK = 2.0  # seconds after which a rank that waits for its loader processes looks up
@@ -90,6 +92,13 @@ class BatchLoader(DataLoader[Batch]):
             worker_init_fn=ignore_in_loader,
         )
         self.waiting: Callable[[], None] | None = None
+        allowed = fewer_cores()
+        if allowed is not None and workers > allowed:  # PyTorch asks the affinity only
+            warnings.warn(
+                f"data.workers is {workers}, but the CPU quota allows each rank's processes "
+                f"{allowed} core(s) together; lower it, or raise the quota",
+                stacklevel=2,
+            )
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # A generator, so that workers start reading only when the first batch is requested.

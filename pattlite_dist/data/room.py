@@ -20,6 +20,7 @@ from filelock import Timeout
 from pattlite_dist.data.trust import PRIVATE_FILE, PRIVATE_FOLDER, trusted
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import atomic_write
+from pattlite_dist.runtime.limits import share_of_memory
 from pattlite_dist.runtime.locks import file_lock
 
 _log = logging.getLogger(__name__)
@@ -82,7 +83,8 @@ class Room:
 
     Args:
         locks: of the folder.
-        limit: bytes that the entries may take; None: nine tenths of the disk's free space.
+        limit: bytes that the entries may take; None: nine tenths of the disk's free space, and
+            at most half of the memory that this process may use if it is kept there.
     """
 
     def __init__(self, locks: Locks, limit: int | None) -> None:
@@ -120,6 +122,7 @@ class Room:
             limit = self.limit
             if limit is None:
                 limit = (taken + shutil.disk_usage(self.folder).free) * 9 // 10
+                limit = min(limit, share_of_memory(self.folder) or limit)
             if need > limit:
                 raise UserError(
                     f"a decoded shard takes {need:,} bytes but the cache {self.folder} is limited "

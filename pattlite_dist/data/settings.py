@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import field_validator, model_validator
 
-from pattlite_dist.location import GOALS, Goal, Location
+from pattlite_dist.location import GOALS, Folder, Goal, Location
 from pattlite_dist.logins import put_away
 from pattlite_dist.settings import Strict, setting
 
@@ -68,7 +68,7 @@ class DataConfig(Strict):
         description="Keep the training set on the device; auto: on a GPU if it takes less than a "
         "quarter of the free memory.",
     )
-    cache: Location | None = setting(
+    cache: Folder | None = setting(
         None,
         free=True,
         description="Folder for decoded shards; default: the job's temporary folder.",
@@ -78,7 +78,7 @@ class DataConfig(Strict):
         free=True,
         gt=0,
         description="Maximum cache size in gigabytes, the oldest shards are deleted; default: nine "
-        "tenths of the free disk space.",
+        "tenths of the free disk space; where the disk is memory, at most half of that.",
     )
     allow_pipe: bool = setting(
         False, free=True, description="Let `pipe:` shard URLs run a shell command."

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.model.description import KEY, Description, parse_description
+from pattlite_dist.runtime.limits import fewer_cores
 from pattlite_dist.shards.sources.base import Pixels
 
 INSTALL = "pip install 'pattlite_dist[onnx]'"
@@ -36,7 +37,7 @@ class OnnxNetwork:
                 f"{INSTALL}"
             ) from None
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or fewer_cores() or 0
         options.log_severity_level = 3
         try:
             self._session: Any = onnxruntime.InferenceSession(

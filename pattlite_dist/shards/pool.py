@@ -19,11 +19,6 @@ Result = TypeVar("Result")
 _IN_FLIGHT = 3  # tasks per process: one running, the next one queued, one result in transit
 
 
-def default_jobs() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def parallel(work: Callable[[Task], Result], tasks: Iterable[Task], jobs: int) -> Iterator[Result]:
     """Yield `work(task)` for each task, in their order.
 

@@ -90,7 +90,8 @@ def _draw_panel(
     axis.grid(alpha=0.3)
     axis.axvline(best["step"] + 1, color="#555555", linestyle=":", linewidth=1, label=chosen)
     if per_epoch is not None:
-        upper = axis.secondary_xaxis("top", (lambda x: x / per_epoch, lambda x: x * per_epoch))
+        scale = (lambda x: x / per_epoch, lambda x: x * per_epoch)
+        upper = axis.secondary_xaxis("top", functions=scale)
         upper.set_xlabel("epoch", fontsize=8)
         upper.tick_params(labelsize=8)
     axis.legend(fontsize=7)

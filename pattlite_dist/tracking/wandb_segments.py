@@ -4,6 +4,7 @@ A start writes `RUN/wandb/offline-run-<time>-<id>/run-<id>.wandb`, in a format t
 `compat.wandb` describes. One that was killed ends anywhere, even before its first record.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,3 +74,28 @@ def read_segment(path: Path) -> Segment:
             started = record.run.start_time.ToMicroseconds() / 1e6
         ended = ended or kind == "exit"
     return Segment(path, started, ended, min(whole, size), size)
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """What the segments of a run, the newest last, say of its summary; without wandb's own keys.
+
+    Args:
+        folder: `wandb` of the run.
+
+    Raises:
+        UserError: one of them cannot be read, or is not wandb's.
+    """
+    found: dict[str, Any] = {}
+    for path in sorted(folder.glob("offline-run-*/*.wandb")):
+        for _, record in records(path):
+            if record.WhichOneof("record_type") != "summary":
+                continue
+            for item in record.summary.update:
+                *outer, key = item.nested_key or (item.key,)
+                part = found
+                for name in outer:
+                    if not isinstance(part.get(name), dict):
+                        part[name] = {}
+                    part = part[name]
+                part[key] = json.loads(item.value_json)
+    return {key: value for key, value in found.items() if not key.startswith("_")}

@@ -223,6 +223,12 @@ class TrainerConfig(Strict):
         description="Also save a checkpoint every this many minutes, less often if that would "
         "take more than 1 % of the time; 0: never.",
     )
+    async_save: bool = setting(
+        True,
+        free=True,
+        description="Write checkpoints beside training, which then only waits for a copy in "
+        "memory; false: in the step.",
+    )
     keep_best: int = setting(
         1, free=True, ge=1, description="Number of checkpoints to keep, the best by val accuracy."
     )
@@ -232,6 +238,13 @@ class TrainerConfig(Strict):
     timeout_minutes: float = setting(
         10, free=True, gt=0, description="How long a rank waits for the others."
     )
+    takeover_minutes: float = setting(
+        5,
+        free=True,
+        ge=0,
+        description="Of a run in a bucket: how long to wait at most for another start that still "
+        "trains it, and is asked to end.",
+    )
     hang_minutes: float | None = setting(
         None,
         free=True,
@@ -239,6 +252,12 @@ class TrainerConfig(Strict):
         description="End the run, so that it is started again, if a rank takes longer for what it "
         "has done before; 0: never. null: ten times as long as the slowest step so far, at least 2 "
         "minutes and less than timeout_minutes.",
+    )
+    probe: bool = setting(
+        True,
+        free=True,
+        description="Under SLURM, and with several machines, look before each start whether every "
+        "node can train; one that cannot is named, and SLURM starts the job again without it.",
     )
 
 

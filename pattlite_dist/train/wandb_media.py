@@ -41,7 +41,7 @@ class WandbMedia(Callback):
             self._note(best["val/top1"], best.get("epoch", 0), best["step"] + 1)
         else:
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            self.logger.attempt(lambda: self._name_shards(data.manifest))
+            self.logger.aside("the manifest", lambda: self._name_shards(data.manifest))
 
     def on_train_epoch_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Tell of the validation, if it is the best yet."""
@@ -50,11 +50,11 @@ class WandbMedia(Callback):
             return
         self._note(top1, trainer.current_epoch, trainer.global_step)
         if pl_module.predicted is not None:
-            self.logger.attempt(lambda: self._tell(trainer, pl_module))
+            self.logger.aside("the confusion matrix", lambda: self._tell(trainer, pl_module))
 
     def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Name the best checkpoint, or upload it."""
-        self.logger.attempt(self._name_model)
+        self.logger.aside("the best checkpoint", self._name_model)
 
     def _note(self, top1: float, epoch: int, step: int) -> None:
         self._best = top1

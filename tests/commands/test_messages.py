@@ -52,10 +52,7 @@ def test_no_message_is_long(text: str) -> None:
         (["optim.lr=abc"], "--optim.lr: Input should be a valid number, unable to parse string"),
         (["--data.shards", "x/" * 2500], " ... "),
         (["optim.name=lion"], "--optim.name: Expected adam or adamw or sgd. Got value: lion; see"),
-        (
-            ["augment.mean=3"],
-            "--augment.mean: Expected [a number, a number, a number] or null. Got",
-        ),
+        (["augment.mean=3"], "[a number, a number, a number]"),  # and null, in either order
         (
             ["data.resident=maybe"],
             "--data.resident: Expected true or false or auto. Got value: maybe",

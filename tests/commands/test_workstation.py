@@ -10,7 +10,14 @@ import torch
 
 from pattlite_dist.cli import main
 from pattlite_dist.commands import workstation
-from pattlite_dist.commands.workstation import batch, cache, devices_here, host_name, shared_memory
+from pattlite_dist.commands.workstation import (
+    batch,
+    cache,
+    devices_here,
+    home,
+    host_name,
+    shared_memory,
+)  # fmt: skip
 from pattlite_dist.config import Config, parse_config
 from pattlite_dist.data.fetch import Origin, fetch_manifest
 from pattlite_dist.runtime import devices
@@ -127,6 +134,12 @@ def test_a_cache_that_is_too_small_is_told(
         found = cache(config(data={"cache": str(tmp_path / "c" / "d")}), manifest)
         assert found.state == state
     assert "0 MB free, and 0 MB of decoded shards; free some space" in found.text
+
+
+def test_a_user_without_a_home_is_told_where_libraries_keep_their_files() -> None:
+    assert list(home(None)) == []
+    [found] = home(Path("/tmp/pattlite-home-7"))
+    assert found.state == "warning" and "keep their files in /tmp/pattlite-home-7" in found.text
 
 
 def test_a_container_with_little_shared_memory_is_told(

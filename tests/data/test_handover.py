@@ -79,6 +79,16 @@ def test_without_any_shared_memory_no_loader_process_starts(
         next(iter(made))
 
 
+def test_more_loader_processes_than_the_quota_has_cores_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batches: Any = Batches()
+    monkeypatch.setattr(loader, "fewer_cores", lambda: 1)
+    BatchLoader(batches, SequentialSampler(batches), 1, "fork")
+    with pytest.warns(UserWarning, match=r"data\.workers is 2, but the CPU quota allows .* 1 core"):
+        BatchLoader(batches, SequentialSampler(batches), 2, "fork")
+
+
 @pytest.mark.parametrize("made", [{"hangs": True}], indirect=True)
 def test_a_rank_that_waits_for_data_can_be_asked_to_stop(made: BatchLoader) -> None:
     made.timeout = loader._LOOK / 20

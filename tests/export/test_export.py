@@ -32,6 +32,7 @@ from pattlite_dist.model import weights
 from pattlite_dist.model.attention import AttentionClassifier
 from pattlite_dist.model.description import KEY, Description
 from pattlite_dist.model.exported import read_exported
+from pattlite_dist.predict import onnxfile
 from pattlite_dist.shards.manifest import ImageInfo
 from pattlite_dist.tracking.record import RECORD_NAME
 from tests.conftest import ROOT, environment
@@ -121,6 +122,15 @@ def test_the_file_says_what_it_takes_and_refuses_other_images(exported: Path) ->
     assert str(ROOT) not in exported.read_bytes().decode("latin1")
     with pytest.raises(Exception, match="Got: 50 Expected: 48"):
         session.run(None, {"images": np.zeros((1, 1, 50, 48), np.uint8)})
+
+
+def test_it_computes_on_as_many_threads_as_a_cpu_quota_allows(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for allowed, threads in ((None, 0), (3, 3)):
+        monkeypatch.setattr(onnxfile, "fewer_cores", lambda allowed=allowed: allowed)
+        session = onnxfile.read_onnx(exported)._session
+        assert session.get_session_options().intra_op_num_threads == threads
 
 
 def test_the_card_says_what_the_file_is_and_how_good(run: Path, exported: Path) -> None:

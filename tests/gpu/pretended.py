@@ -322,7 +322,9 @@ def machine(gpus: int = 1) -> Iterator[Watch]:
                 replace(sys.modules[module], "num_cuda_devices", lambda: gpus)
         for module in ("nn.utils.clip_grad", "optim.optimizer", "optim.swa_utils"):
             replace(sys.modules[f"torch.{module}"], "_group_tensors_by_device_and_dtype", _group)
-        replace(torch.optim.Optimizer, "_accelerator_graph_capture_health_check", lambda self: None)
+        for name in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check"):
+            if hasattr(torch.optim.Optimizer, name):  # older ones know the second only
+                replace(torch.optim.Optimizer, name, lambda self: None)
         supported = [*torch.utils._foreach_utils._foreach_supported_types, OnGpu]
         replace(torch.utils._foreach_utils, "_foreach_supported_types", supported)
         replace(torch, "autocast", Autocast)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.shards.pool import default_jobs, parallel
+from pattlite_dist.shards.pool import parallel
 
 
 def square(number: int) -> tuple[int, int]:
@@ -109,7 +109,3 @@ def test_tasks_are_taken_only_as_results_are() -> None:
 def test_fewer_than_one_job_is_refused(jobs: int) -> None:
     with pytest.raises(UserError, match=f"--jobs is {jobs}; give 1 or more"):
         list(parallel(square, range(3), jobs))
-
-
-def test_by_default_there_is_a_job_for_each_core() -> None:
-    assert default_jobs() == len(os.sched_getaffinity(0))

@@ -4,16 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from pattlite_dist.config import Config
 from pattlite_dist.errors import UserError
-from pattlite_dist.settings import Strict
 from pattlite_dist.tracking.loggers import require_loggers, table_of, tensorboard_logger
 from pattlite_dist.tracking.record import RECORD_NAME
 from pattlite_dist.tracking.settings import TrackingConfig
-from pattlite_dist.tracking.wandb_run import as_agent_says
-from tests.conftest import ROOT
 
 
 def test_a_table_has_a_row_for_each_step_and_no_lists() -> None:
@@ -52,25 +47,3 @@ def test_tensorboard_has_each_step_once_whatever_was_repeated(tmp_path: Path) ->
     found.Reload()
     points = [(event.step, event.value) for event in found.Scalars("train/loss")]
     assert points == [(step, pytest.approx(1 / (step + 1))) for step in range(8)]
-
-
-def test_wandbs_agent_starts_a_run_of_its_own_for_each_point(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
-
-    sweep = yaml.safe_load((ROOT / "configs" / "wandb" / "sweep.yaml").read_text())
-    assert sweep["command"][-1] == "${args_no_hyphens}"
-    point = {key: {"value": axis.get("values", [axis.get("min")])[0]}
-             for key, axis in sweep["parameters"].items()}  # fmt: skip
-    for word in create_sweep_command_args({"args": point})["args_no_hyphens"]:
-        key, _, text = word.partition("=")
-        part: Any = Config()
-        for name in key.split("."):
-            assert isinstance(part, Strict) and name in type(part).model_fields
-            part = getattr(part, name)
-        assert type(part)(text) is not None
-    assert as_agent_says(Config()).name == "run"
-    monkeypatch.setenv("WANDB_SWEEP_ID", "s")
-    monkeypatch.setenv("WANDB_RUN_ID", "abc")
-    assert as_agent_says(Config()).name == "run-abc"

@@ -196,11 +196,15 @@ def told(segment: Path) -> dict[str, list[Any]]:
     return found
 
 
-def summary(records: dict[str, list[Any]]) -> dict[str, float]:
-    """What they add to the run's summary, wandb's own keys left out."""
-    found = {u.key or ".".join(u.nested_key): u.value_json
-             for record in records.get("summary", ()) for u in record.summary.update}  # fmt: skip
-    return {key: json.loads(value) for key, value in found.items() if not key.startswith("_")}
+def summary(records: dict[str, list[Any]]) -> dict[str, Any]:
+    """What they add to the run's summary, wandb's own keys left out; of a table, `name.part`."""
+    found: dict[str, Any] = {}
+    for record in records.get("summary", ()):
+        for item in record.summary.update:
+            key, value = item.key or ".".join(item.nested_key), json.loads(item.value_json)
+            parts = value if isinstance(value, dict) else {"": value}
+            found |= {f"{key}.{part}".rstrip("."): value for part, value in parts.items()}
+    return {key: value for key, value in found.items() if not key.startswith("_")}
 
 
 def steps(run: Path) -> list[int]:
@@ -298,7 +302,7 @@ def test_online_a_killed_start_is_continued_and_no_step_is_refused(
         env = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
         start(zygote, run, 0, 10, "mode=online", "kill=1", status=-9, **env)
         start(zygote, run, 6, 12, "mode=online", "group=other", **env)
-        start(zygote, run, 12, 14, "mode=online", **env)
+        start(zygote, run, 12, 14, "mode=online", "test=0.75", **env)
         (known,) = server.names
         assert known == run_id(run / "wandb")
         history = server.history(known)
@@ -306,6 +310,8 @@ def test_online_a_killed_start_is_continued_and_no_step_is_refused(
         assert history[-2:] == [12, 13]
         own = server.history(known, "_step")
         assert own == sorted(set(own))
+        summary = server.summaries[known]
+        assert (summary["best/test_top1"], summary["train/loss"]) == (0.75, 1 / 14)
     assert of_wandb(tmp_path / "home") == []
 
 
@@ -358,10 +364,20 @@ def test_a_run_of_two_ranks_started_twice_is_one_run_and_writes_nothing_at_home(
     *_, third = map(told, segments(run))
     assert third["run"][0].run.resume and "history" not in third
     scores = json.loads((run / "evaluation.json").read_text())["splits"]
-    assert summary(third) == {
-        f"best/{part}_{name}": pytest.approx(scores[part][name])
-        for part in ("test", "test_clean") for name in ("top1", "macro_f1")
-    }  # fmt: skip
+    tested = {f"best/{part}_{name}": scores[part][name]
+              for part in ("test", "test_clean") for name in ("top1", "macro_f1")}  # fmt: skip
+    # An uploaded segment replaces the summary, so each begins with that of those before.
+    assert summary(third) == {**summary(first), **summary(second), **tested}
+    with wandb_server() as server:
+        env = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "HOME": str(home)}
+        done = forked("sync", str(run), **env)
+        assert done.returncode == 0, done.stderr
+        (known,) = server.names
+        uploaded = server.summaries[known]
+    assert set(server.history(known)) == set(range(26))
+    assert uploaded.items() >= {**tested, "best/val_top1": summary(second)["best/val_top1"]}.items()
+    assert uploaded["val/confusion_table"]["_type"] == "table-file"
+    assert {kind for kind, _ in server.artifacts} == {"dataset", "model", "run_table"}
 
 
 @pytest.mark.slow

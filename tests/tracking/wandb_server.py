@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 KEY = "0123456789" * 4  # of the right format
+SWEEP = "swe3p1dx"
 
 
 class Server(ThreadingHTTPServer):
@@ -18,7 +19,12 @@ class Server(ThreadingHTTPServer):
 
     Attributes:
         rows: each run's history by line number; a client that restarts at line 0 replaces them.
+        summaries: each run's, as last uploaded.
         names: project, entity and display name of each run.
+        artifacts: type and collection of each.
+        sweeps: the sweep of each run that is of one.
+        sweep: the configuration of the one sweep, as YAML.
+        points: what its agent is still to run, each a value by key; then it is to leave.
         refuse: answer with this status instead.
     """
 
@@ -27,6 +33,11 @@ class Server(ThreadingHTTPServer):
         self.rows: dict[str, dict[int, dict[str, Any]]] = {}
         self.names: dict[str, tuple[str, str, str]] = {}
         self.configs: dict[str, str] = {}
+        self.summaries: dict[str, dict[str, Any]] = {}
+        self.artifacts: list[tuple[str, str]] = []
+        self.sweeps: dict[str, str] = {}
+        self.sweep = ""
+        self.points: list[dict[str, Any]] = []
         self.refuse: int | None = None
         self.lock = threading.Lock()
 
@@ -97,6 +108,9 @@ class Handler(BaseHTTPRequestHandler):
                 self._answer({"data": self._graphql(found[1] if found else "", variables)})
 
     def _stream(self, run_id: str, files: dict[str, Any]) -> dict[str, Any]:
+        if (summary := files.get("wandb-summary.json")) is not None:
+            with self.server.lock:
+                self.server.summaries[run_id] = json.loads(summary["content"][-1])
         part = files.get("wandb-history.jsonl")
         if part is not None:
             with self.server.lock:
@@ -111,12 +125,14 @@ class Handler(BaseHTTPRequestHandler):
             run_id, entity = v["name"], v.get("entity") or "me"
             if v.get("displayName"):
                 server.names[run_id] = (v["project"], entity, v["displayName"])
+            if v.get("sweep"):
+                server.sweeps[run_id] = v["sweep"]
             server.configs[run_id] = v.get("config") or server.configs.get(run_id, "{}")
-            project = {"id": "cA==", "name": v["project"], "entity": {"id": "ZQ==", "name": entity}}
             bucket = {
                 "id": "aWQ=", "name": run_id, "displayName": v.get("displayName") or run_id,
                 "description": None, "config": server.configs[run_id], "sweepName": None,
-                "historyLineCount": len(server.rows.get(run_id, {})), "project": project,
+                "historyLineCount": len(server.rows.get(run_id, {})),
+                "project": project(v["project"], entity),
             }  # fmt: skip
             return {"upsertBucket": {"bucket": bucket, "inserted": True}}
         if operation == "RunResumeStatus":
@@ -126,10 +142,38 @@ class Handler(BaseHTTPRequestHandler):
         if operation == "CreateRunFiles":
             files = [{"name": n, "uploadUrl": f"{server.url}/files/{n}"} for n in v["files"]]
             return {"createRunFiles": {"runID": "aWQ=", "uploadHeaders": [], "files": files}}
+        if operation == "CreateArtifact":
+            given = v["input"]
+            server.artifacts.append((given["artifactTypeName"], given["artifactCollectionName"]))
+            known = {"id": "YQ==", "state": "COMMITTED",  # so nothing has to be uploaded
+                     "artifactSequence": {"id": "cw==", "latestArtifact": None}}  # fmt: skip
+            return {"createArtifact": {"artifact": known}}
+        if operation in ("UpsertSweep", "SweepWithRuns", "CreateAgent", "Heartbeat"):
+            return self._sweep(operation, v)
         if operation.startswith("Viewer"):
             return {"viewer": {"id": "dQ==", "entity": "me", "username": "me", "flags": "{}",
                                "teams": {"edges": []}}}  # fmt: skip
         return {}
+
+    def _sweep(self, operation: str, v: dict[str, Any]) -> dict[str, Any]:
+        """What `wandb sweep` and `wandb agent` ask."""
+        server = self.server
+        if operation == "UpsertSweep":
+            server.sweep = v["config"]
+            made = {"name": SWEEP, "project": project(v["projectName"], "me")}
+            return {"upsertSweep": {"sweep": made, "configValidationWarnings": []}}
+        if operation == "SweepWithRuns":
+            found = {"config": server.sweep, "runs": {"edges": []}}
+            return {"project": {"sweep": found}}
+        if operation == "CreateAgent":
+            return {"createAgent": {"agent": {"id": v["sweep"]}}}
+        command: dict[str, Any] = {"type": "exit"}
+        if server.points:
+            args = {key: {"value": value} for key, value in server.points.pop(0).items()}
+            command = {"type": "run", "run_id": f"point{len(server.points)}", "program": "",
+                       "args": args}  # fmt: skip
+        commands = [] if json.loads(v["runState"]) else [command]
+        return {"agentHeartbeat": {"agent": {"id": v["id"]}, "commands": json.dumps(commands)}}
 
     def _status(self, run_id: str) -> dict[str, Any]:
         rows = self.server.rows.get(run_id, {})
@@ -139,8 +183,12 @@ class Handler(BaseHTTPRequestHandler):
             "config": self.server.configs[run_id], "wandbConfig": json.dumps({"t": 1}),
             "historyLineCount": len(rows), "historyTail": json.dumps(tail),
             "eventsLineCount": 0, "eventsTail": "[]", "logLineCount": 0,
-            "summaryMetrics": tail[0] if tail else "{}",
+            "summaryMetrics": json.dumps(self.server.summaries.get(run_id, {})),
         }  # fmt: skip
+
+
+def project(name: str, entity: str) -> dict[str, Any]:
+    return {"id": "cA==", "name": name, "entity": {"id": "ZQ==", "name": entity}}
 
 
 @contextlib.contextmanager

@@ -4,7 +4,8 @@
 
 takes steps FIRST to LAST - 1 after rewinding the record to FIRST. Keys: those of the
 configuration's `wandb`; with `kill=1`, it dies at the end with all processes of wandb, as when a
-node fails; `clock=T` makes it start at that time, seconds since 1970.
+node fails; `clock=T` makes it start at that time, seconds since 1970; with `test=SCORE`, an
+evaluation follows and adds that to the summary.
 """
 
 import os
@@ -17,7 +18,7 @@ from pattlite_dist.config import Config
 from pattlite_dist.tracking.folder import prepare_folder
 from pattlite_dist.tracking.logs import JsonlLogger
 from pattlite_dist.tracking.record import RECORD_NAME
-from pattlite_dist.tracking.wandb_run import wandb_logger
+from pattlite_dist.tracking.wandb_run import add_to_summary, wandb_logger
 
 
 def kill_all() -> None:
@@ -33,7 +34,7 @@ def kill_all() -> None:
 
 
 def start(run: Path, first: int, last: int, options: dict[str, str]) -> None:
-    kill, clock = options.pop("kill", None), options.pop("clock", None)
+    kill, clock, test = (options.pop(name, None) for name in ("kill", "clock", "test"))
     if clock is not None:
         time.time = lambda: float(clock)
     config = Config.model_validate({"name": run.name, "wandb": {"mode": "offline", **options}})
@@ -47,6 +48,8 @@ def start(run: Path, first: int, last: int, options: dict[str, str]) -> None:
     if kill:
         kill_all()
     logger.experiment.finish()
+    if test is not None:
+        add_to_summary(config, run, {"best/test_top1": float(test)})
 
 
 if __name__ == "__main__":
