@@ -151,7 +151,7 @@ def main() -> None:
     for config in options.configs:
         text = config.read_text(encoding="utf-8")
         training = Training(Config.model_validate(yaml.safe_load(text)), options.images)
-        with tempfile.TemporaryDirectory(dir=".") as folder:
+        with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "saved"
             for disk, write in (("this", atomic_write), ("slow", slow_disk(options.slow))):
                 checkpoint.atomic_write = write  # type: ignore[attr-defined]

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from pattlite_dist.config import Config
-from pattlite_dist.data.fetch import Origin, fetch_manifest
-from pattlite_dist.data.reader import check_targets, needed_shards
+from pattlite_dist.data.fetch import Origin, fetch_manifest, needed_shards
+from pattlite_dist.data.reader import check_targets
 from pattlite_dist.data.settings import DataConfig
 from pattlite_dist.data.targets import given_targets
 from pattlite_dist.errors import UserError

@@ -12,10 +12,10 @@ import torch
 from pattlite_dist.compat import lightning
 from pattlite_dist.compat import torch as torch_parts
 from pattlite_dist.config import Config
-from pattlite_dist.data.fetch import check_sizes, fetch_manifest
+from pattlite_dist.data.fetch import check_sizes, fetch_manifest, needed_shards
 from pattlite_dist.data.module import FERData, origin
 from pattlite_dist.data.plan import rank_slice
-from pattlite_dist.data.reader import check_targets, needed_shards
+from pattlite_dist.data.reader import check_targets
 from pattlite_dist.errors import Unreachable, UserError
 from pattlite_dist.logins import without_secrets
 from pattlite_dist.model.build import MobileNetV2ViT, PattLite, build_model, synchronise

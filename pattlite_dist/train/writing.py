@@ -73,7 +73,7 @@ def copied(content: Any) -> Any:
     tensors = list(_tensors(content))
     copies: dict[int, Any] = {id(tensor): _copy(tensor) for tensor in tensors}
     if any(tensor.is_cuda for tensor in tensors):
-        torch.cuda.current_stream().synchronize()
+        torch.cuda.synchronize()
     return copy.deepcopy(content, copies)
 
 
@@ -91,5 +91,5 @@ def _tensors(content: Any) -> Iterator[torch.Tensor]:
 def _copy(tensor: torch.Tensor) -> torch.Tensor:
     if not tensor.is_cuda:
         return tensor.detach().clone()
-    host = torch.empty_like(tensor, device="cpu", pin_memory=True)
+    host = torch.empty_like(tensor, device="cpu").pin_memory()
     return host.copy_(tensor.detach(), non_blocking=True)
