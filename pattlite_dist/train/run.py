@@ -4,7 +4,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -17,33 +17,29 @@ from pattlite_dist.data.module import FERData, origin
 from pattlite_dist.data.plan import rank_slice
 from pattlite_dist.data.reader import check_targets
 from pattlite_dist.errors import Unreachable, UserError
-from pattlite_dist.logins import without_secrets
 from pattlite_dist.model.build import MobileNetV2ViT, PattLite, build_model, synchronise
 from pattlite_dist.runtime import failure
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.runtime.devices import use_gpu
-from pattlite_dist.runtime.elastic import restarts
 from pattlite_dist.runtime.hang import watched
 from pattlite_dist.runtime.pulse import Limits
 from pattlite_dist.runtime.signals import Signals, Stopped
 from pattlite_dist.runtime.world import World
 from pattlite_dist.shards.manifest import Manifest
-from pattlite_dist.tracking import crashes
 from pattlite_dist.tracking.folder import as_before, prepare_folder, run_folder, same_run
-from pattlite_dist.tracking.history import append, note_failed, read
+from pattlite_dist.tracking.history import append, note_failed
 from pattlite_dist.tracking.lock import RunLock
 from pattlite_dist.train import checkpoint as checkpoints
-from pattlite_dist.train.checks import check_recipe
+from pattlite_dist.train.beginning import begin, check_progress, continues_from, step_of
 from pattlite_dist.train.classes import class_weights, said
 from pattlite_dist.train.course import Course
 from pattlite_dist.train.description import announce
-from pattlite_dist.train.initial import initialise, said_before
+from pattlite_dist.train.initial import said_before
 from pattlite_dist.train.lives import Lives
 from pattlite_dist.train.module import FERModule
 from pattlite_dist.train.muster import muster
-from pattlite_dist.train.names import parse_name
 from pattlite_dist.train.saving import Saver
-from pattlite_dist.train.teachers import Lesson, check_sources, lesson_of
+from pattlite_dist.train.teachers import Lesson, lesson_of
 from pattlite_dist.train.trainer import (
     build_preprocess,
     build_trainer,
@@ -132,7 +128,7 @@ def _train(
         on_main(world, lambda: checkpoints.set_aside(run / "checkpoints", found))
         if found is not None and lives is not None:
             found = lives.brought(found, run, world)
-        nodes = muster(config, world, run, step_of(found))
+        nodes = muster(config, world, run, step_of(found), shared=lives is None)
         fit(config, world, signals, model, data, found, began, lesson, nodes)
         return run
     except Stopped:
@@ -170,56 +166,6 @@ def check_data(config: Config, world: World) -> Manifest:
     needed = needed_shards(config.data, manifest)
     on_main(world, lambda: check_sizes(origin(config.data), needed))
     return manifest
-
-
-def continues_from(
-    config: Config, run: Path, manifest: Manifest, lesson: Lesson | None = None
-) -> Path | None:
-    """The checkpoint that a run continues from; None if there is none.
-
-    Raises:
-        UserError: it was trained on other shards than those of the manifest, or learned from other
-            files.
-    """
-
-    def check(content: dict[str, Any], path: Path) -> None:
-        where = without_secrets(config.data.shards)
-        fix = "give data.shards the place of those, or set name to start a new run"
-        checkpoints.check_shards(content, path, manifest.fingerprint(), where, fix)
-        check_sources(content, path, lesson)
-
-    return checkpoints.newest(run / "checkpoints", check)
-
-
-def step_of(found: Path | None) -> int:
-    """The steps that a checkpoint holds; 0 without one."""
-    place = found and parse_name(found.name)
-    return place.step if place else 0
-
-
-def check_progress(run: Path, found: Path | None) -> None:
-    """Check that a run which torchrun starts again and again gets on.
-
-    Raises:
-        UserError: it does not; the message says why each start failed.
-    """
-    if restarts() < crashes.MOST:
-        return
-    reasons = crashes.starts_in_vain(read(run), step_of(found))
-    over = crashes.given_up(reasons)
-    if over is not None:
-        raise UserError(f"{over}; fix this and run the same command again")
-
-
-def begin(config: Config, model: PattLite | MobileNetV2ViT, manifest: Manifest) -> str:
-    """Check the recipe of a new run, and load what it begins with; returns what to say of it.
-
-    Raises:
-        UserError: the recipe makes no sense, or the weights do not fit.
-    """
-    for line in check_recipe(config):
-        raise UserError(line)
-    return initialise(model, config.model.weights, manifest.labels, config)
 
 
 def fit(
