@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from pattlite_dist.buckets.fetch import fetch  # noqa: E402
 from pattlite_dist.buckets.publisher import Task  # noqa: E402
 from pattlite_dist.buckets.shelf import Bucket  # noqa: E402
-from pattlite_dist.tracking.record import read_metrics  # noqa: E402
+from pattlite_dist.tracking.record import read_metrics, rewind_metrics  # noqa: E402
 from tests.conftest import environment, tiny  # noqa: E402
 from tests.shards.s3_server import (  # noqa: E402
     S3Server,
@@ -71,6 +71,7 @@ def kill_once(server: S3Server, address: str, folder: Path, draw: random.Random,
         said = json.loads(process.stdout.readline())
         assert said["word"] == "ready", said
         first = said["step"]
+        rewind_metrics(folder / "metrics.jsonl", first + 1)  # as a start does
         server.faults["PUT head.json"] = draw.choice([0, 0, 1, 2, 4])
         for step in range(first + 1, first + 4):
             save(folder, seed, step)
