@@ -206,6 +206,29 @@ def _refuse_addresses(parser: "ArgumentParser", options: "Namespace") -> None:
             raise UserError(f"{name}: {said}; see `{parser.prog} --help`")
 
 
+def _bring_runs(parser: "ArgumentParser", options: "Namespace") -> None:
+    """Replace the addresses of runs in buckets by folders with their newest states.
+
+    Raises:
+        UserError: there is no such run, or it cannot be read.
+    """
+    from pattlite_dist.location import brought, is_bucket
+
+    def local(place: Any, wanted: str) -> Any:
+        if isinstance(place, list):
+            return [local(one, wanted) for one in place]
+        if isinstance(place, str) and is_bucket(place):
+            from pattlite_dist.buckets.copies import here
+
+            return str(here(place, checkpoints=wanted == "all"))
+        return place
+
+    for action in actions(parser):
+        wanted = brought(type_of(action))
+        if wanted and action.dest in options:
+            options[action.dest] = local(options[action.dest], wanted)
+
+
 def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
     from argparse import ArgumentError
 
@@ -227,6 +250,7 @@ def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
             tell(sentences)
         options = parser.parse_args(arguments)
         _refuse_addresses(parser, options)
+        _bring_runs(parser, options)
         options["profile_overrides"] = [text.removeprefix("profile.") for text in changes]
         return options
     except ArgumentError as error:

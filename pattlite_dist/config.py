@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from pattlite_dist.data.settings import AugmentConfig, DataConfig
 from pattlite_dist.errors import UserError, first_problem
-from pattlite_dist.location import Folder, refused_in, with_absolute_paths, with_names_only
+from pattlite_dist.location import Folder, Runs, refused_in, with_absolute_paths, with_names_only
 from pattlite_dist.logins import without_secrets
 from pattlite_dist.migrate import VERSION, migrate
 from pattlite_dist.model.settings import ModelConfig
@@ -31,7 +31,18 @@ class Config(Strict):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="Name of the run's folder: letters, digits, and within it also `.`, `_`, `-`.",
     )
-    runs: Folder = setting("runs", free=True, description="Folder that contains the run folders.")
+    runs: Runs = setting(
+        "runs",
+        free=True,
+        description="Folder that contains the run folders; `train` also takes one in a bucket, "
+        "such as s3://bucket/runs.",
+    )
+    scratch: Folder | None = setting(
+        None,
+        free=True,
+        description="Where runs in a bucket are kept on this machine; default: "
+        "~/.cache/pattlite/runs.",
+    )
     seed: int = setting(
         0, free=False, ge=0, lt=2**32, description="For order, augmentation and initial weights."
     )

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel
 
@@ -17,6 +17,7 @@ from pattlite_dist.logins import without_secrets
 
 M = TypeVar("M", bound=BaseModel)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(?=/|$)")  # a Path has lost a slash
+BUCKETS = ("s3", "gs", "az")
 PRETRAINED = "pretrained"  # weights that come with the package: their best, or `pretrained:NAME`
 
 
@@ -37,12 +38,15 @@ class Place:
     Attributes:
         words: that have another meaning.
         pretrained: whether it may name weights that come with the package.
-        addresses: whether an address or a command is understood, or only a path.
+        schemes: of the addresses that are understood beside paths; None: any, and commands.
+        brought: of a run in a bucket, what is brought to this machine before its verb begins:
+            `all`, or `record` for all but the checkpoints, or nothing.
     """
 
     words: tuple[str, ...] = ()
     pretrained: bool = False
-    addresses: bool = True
+    schemes: tuple[str, ...] | None = None
+    brought: Literal["all", "record", ""] = ""
 
     def absolute(self, text: str) -> str:
         """A path made absolute; anything else unchanged."""
@@ -54,13 +58,24 @@ class Place:
         """Whether it is no place."""
         return text in self.words or (self.pretrained and is_pretrained(text))
 
+    def refuses(self, text: str) -> bool:
+        """Whether it is an address or a command that is not understood."""
+        if self.schemes is None or is_local(text):
+            return False
+        return text.partition("://")[0] not in self.schemes
+
 
 Location = Annotated[str, Place()]
-Folder = Annotated[str, Place(addresses=False)]
-Weights = Annotated[str, Place(words=("imagenet", "none"), pretrained=True, addresses=False)]
-Network = Annotated[str, Place(pretrained=True, addresses=False)]
+Folder = Annotated[str, Place(schemes=())]
+Runs = Annotated[str, Place(schemes=BUCKETS)]
+Run = Annotated[str, Place(pretrained=True, schemes=BUCKETS, brought="all")]
+Record = Annotated[str, Place(schemes=BUCKETS, brought="record")]
+Weights = Annotated[
+    str, Place(words=("imagenet", "none"), pretrained=True, schemes=BUCKETS, brought="all")
+]
+Network = Annotated[str, Place(pretrained=True, schemes=())]
 GOALS = ("labels", "votes")
-Goal = Annotated[str, Place(words=GOALS, addresses=False)]
+Goal = Annotated[str, Place(words=GOALS, schemes=())]
 
 
 def absolute(value: Any, kind: Any, marks: Iterable[Any] = ()) -> Any:
@@ -83,6 +98,17 @@ def absolute(value: Any, kind: Any, marks: Iterable[Any] = ()) -> Any:
     return value
 
 
+def brought(kind: Any) -> Literal["all", "record", ""]:
+    """What of a run in a bucket is brought to this machine, for an option of this type."""
+    return next((place.brought for place in _places(_marks(kind)) if place.brought), "")
+
+
+def is_bucket(text: str) -> bool:
+    """Whether a place is a folder in a bucket."""
+    scheme, mark, _ = text.partition("://")
+    return bool(mark) and scheme in BUCKETS
+
+
 def refused(value: Any, kind: Any, marks: Iterable[Any] = ()) -> str | None:
     """What is wrong with an address where its type says that only a path is understood; else None.
 
@@ -100,8 +126,8 @@ def refused(value: Any, kind: Any, marks: Iterable[Any] = ()) -> str | None:
     if isinstance(value, Path):
         address = re.sub(r":/?", "://", str(value), count=1) if _SCHEME.match(str(value)) else None
     elif isinstance(value, str):
-        only_paths = any(not place.addresses for place in _places([*marks, *_marks(kind)]))
-        address = value if only_paths and not is_local(value) else None
+        bad = any(place.refuses(value) for place in _places([*marks, *_marks(kind)]))
+        address = value if bad else None
     else:
         return None
     if address is None:

@@ -171,7 +171,7 @@ def with_labels(shards: Path, copy: Path, old: str, new: str) -> Path:
     return copy
 
 
-def tiny(shards: Path, runs: Path, name: str = "tiny", **overrides: object) -> list[str]:
+def tiny(shards: Path, runs: Path | str, name: str = "tiny", **overrides: object) -> list[str]:
     """Options of a training run that takes seconds: two epochs of 13 steps."""
     options: dict[str, object] = {
         "name": name,

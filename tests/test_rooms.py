@@ -14,15 +14,15 @@ PACKAGE = Path(pattlite_dist.__file__).parent
 # From the ground up: a room uses itself and what lies below it. A part's `settings` lie below the
 # configuration that they are put together to, and so do not count to their part here.
 ROOMS = [
-    "errors", "console", "files", "location", "logins", "stores", "settings", "shipped", "compat",
+    "errors", "console", "files", "logins", "location", "stores", "settings", "shipped", "compat",
     "runtime",
-    "config", "shards", "data", "model", "tracking", "train", "evaluation", "predict", "export",
-    "slurm", "report", "commands", "cli",
+    "config", "shards", "data", "model", "tracking", "train", "buckets", "evaluation", "predict",
+    "export", "slurm", "report", "commands", "cli",
 ]  # fmt: skip
 CONFIG = {"config", "migrate", "renamed"}
 FOLDERS = {
-    "commands", "compat", "data", "evaluation", "export", "model", "predict", "report", "runtime",
-    "shards", "shards/sources", "slurm", "tracking", "train",
+    "buckets", "commands", "compat", "data", "evaluation", "export", "model", "predict", "report",
+    "runtime", "shards", "shards/sources", "slurm", "tracking", "train",
 }  # fmt: skip
 MODULES = {
     "__init__", "__main__", "cli", "config", "console", "errors", "files", "location", "logins",

@@ -11,14 +11,16 @@ if TYPE_CHECKING:
 
 def add_options(parser: "ArgumentParser") -> None:
     """Options of `compare`."""
+    from pattlite_dist.location import Record
+
     parser.add_argument(
         "runs",
-        type=Path,
+        type=Record,
         nargs="+",
         help="evaluated runs of one configuration with several seeds, or RUN/evaluation/NAME",
     )
     parser.add_argument(
-        "--against", type=Path, nargs="+", default=[], help="equally many runs of a second one"
+        "--against", type=Record, nargs="+", default=[], help="equally many runs of a second one"
     )
     parser.add_argument("--split", choices=("val", "test", "test_clean"), default="test")
     parser.add_argument("--view", choices=("one", "flip", "ten-crop"), default="one")
@@ -29,7 +31,7 @@ def work(options: Any) -> int:
     from pattlite_dist.evaluation.compare import read_scored, stale, table
 
     first, second = (
-        [read_scored(run, options.split, options.view) for run in runs]
+        [read_scored(Path(run), options.split, options.view) for run in runs]
         for runs in (options.runs, options.against)
     )
     rows = table(first, second)

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 def add_options(parser: "ArgumentParser") -> None:
     """Options of `evaluate`."""
-    from pattlite_dist.location import Location
+    from pattlite_dist.location import Location, Run
 
-    parser.add_argument("target", type=Path, help=MODELS)
+    parser.add_argument("target", type=Run, help=MODELS)
     parser.add_argument(
         "--shards",
         type=Location,
@@ -39,7 +39,8 @@ def work(options: Any) -> int:
     from pattlite_dist.runtime.world import detect
 
     views = parse_views(options.views)
-    run, found = score(options.target, options.shards, options.accelerator, views, options.pictures)
+    target = Path(options.target)
+    run, found = score(target, options.shards, options.accelerator, views, options.pictures)
     if detect().main:
         many = len(views) > 1
         head = ["split", "samples", "top-1 %", "95 % interval", "macro-F1 %", "balanced %", "nll"]

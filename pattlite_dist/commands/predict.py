@@ -11,8 +11,10 @@ def add_options(parser: "ArgumentParser") -> None:
     """Options of `predict`."""
     from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
+    from pattlite_dist.location import Run
+
     parser.add_argument(
-        "model", type=Path,
+        "model", type=Run,
         help="run folder, checkpoint, exported .onnx or .safetensors file, or pretrained[:NAME]",
     )  # fmt: skip
     parser.add_argument(

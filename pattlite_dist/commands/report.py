@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 def add_options(parser: "ArgumentParser") -> None:
     """Options of `report`."""
-    parser.add_argument("folders", type=Path, nargs="+", help="runs, sweeps, or folders of these")
+    from pattlite_dist.location import Record
+
+    parser.add_argument("folders", type=Record, nargs="+", help="runs, sweeps, or folders of these")
     parser.add_argument(
         "-o", "--out", type=Path, default=None,
         help="file to write; default: report.html in the folder, if one is given, else here",
@@ -37,9 +39,10 @@ def work(options: Any) -> int:
     from pattlite_dist.tracking.record import REPORT_NAME
 
     require()
-    records = read_records(find_runs(options.folders))
-    alone = len(options.folders) == 1
-    out = options.out or (options.folders[0] if alone else Path()) / REPORT_NAME
+    folders = [Path(folder) for folder in options.folders]
+    records = read_records(find_runs(folders))
+    alone = len(folders) == 1
+    out = options.out or (folders[0] if alone else Path()) / REPORT_NAME
     for record in records:
         for note in record.notes:
             print(f"note: {note}", file=sys.stderr)

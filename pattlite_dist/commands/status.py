@@ -21,8 +21,10 @@ _LEAST = 1.0  # seconds between two looks
 
 def add_options(parser: "ArgumentParser") -> None:
     """The command's options."""
+    from pattlite_dist.location import Record
+
     parser.add_argument(
-        "folders", type=Path, nargs="*", default=[Path("runs")],
+        "folders", type=Record, nargs="*", default=["runs"],
         help="runs, sweeps, or folders of these",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
@@ -38,7 +40,7 @@ def work(options: Any) -> int:
     Raises:
         UserError: there is no run, or no terminal to watch it in.
     """
-    folders = options.folders
+    folders = [Path(folder) for folder in options.folders]
     if options.watch:
         if options.json or not sys.stdout.isatty():
             raise UserError("--watch draws on a terminal; leave it out, or repeat --json")

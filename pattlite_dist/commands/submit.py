@@ -77,7 +77,7 @@ def evaluate(options: Any) -> int:
     from pattlite_dist.location import absolute
 
     profile = given_profile(options)
-    target = absolute(options.target, Path)
+    target = absolute(Path(options.target), Path)
     if options.after is None and not target.exists():
         raise UserError(f"{options.target} does not exist; give a run folder or a checkpoint")
     if target.is_file() and target.suffix != ".ckpt":

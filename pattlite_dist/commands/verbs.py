@@ -129,6 +129,12 @@ VERBS = {
         "draw the samples that a step saw, as it saw them",
         "replay runs/fer2013 --step 1200",
     ),
+    "runs copy": Verb(
+        f"{_COMMANDS}.runs:copy",
+        "SOURCE TARGET",
+        "copy a run from a folder to a bucket, or back",
+        "runs copy runs/fer2013 s3://bucket/runs/fer2013",
+    ),
     "model": Verb(
         f"{_COMMANDS}.model",
         "-c CONFIG",

@@ -7,14 +7,23 @@ import yaml
 from pattlite_dist.config import Config, conflicts, parse_written, to_yaml
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import write_text
-from pattlite_dist.location import with_absolute_paths
+from pattlite_dist.location import is_bucket, with_absolute_paths
 from pattlite_dist.tracking.record import RECORD_NAME, rewind_metrics
 
 CONFIG_NAME = "config.yaml"
 
 
 def run_folder(config: Config) -> Path:
-    """Where a run keeps everything."""
+    """Where a run keeps everything.
+
+    Raises:
+        UserError: that is in a bucket, which only `train` understands.
+    """
+    if is_bucket(config.runs):
+        raise UserError(
+            f"runs={config.runs} is in a bucket, which only `pattlite train` can work with; give "
+            "a folder"
+        )
     return Path(config.runs) / config.name
 
 

@@ -1,5 +1,6 @@
 """A training run, from a resolved configuration to a finished run folder."""
 
+import contextlib
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,7 @@ from pattlite_dist.train.classes import class_weights, said
 from pattlite_dist.train.course import Course
 from pattlite_dist.train.description import announce
 from pattlite_dist.train.initial import initialise, said_before
+from pattlite_dist.train.lives import Lives
 from pattlite_dist.train.module import FERModule
 from pattlite_dist.train.names import parse_name
 from pattlite_dist.train.saving import Saver
@@ -66,12 +68,13 @@ def on_main(world: World, work: Callable[[], T]) -> T:
     return value
 
 
-def train(config: Config, signals: Signals | None = None) -> Path:
+def train(config: Config, signals: Signals | None = None, lives: Lives | None = None) -> Path:
     """Start or continue the run described by `config`; returns its folder.
 
     Args:
         config: of the run.
         signals: already entered, if the caller needs signals recorded from an earlier point.
+        lives: where the run lives, if not only in its folder.
 
     Raises:
         UserError: the configuration does not match the shards, the ranks, or the folder.
@@ -79,18 +82,28 @@ def train(config: Config, signals: Signals | None = None) -> Path:
     """
     if signals is None:
         with Signals() as signals:
-            return train(config, signals)
+            return train(config, signals, lives)
     quiet_libraries()
     lightning.check()
     torch_parts.check()
     world = worlds.detect()
     run = run_folder(config)
     lock = RunLock(run)
-    with worlds.group(world, config.trainer.accelerator, config.trainer.timeout_minutes):
-        return _train(config, world, signals, run, lock)
+    with (
+        worlds.group(world, config.trainer.accelerator, config.trainer.timeout_minutes),
+        lives.kept(run, world, signals, on_main) if lives else contextlib.nullcontext(),
+    ):
+        return _train(config, world, signals, run, lock, lives)
 
 
-def _train(config: Config, world: World, signals: Signals, run: Path, lock: RunLock) -> Path:
+def _train(
+    config: Config,
+    world: World,
+    signals: Signals,
+    run: Path,
+    lock: RunLock,
+    lives: Lives | None = None,
+) -> Path:
     if not use_gpu(config.trainer.accelerator):
         reuse_memory()
     data: FERData | None = None
@@ -116,6 +129,8 @@ def _train(config: Config, world: World, signals: Signals, run: Path, lock: RunL
             found = on_main(world, lambda: continues_from(config, run, manifest, lesson))
         on_main(world, lambda: check_progress(run, found))
         on_main(world, lambda: checkpoints.set_aside(run / "checkpoints", found))
+        if found is not None and lives is not None:
+            found = lives.brought(found, run, world)
         fit(config, world, signals, model, data, found, began, lesson)
         return run
     except Stopped:

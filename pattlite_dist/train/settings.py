@@ -232,6 +232,13 @@ class TrainerConfig(Strict):
     timeout_minutes: float = setting(
         10, free=True, gt=0, description="How long a rank waits for the others."
     )
+    takeover_minutes: float = setting(
+        5,
+        free=True,
+        ge=0,
+        description="Of a run in a bucket: how long to wait at most for another start that still "
+        "trains it, and is asked to end.",
+    )
     hang_minutes: float | None = setting(
         None,
         free=True,

@@ -9,7 +9,7 @@ from pattlite_dist.cli import VERBS, main, parser_of
 from pattlite_dist.compat.jsonargparse import actions, type_of
 from pattlite_dist.config import Config, parse_config
 from pattlite_dist.errors import UserError
-from pattlite_dist.location import Place, refused, refused_in
+from pattlite_dist.location import Place, is_bucket, refused, refused_in
 
 ADDRESSES = [
     "s3://bucket/a", "gs://bucket", "az://c/a", "abfss://host/a", "http://host/a", "HTTPS://h/a",
@@ -24,7 +24,9 @@ def only_paths(verb: str) -> Iterator[str]:
     """
     for action in actions(parser_of(verb)):
         kind = type_of(action)
-        paths = kind is Path or any(isinstance(p, Place) and not p.addresses for p in parts(kind))
+        paths = kind is Path or any(
+            isinstance(p, Place) and p.schemes is not None for p in parts(kind)
+        )
         if paths and ("." not in action.dest or verb == "train"):
             yield max(action.option_strings, key=len, default="")
 
@@ -56,19 +58,23 @@ def test_an_option_that_takes_a_path_refuses_an_address(
     monkeypatch.chdir(tmp_path)
     for option in only_paths(verb):
         several = option == "--distill.teachers"
-        given = [f"{option}={'[a,s3://b/a]' if several else 's3://b/a'}"] if option else []
-        assert main([*verb.split(), *required(verb, "1" if option else "s3://b/a"), *given]) == 2
+        given = [f"{option}={'[a,http://b/a]' if several else 'http://b/a'}"] if option else []
+        assert main([*verb.split(), *required(verb, "1" if option else "http://b/a"), *given]) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1, error
-        assert "s3://b/a is an address, which is not understood here; give a path; see" in error
+        assert "http://b/a is an address, which is not understood here; give a path; see" in error
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
 @pytest.mark.parametrize(
-    "key", ["data.cache", "model.weights", "data.targets", "distill.teachers", "runs"]
+    "key", ["data.cache", "model.weights", "data.targets", "distill.teachers", "runs", "scratch"]
 )
-def test_an_address_in_a_file_is_refused_by_its_key(key: str, address: str) -> None:
+def test_an_address_in_a_file_is_refused_by_its_key_unless_it_is_understood(
+    key: str, address: str
+) -> None:
+    if key in ("runs", "model.weights") and is_bucket(address):
+        return
     part, _, name = key.partition(".")
     value = ["runs/a", address] if name == "teachers" else address
     with pytest.raises(UserError, match=f"^mine.yaml: {key}: .*; give a path$"):
@@ -96,3 +102,14 @@ def test_a_login_is_not_repeated() -> None:
     assert said is not None
     assert "5ecret" not in said
     assert "https://host/x" in said
+
+
+@pytest.mark.parametrize("verb", ["submit", "doctor"])
+def test_a_job_has_no_run_in_a_bucket(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["-c", "demo", "--runs=s3://b/runs", "--profile", "one-gpu"]
+    assert main([verb, *words]) == 2
+    assert "only `pattlite train` can work with" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,7 @@ from pattlite_dist import logins
 from pattlite_dist.cli import VERBS, main, parse, parser_of
 from pattlite_dist.commands.forward import job_arguments
 from pattlite_dist.config import Config
-from pattlite_dist.location import Location, with_absolute_paths
+from pattlite_dist.location import Location, Run, is_pretrained, with_absolute_paths
 from pattlite_dist.migrate import VERSION
 from pattlite_dist.slurm.job import CommandJob
 from tests.conftest import TINY
@@ -49,6 +49,7 @@ def another(action: Action) -> tuple[str, Any]:
     found: dict[Any, tuple[str, Any]] = {
         Path: ("=-a folder/b", here / "-a folder" / "b"),
         Location: ("=-a folder/b", str(here / "-a folder" / "b")),
+        Run: ("=-a folder/b", str(here / "-a folder" / "b")),
         int: ("=7", 7),
         float: ("=0.25", 0.25),
         bool: (f"={str(not default).lower()}", not default),
@@ -126,7 +127,7 @@ def test_each_option_reaches_the_job(
     assert given[name] == value
     places = {
         "submit shards": {"source": str(here / "faces.csv"), "out": str(here / "sets" / "faces")},
-        "submit evaluate": {"target": here / "runs" / "base"},
+        "submit evaluate": {"target": str(here / "runs" / "base")},
     }
     assert given == {**expected, **places[submit], name: value}
 
@@ -230,6 +231,7 @@ def values(action: Action) -> st.SearchStrategy[Any]:
     strategies: dict[Any, st.SearchStrategy[Any]] = {
         Path: st.builds(Path, texts),
         Location: texts | st.builds("s3://{}".format, texts) | st.builds("pipe:{}".format, texts),
+        Run: texts.filter(lambda text: "://" not in text and not is_pretrained(text)),
         int: st.integers(-(10**9), 10**9),
         float: st.floats(allow_nan=False, allow_infinity=False),
         bool: st.booleans(),
@@ -257,7 +259,7 @@ def test_any_options_are_written_so_that_they_are_read_as_they_were(
             value = Path.cwd() / value
             assert given[name].is_absolute() and given[name].name != ".."
             assert given[name] == value or ".." in value.parts, name
-        elif kind(action) is Location and value is not None:
+        elif kind(action) in (Location, Run) and value is not None:
             stays = value.startswith("pipe:") or "://" in value
             assert (given[name] == value) if stays else given[name].startswith("/"), name
         else:

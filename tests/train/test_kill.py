@@ -3,14 +3,18 @@
 import json
 import random
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pattlite_dist.buckets import copies
+from pattlite_dist.tracking.history import read
 from pattlite_dist.train import checkpoint as checkpoints
 from pattlite_dist.train.names import parse_name
-from tests.conftest import tiny
+from tests.conftest import environment, tiny
+from tests.shards.s3_server import new_bucket, s3_clients, s3_environment, s3_server
 from tests.starts import Zygote
 from tests.train.faults import REMOVE, RENAME, RENAMED, REWIND, WRITE, Fault
 from tests.train.harness import (
@@ -80,7 +84,7 @@ def plan(seed: int, epoch_ends: int, saves: int, inside: int, ranks: int) -> lis
     return sorted(faults, key=lambda fault: fault.step)
 
 
-def options(shards: Path, runs: Path, **overrides: object) -> list[str]:
+def options(shards: Path, runs: Path | str, **overrides: object) -> list[str]:
     changing: dict[str, object] = {  # what changes with the epoch
         "data.image_sizes": "[[0,48],[1,56]]", "data.image_size": 56, "augment.mixup": 0.4,
         "augment.cutmix": 1, "augment.crop": "[0.6,1]", "augment.calm_epochs": 1,
@@ -155,6 +159,42 @@ def test_a_run_killed_again_and_again_ends_with_the_same_weights(
     kills = killed(zygote, arguments, tmp_path / "tiny", ranks, faults)
     assert kills == sum(counts) + 1
     assert_same_training(references[ranks], tmp_path / "tiny")
+
+
+@pytest.mark.slow
+def test_in_a_bucket_a_run_survives_the_loss_of_its_machine(
+    zygote: Zygote, references: dict[int, Path], face_shards: Path, tmp_path: Path
+) -> None:
+    """Killed, its folder deleted, and started again from the bucket; once it is only asked to stop.
+
+    At last the bucket gives back a run like the one that nobody disturbed.
+    """
+    with s3_server() as server, s3_clients(**s3_environment(server)):
+        address = f"s3://{new_bucket(server)}/runs"
+        scratch = tmp_path / "scratch"
+        arguments = options(
+            face_shards, address,
+            **{"scratch": scratch, "trainer.checkpoint_every_steps": SAVE_EVERY},
+        )  # fmt: skip
+        env = environment(**s3_environment(server))
+        for fault in (
+            Fault("on_train_batch_end", 2 * STEPS + 2, late=True),
+            Fault("on_train_batch_end", 4 * STEPS + 2, signum=int(signal.SIGTERM)),
+        ):
+            start = zygote.start(arguments, 1, fault, env=env)
+            if fault.signum != signal.SIGKILL:
+                assert start.stopped_by(fault), start.log
+                assert f"{address}/tiny: published to step {fault.step}" in start.stderr
+            else:
+                assert start.killed_by(fault), start.log
+            shutil.rmtree(scratch)
+        start = zygote.start(arguments, 1, env=env)
+        assert start.ended, start.log
+        assert f"{address}/tiny: its state at step {fault.step} is here" in start.stderr
+        assert f"{address}/tiny: published" in start.stdout
+        copies.copy(f"{address}/tiny", str(tmp_path / "copy"))
+        assert_same_training(references[1], tmp_path / "copy")
+        assert read(tmp_path / "copy")[-1]["event"] == "finished"
 
 
 def fed(record: Path) -> dict[tuple[int, int], dict[int, str]]:
