@@ -28,7 +28,7 @@ MISTAKE = 2  # the exit status for failures that a retry cannot fix
 # How many seconds after SIGTERM whatever is left of this machine's part is killed: a pod's
 # terminationGracePeriodSeconds, say.
 GRACE = "PATTLITE_GRACE_SECONDS"
-_BEFORE = 5  # seconds, so that the agent ends its workers, and itself, before it is killed with them
+_BEFORE = 5  # seconds, so that the agent ends its workers, and itself, before all are killed
 
 
 def told_before(env: Mapping[str, str] = os.environ) -> bool:
