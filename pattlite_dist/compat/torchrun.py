@@ -94,7 +94,7 @@ def wait_for_workers(options: Any, seconds: int) -> None:
         stops = isinstance(sys.exc_info()[1], signalled)
         close(self, death_sig, seconds if stops else timeout)
 
-    api.PContext.close = patient  # type: ignore[attr-defined]
+    api.PContext.close = patient
 
 
 _PATIENCE = "shutdown_timeout"
