@@ -110,7 +110,9 @@ def _dispatch(arguments: list[str]) -> int:
         verb = arguments[0]
     if verb not in VERBS:
         return _of_several(verb, arguments[1:])
-    options = parse(verb, arguments[len(verb.split()) :])
+    parser = parser_of(verb)
+    options = _parse(parser, arguments[len(verb.split()) :])
+    _bring_runs(parser, options)
     status: int = _verb(verb)[1](options)
     return status
 
@@ -250,7 +252,6 @@ def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
             tell(sentences)
         options = parser.parse_args(arguments)
         _refuse_addresses(parser, options)
-        _bring_runs(parser, options)
         options["profile_overrides"] = [text.removeprefix("profile.") for text in changes]
         return options
     except ArgumentError as error:

@@ -33,6 +33,10 @@ class Unreachable(Exception):
     """
 
 
+class BadNode(Unreachable):
+    """A node that cannot do its part of a run: another start may do without it."""
+
+
 _PASSING = {
     errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENOTCONN, errno.ECONNRESET,
     errno.ECONNABORTED, errno.ESHUTDOWN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN,

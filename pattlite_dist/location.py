@@ -31,6 +31,20 @@ def is_pretrained(text: str) -> bool:
     return text.partition(":")[0] == PRETRAINED
 
 
+def no_weights(key: str, where: str | Path) -> str:
+    """What to say of a file or folder of weights that is not there.
+
+    Args:
+        key: of the configuration, which names it.
+        where: it should be.
+    """
+    more = ", `imagenet` to download torchvision's, `pretrained`, or `none`"
+    return (
+        f"{key}: {where} does not exist; give a local file, a checkpoint or a run folder of "
+        f"yours{more if key == 'model.weights' else ', or `pretrained`'}"
+    )
+
+
 @dataclass(frozen=True)
 class Place:
     """Marks the type of a string: a path, an address or a command, or one of a few words.

@@ -1,6 +1,6 @@
 """The basis of every part's settings, which are in the `settings.py` of the part."""
 
-from typing import Any, TypeVar, get_origin
+from typing import Any, TypeGuard, TypeVar, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
@@ -51,7 +51,7 @@ def setting(
     return field
 
 
-def is_a(kind: Any, base: type) -> bool:
+def is_a(kind: Any, base: type[T]) -> TypeGuard[type[T]]:
     """Whether a type is a class below `base`.
 
     On Python 3.10, `tuple[int, int]` passes for a class too, until `issubclass` is asked.

@@ -2,6 +2,7 @@
 
 import http.server
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.documents import commands
 
 Make = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -124,3 +126,33 @@ def test_the_build_of_pytorch_is_that_for_the_machine_and_told_before_it_is_fetc
         )
     assert installed("GPUS=/dev/nvidia0", here) == (package, "")
     assert installed("GPUS=", here, "PIP_ARGS=--index-url x") == (f"[--index-url][x]{package}", "")
+
+
+_LINT = ["[ruff][check][.]", "[ruff][format][--check][.]"]
+_WORKERS = "[-n][7][--dist][loadscope][--no-loadscope-reorder]"
+_CALLS = {
+    "make lint": _LINT,
+    "make types": ["[mypy]"],
+    'make tests PYTEST_ARGS="-k plan"': [f"[pytest]{_WORKERS}[-k][plan]"],
+    # As tests/test_docs.py builds them.
+    "make docs": ["[python][-m][sphinx][-W][--keep-going][-q][-b][html][docs][docs/_build]"],
+    "make test": [*_LINT, f"[pytest]{_WORKERS}"],
+    "make test-pythons": [f"[python][tests/versions.py][pythons]{_WORKERS}"],
+    "make test-oldest": [f"[python][tests/versions.py][oldest]{_WORKERS}"],
+    "make test-newest": [f"[python][tests/versions.py][newest]{_WORKERS}"],
+    "make fuzz": ["[pytest][--timeout=0][tests/fuzz]"],
+}
+
+
+def test_the_targets_for_contributors_call_what_they_are_for(make: Make, tmp_path: Path) -> None:
+    for name in ("ruff", "mypy", "pytest", "python"):
+        script(tmp_path / ".venv" / "bin" / name, _SHOWS)
+    for name in ("uv", "python"):
+        script(tmp_path / ".venvs" / "uv" / "bin" / name, _SHOWS)
+    (tmp_path / ".venv" / "installed").touch()
+    lines = [one.line for one in commands("CONTRIBUTING.md") if one.how == "tested"]
+    assert lines == [*_CALLS]
+    for line in lines:
+        done = make("WORKERS=7", *shlex.split(line)[1:])
+        calls = [text for text in done.stdout.splitlines() if text.startswith("[")]
+        assert calls == _CALLS[line]

@@ -69,7 +69,9 @@ def test_two_machines_train_by_the_address_that_leads_to_the_first(
     with machines(tmp_path, hosts) as nodes:
         said = train(nodes, where, face_shards, tmp_path, forking_python)
     assert "2 rank(s)" in said
-    assert [item["event"] for item in history.read(tmp_path / "tiny")][-1] == "finished"
+    events = history.read(tmp_path / "tiny")
+    assert events[-1]["event"] == "finished"
+    assert sorted(history.last_start(events)["nodes"]) == sorted(node.name for node in nodes)
 
 
 def test_one_machine_whose_own_name_does_not_resolve_trains_with_two_processes(

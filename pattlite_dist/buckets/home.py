@@ -18,6 +18,7 @@ from pattlite_dist.tracking.claim import me
 
 _AMPLE = 600.0  # seconds to publish the end of a run that nobody asked to stop
 _GRACE, _GRACE_OF_MOST = "PATTLITE_GRACE_SECONDS", 30.0  # what Kubernetes gives
+_LAST = {"done", "lost", "replaced"}  # a publisher's last words
 _SLACK = 2.0  # seconds of a grace period that are not for publishing
 
 
@@ -115,6 +116,12 @@ class Home:
                 self._note(word, facts)
                 if word == "replaced":
                     self._replaced()
+        if "ready" in self._words and not self._words.keys() & _LAST:
+            print(
+                f"pattlite: warning: {self.address}: its publisher has ended; training continues, "
+                "start again to publish",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
         self._note("ended", {})
 
     def _note(self, word: str, facts: dict[str, Any]) -> None:

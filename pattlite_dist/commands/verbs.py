@@ -208,6 +208,13 @@ VERBS = {
         "status runs/lr",
         cluster=True,
     ),
+    "nodes": Verb(
+        f"{_COMMANDS}.nodes",
+        "[RUN ...]",
+        "tell what runs have seen of each node: starts, crashes, failed probes",
+        "nodes --runs runs",
+        cluster=True,
+    ),
     "cancel": Verb(
         f"{_COMMANDS}.cancel",
         "RUN|JOB ...",

@@ -9,6 +9,7 @@ made again. Only entries that nobody else can have written are used; see `trust`
 import errno
 import mmap
 import os
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -34,6 +35,9 @@ _REMEMBERED = 1 << 16  # entries that this process does not check again
 class Cache:
     """Entries of known sizes in one folder, shared by many processes and jobs.
 
+    Attributes:
+        folder, limit: as given.
+
     Args:
         folder: on a disk of this node. It may be one that this user can only read.
         limit: bytes that all entries may take; None: nine tenths of the free disk space.
@@ -44,7 +48,7 @@ class Cache:
 
     def __init__(self, folder: Path, limit: int | None = None) -> None:
         refuse_planted(folder)
-        self.folder = folder
+        self.folder, self.limit = folder, limit
         self._locks = Locks(folder)
         self._room = Room(self._locks, limit)
         self._checked: set[str] = set()
@@ -66,7 +70,7 @@ class Cache:
         Raises:
             UserError: the folder cannot be used, or the disk or the limit is too small.
         """
-        path = self.folder / f"{key}.block"
+        path = self._path(key)
         for _ in range(_ATTEMPTS):
             pages = self._map(path, size)
             if pages is not None:
@@ -85,6 +89,35 @@ class Cache:
             f"entries of the cache {self.folder} are deleted or replaced as fast as they are made; "
             "raise data.cache_gb, or set data.cache to a larger disk that only you can write to"
         )
+
+    def keep(self, key: str, size: int) -> bool:
+        """Make an entry the last to be evicted; returns whether it is there, which is not checked.
+
+        Args:
+            key: see `open`.
+            size: of its payload, bytes.
+        """
+        path = self._path(key)
+        try:
+            there = path.lstat().st_size == size + _TRAILER.size
+            if there:
+                os.utime(path, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        except OSError:  # on a disk that is only read, nothing is evicted
+            return True
+        return there
+
+    def fit(self, sizes: dict[str, int]) -> bool:
+        """Whether there is room for entries of these sizes at the same time, by their keys."""
+        if self.limit is not None:
+            return sum(size + _TRAILER.size for size in sizes.values()) <= self.limit
+        missing = [size for key, size in sizes.items() if not self._path(key).exists()]
+        existing = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
+        return sum(missing) <= shutil.disk_usage(existing).free * 9 // 10
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.block"
 
     def _write(self, path: Path, payload: Bytes) -> None:
         """Write an entry whose bucket's lock is held."""

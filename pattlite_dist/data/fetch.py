@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from pattlite_dist.data.settings import DataConfig
 from pattlite_dist.data.web import read_web
 from pattlite_dist.errors import Unreachable, UserError
 from pattlite_dist.location import is_local
@@ -179,6 +180,16 @@ def fetch_manifest(origin: Origin) -> Manifest:
     return origin.read(
         MANIFEST_NAME, lambda data: parse_manifest(data, origin.shown(MANIFEST_NAME))
     )
+
+
+def needed_shards(data: DataConfig, manifest: Manifest) -> list[ShardInfo]:
+    """The shards without which a run would stop."""
+    return [
+        shard
+        for split, shards in manifest.shards.items()
+        if split != "train" or data.bad_shards == "stop"
+        for shard in shards
+    ]
 
 
 def check_sizes(origin: Origin, shards: list[ShardInfo]) -> None:

@@ -17,6 +17,7 @@ from pattlite_dist.compat.torch import (
     shut_down,
     timed_out,
 )
+from pattlite_dist.data.ahead import Ahead
 from pattlite_dist.data.batch import Batch, frame
 from pattlite_dist.data.handover import check_processes, ready_to_send
 from pattlite_dist.data.plan import EvalPlan, TrainPlan
@@ -30,12 +31,19 @@ _LOOK = 2.0  # seconds after which a rank that waits for its loader processes lo
 
 
 class BatchDataset(Dataset["Batch | UserError | Unreachable"]):
-    """Map-style dataset: maps a place in the plan to the gathered batch."""
+    """Map-style dataset: maps a place in the plan to the gathered batch.
 
-    def __init__(self, reader: ShardReader) -> None:
-        self.reader = reader
+    Args:
+        reader: of the split.
+        ahead: decodes what comes after a place; None: each shard when it is needed.
+    """
+
+    def __init__(self, reader: ShardReader, ahead: Ahead | None = None) -> None:
+        self.reader, self.ahead = reader, ahead
 
     def __getitem__(self, place: Place) -> "Batch | UserError | Unreachable":
+        if self.ahead is not None:
+            self.ahead.at(place.epoch, place.step)
         try:
             block, good = self.reader.gather(place.ids)
         except (UserError, Unreachable) as error:
@@ -132,7 +140,9 @@ class BatchLoader(DataLoader[Batch]):
                 yield batch
 
     def close(self) -> None:
-        """Stop the loader processes, which ignore signals."""
+        """Stop the loader processes, which ignore signals, and what decodes ahead."""
+        if isinstance(self.dataset, BatchDataset) and self.dataset.ahead is not None:
+            self.dataset.ahead.stop()
         iterator = running_iterator(self)
         if iterator is None:
             return
@@ -161,8 +171,9 @@ def eval_loader(
     pin: bool = False,
 ) -> BatchLoader:
     """A loader that visits every sample of the reader's split exactly once over all ranks."""
-    sampler = EvalSampler(EvalPlan(len(reader), batch_size, world), rank)
-    return BatchLoader(BatchDataset(reader), sampler, workers, start_method, pin)
+    plan = EvalPlan(len(reader), batch_size, world)
+    dataset = BatchDataset(reader, Ahead(reader, plan))
+    return BatchLoader(dataset, EvalSampler(plan, rank), workers, start_method, pin)
 
 
 class TrainLoader(BatchLoader):
@@ -181,6 +192,7 @@ class TrainLoader(BatchLoader):
         fingerprint: of the manifest, so that a state is not loaded with other data.
         pin: see `BatchLoader`.
         partners: see `TrainSampler`.
+        epochs: of the run, after which nothing is decoded ahead; None if not known.
     """
 
     sampler: TrainSampler
@@ -196,10 +208,12 @@ class TrainLoader(BatchLoader):
         fingerprint: str = "",
         pin: bool = False,
         partners: bool = False,
+        epochs: int | None = None,
     ) -> None:
-        dataset = BatchDataset(source) if isinstance(source, ShardReader) else source
+        if isinstance(source, ShardReader):
+            source = BatchDataset(source, Ahead(source, plan, epochs))
         sampler = TrainSampler(plan, rank, world, partners)
-        super().__init__(dataset, sampler, workers, start_method, pin)
+        super().__init__(source, sampler, workers, start_method, pin)
         self.fingerprint, self._waited = fingerprint, 0.0
 
     def set_epoch(self, epoch: int) -> None:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from pattlite_dist.config import Config
+from pattlite_dist.data.ahead import start_of
 from pattlite_dist.data.augment import Preprocess, draw
 from pattlite_dist.data.balance import Balance
 from pattlite_dist.data.batch import Batch
@@ -134,7 +135,9 @@ class FERData(pl.LightningDataModule):
 
     def reader(self, split: SplitName) -> ShardReader:
         """Random access to one split."""
-        return open_split(self.config.data, self.manifest, split)
+        reader = open_split(self.config.data, self.manifest, split)
+        reader.start = start_of(self.world.rank)
+        return reader
 
     def train_dataloader(self) -> TrainLoader:
         """This rank's share of every global batch."""
@@ -152,6 +155,7 @@ class FERData(pl.LightningDataModule):
             self.manifest.fingerprint(),
             use_gpu(self.config.trainer.accelerator),
             mixes(self.config.augment),
+            self.config.trainer.epochs,
         )
         return self._kept_open(loader)
 
@@ -184,7 +188,7 @@ class FERData(pl.LightningDataModule):
         return self.eval_dataloader("val")
 
     def close(self) -> None:
-        """End the loader processes."""
+        """End the loader processes, and what decodes ahead."""
         for loader in self._loaders:
             loader.close()
 

@@ -20,6 +20,8 @@ Ids = NDArray[np.int64]
 # The purpose of a random stream is part of its counter, so no two streams overlap.
 SHARDS, SAMPLES, AUGMENT, DROPOUT, MIX, BALANCE = 0, 1, 2, 3, 4, 5
 
+_STRETCH = 1 << 16  # samples of an evaluation that are decoded ahead together
+
 
 def raw_stream(seed: int, part: int, purpose: int, stream: int, n: int) -> NDArray[np.uint64]:
     """`n` random uint64 of stream (seed, part, purpose, stream); `part` is an epoch or a rank.
@@ -64,7 +66,7 @@ class EpochOrder:
         """Sample ids (places in the manifest's natural order) at places `start` to `stop`."""
         parts = []
         while start < stop:
-            number = int(np.searchsorted(self._place_ends, start, side="right"))
+            number = self.window_at(start)
             begin = int(self._place_ends[number - 1]) if number else 0
             end = min(stop, int(self._place_ends[number]))
             parts.append(self._window(number)[start - begin : end - begin])
@@ -72,17 +74,35 @@ class EpochOrder:
         places = np.concatenate(parts) if parts else np.empty(0, np.int64)
         return places if self._chosen is None else self._chosen[places]
 
+    def window_at(self, place: int) -> int:
+        """The number of the window that a place is in."""
+        return int(np.searchsorted(self._place_ends, place, side="right"))
+
+    @property
+    def windows(self) -> int:
+        """How many there are."""
+        return len(self._place_ends)
+
+    def members(self, number: int) -> Ids:
+        """The samples of a window, not in their order."""
+        places = self._unordered(number)
+        return places if self._chosen is None else self._chosen[places]
+
     def _window(self, number: int) -> Ids:
         if self._cached[0] != number:
-            first = int(self._window_ends[number - 1]) if number else 0
-            last = int(self._window_ends[number])
-            begin = int(self._ends[first - 1]) if first else 0
-            sizes = np.diff(self._ends[first:last], prepend=begin)
-            places = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-            ids = np.repeat(self._starts[first:last], sizes) + places
+            ids = self._unordered(number)
             order = _permutation(len(ids), self._seed, self._epoch, SAMPLES, number)
             self._cached = (number, ids[order])
         return self._cached[1]
+
+    def _unordered(self, number: int) -> Ids:
+        first = int(self._window_ends[number - 1]) if number else 0
+        last = int(self._window_ends[number])
+        begin = int(self._ends[first - 1]) if first else 0
+        sizes = np.diff(self._ends[first:last], prepend=begin)
+        places = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        ids: Ids = np.repeat(self._starts[first:last], sizes) + places
+        return ids
 
 
 def _group(ends: Ids, window: int) -> Ids:
@@ -168,6 +188,20 @@ class TrainPlan:
             ids = np.concatenate([ids, order.take(place, place + more)])
         return ids if self.kept is None else self.kept[ids]
 
+    def window_at(self, epoch: int, step: int) -> int:
+        """The number of the window in which a step begins."""
+        return _epoch_order(self, epoch).window_at(step * self.global_batch)
+
+    def members(self, epoch: int, window: int) -> Ids:
+        """Ids of the samples of a window, in no particular order."""
+        ids = _epoch_order(self, epoch).members(window)
+        return ids if self.kept is None else self.kept[ids]
+
+    def following(self, epoch: int, window: int) -> tuple[int, int]:
+        """The epoch and number of the next window."""
+        last = window + 1 == _epoch_order(self, epoch).windows
+        return (epoch + 1, 0) if last else (epoch, window + 1)
+
 
 @lru_cache(maxsize=2)  # the order of a large manifest takes tens of megabytes
 def _epoch_order(plan: TrainPlan, epoch: int) -> EpochOrder:
@@ -213,3 +247,15 @@ class EvalPlan:
         places = np.arange(first, first + self.batch_size)
         counts = places < self.samples
         return np.where(counts, places, 0), counts
+
+    def window_at(self, epoch: int, step: int) -> int:
+        """The number of the stretch of samples in which a step begins."""
+        return step * self.world * self.batch_size // _STRETCH
+
+    def members(self, epoch: int, window: int) -> Ids:
+        """Ids of the samples of a stretch."""
+        return np.arange(window * _STRETCH, min((window + 1) * _STRETCH, self.samples))
+
+    def following(self, epoch: int, window: int) -> tuple[int, int] | None:
+        """The epoch and number of the next stretch; None if there is none."""
+        return (epoch, window + 1) if (window + 1) * _STRETCH < self.samples else None

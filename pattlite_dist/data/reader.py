@@ -1,7 +1,10 @@
 """Random access to the samples of a split, gathered from memory-mapped shards."""
 
+import copy
+import dataclasses
 import logging
 import mmap
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -39,16 +42,6 @@ def check_targets(data: DataConfig, manifest: Manifest) -> None:
         )
 
 
-def needed_shards(data: DataConfig, manifest: Manifest) -> list[ShardInfo]:
-    """The shards without which a run would stop."""
-    return [
-        shard
-        for split, shards in manifest.shards.items()
-        if split != "train" or data.bad_shards == "stop"
-        for shard in shards
-    ]
-
-
 class _BadShard(UserError):
     """A shard that cannot be read, or is not what the manifest says."""
 
@@ -73,6 +66,10 @@ class ShardReader:
     processes map the same file.
     Open maps are not pickled, so a reader works with any start method.
 
+    Attributes:
+        start: 0 to 1, where in a list of shards to begin to decode them; ranks that begin apart
+            seldom meet.
+
     Args:
         origin: of the shards.
         manifest: describes them.
@@ -91,6 +88,7 @@ class ShardReader:
         bad_shards: BadShards = "stop",
     ) -> None:
         self.origin, self.cache, self.bad_shards = origin, cache, bad_shards
+        self.start = 0.0
         self.image: ImageInfo = manifest.image
         self.shards: list[ShardInfo] = list(manifest.shards.get(split, []))
         samples = np.array([shard.samples for shard in self.shards], np.int64)
@@ -172,6 +170,40 @@ class ShardReader:
         """A shard's name in the cache; it changes with the shard's bytes and the record layout."""
         return f"{shard.sha256}{_LAYOUT:02x}{self._classes:04x}"
 
+    def shards_of(self, ids: Ids) -> list[int]:
+        """The numbers of the shards that these samples lie in, ascending."""
+        numbers: list[int] = np.unique(np.searchsorted(self._ends, ids, side="right")).tolist()
+        return numbers
+
+    def turned(self, numbers: list[int]) -> list[int]:
+        """The same numbers, beginning where this reader begins."""
+        first = int(self.start * len(numbers))
+        return [*numbers[first:], *numbers[:first]]
+
+    def twin(self) -> "ShardReader":
+        """A reader for another thread: with a cache and maps of its own, and without retries."""
+        twin = copy.copy(self)
+        twin.cache = Cache(self.cache.folder, self.cache.limit)
+        twin.origin = dataclasses.replace(self.origin, retries=0)
+        return twin
+
+    def fit(self, numbers: Iterable[int]) -> bool:
+        """Whether the cache holds all these shards at the same time."""
+        keys = {self.key(self.shards[n]): self.shards[n].samples * self._size for n in numbers}
+        return self.cache.fit(keys)
+
+    def prepare(self, number: int) -> None:
+        """Put a shard into the cache, unless it is there, or another process is at it.
+
+        Raises:
+            UserError: it cannot be read or is not what the manifest says.
+            Unreachable: its file system does not answer.
+        """
+        shard = self.shards[number]
+        key, size = self.key(shard), shard.samples * self._size
+        if not self.cache.keep(key, size):
+            self.cache.open(key, size, lambda: self._decode(shard), wait=False)
+
     def _usable(self, number: int) -> tuple[int, memoryview]:
         """A shard's records, or those of the next good one if it is bad and may be skipped."""
         for candidate in (*range(number, len(self.shards)), *range(number)):
@@ -190,7 +222,7 @@ class ShardReader:
 
     def _share(self, numbers: list[int]) -> None:
         """Open what is made, and make what no other process is making, which makes the rest."""
-        for number in numbers[:_MOST_OPEN]:
+        for number in self.turned(numbers[:_MOST_OPEN]):
             if number not in self._bad:
                 try:
                     self._records(number, wait=False)

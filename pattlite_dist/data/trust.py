@@ -7,12 +7,12 @@ import contextlib
 import os
 import socket
 import stat
-import sys
 import tempfile
 from pathlib import Path
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.runtime.mounts import shared_kind
+from pattlite_dist.runtime.notes import note
 
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 _OTHERS_WRITE, _ALL_WRITE = 0o022, 0o002
@@ -50,18 +50,12 @@ def part_of_this_node(folder: Path) -> Path:
     if kind is None or (folder.exists() and not os.access(folder, os.W_OK)):
         return folder
     part = folder / socket.gethostname()
-    if folder not in _told:
-        _told.add(folder)
-        print(
-            f"pattlite: note: the cache {folder} is on {kind}, which other nodes may share: this "
-            f"one uses {part.name} in it; a disk of the node (data.cache) is faster",
-            file=sys.stderr,
-            flush=True,
-        )
+    note(
+        f"the cache {folder} is on {kind}, which other nodes may share: this one uses {part.name} "
+        "in it; a disk of the node (data.cache) is faster",
+        once=("shared", folder),
+    )
     return part
-
-
-_told: set[Path] = set()
 
 
 def refuse_planted(folder: Path) -> None:

@@ -42,7 +42,7 @@ class _Curves(NamedTuple):
     marks_best: bool = False
 
 
-_SHARE = (".2%", ".0%")
+_SHARE = (".2%", "%")  # on an axis with as many decimals as its ticks need
 _OF_ONE = (
     _Curves("Loss", {"train": "train/loss", "val": "val/nll"}),
     _Curves(
@@ -155,8 +155,12 @@ def _chart(
     own = {name: blocks}
     if restarts:
         own["restarts"] = restarts
-        again = _placed("restarts").encode(
-            x="x:Q", tooltip=[*map(_tip, ("run", "start", "reason", *shown[-3:]))]
+        # Runs without this metric have restarts too, which are not of this chart.
+        here = list(dict.fromkeys(part["common"]["run"] for part in blocks))
+        again = (
+            _placed("restarts")
+            .transform_filter(alt.FieldOneOfPredicate("run", here))
+            .encode(x="x:Q", tooltip=[*map(_tip, ("run", "start", "reason", *shown[-3:]))])
         )
         grey = alt.value("#8C8C8C")
         layers.append(again.mark_rule(strokeDash=[3, 3], size=1).encode(color=grey))

@@ -22,12 +22,33 @@ function namedIn(spec) {
   return new Set(parts.map((part) => part.data?.name).filter((name) => name in tables));
 }
 
+function saveAs(name, rows) {
+  const quoted = (cell) => (/[",\n]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell);
+  const text = rows.map((row) => row.map((cell) => quoted(String(cell ?? ""))).join(",")).join("\n");
+  const link = document.createElement("a");
+  link.download = `${name}.csv`;
+  link.href = URL.createObjectURL(new Blob([text + "\n"], { type: "text/csv" }));
+  link.click();
+}
+
+function button(inner, label, act) {
+  const made = document.createElement("button");
+  made.type = "button";
+  made.className = "csv";
+  made.textContent = inner;
+  made.setAttribute("aria-label", label);
+  made.addEventListener("click", act);
+  return made;
+}
+
 async function draw([id, spec]) {
   const datasets = {};
-  for (const name of namedIn(spec)) datasets[name] = rowsNamed(name);
+  const names = [...namedIn(spec)];
+  for (const name of names) datasets[name] = rowsNamed(name);
   const { view } = await vegaEmbed(document.getElementById(id), { ...spec, datasets: { ...spec.datasets, ...datasets } }, {
     ast: true, // no `eval`, which the page's policy forbids
     renderer: "svg",
+    logLevel: 1, // errors: a chart whose runs are all hidden has no extent, and says so
     actions: { export: true, source: false, compiled: false, editor: false },
     config: {
       background: null,
@@ -39,6 +60,22 @@ async function draw([id, spec]) {
     downloadFileName: id,
   });
   views.push(view);
+  const [first] = names; // the others are marks beside the curves
+  if (first) {
+    const heads = [...new Set(rowsNamed(first).flatMap(Object.keys))];
+    const cells = () => rowsNamed(first).map((row) => heads.map((head) => row[head]));
+    const caption = document.getElementById(id).parentElement.querySelector("figcaption");
+    caption.append(button("CSV", `${caption.textContent} as CSV`, () => saveAs(id, [heads, ...cells()])));
+  }
+}
+
+for (const caption of document.querySelectorAll("table caption")) {
+  const name = caption.textContent;
+  const cell = ({ dataset, textContent }) => dataset.key ?? textContent.trim();
+  caption.append(button("CSV", `${name} as CSV`, () => {
+    const rows = [...caption.parentElement.rows].map((row) => [...row.cells].map(cell));
+    saveAs(name.split(/[,;]/)[0].toLowerCase().replaceAll(" ", "-"), rows);
+  }));
 }
 
 function choose(signal, value) {
@@ -51,10 +88,20 @@ function choose(signal, value) {
 
 document.addEventListener("change", ({ target }) => {
   if (target.type === "radio") choose(target.name, target.value);
-  if (target.name === "shown") {
-    const boxes = [...document.querySelectorAll("input[name=shown]:not(:checked)")];
-    choose("hidden", boxes.map((box) => box.value));
+  if (target.name === "shown") hideUnchecked();
+});
+
+function hideUnchecked() {
+  const boxes = [...document.querySelectorAll("input[name=shown]:not(:checked)")];
+  choose("hidden", boxes.map((box) => box.value));
+}
+
+document.addEventListener("input", ({ target }) => {
+  if (target.name !== "find") return;
+  for (const box of document.querySelectorAll("input[name=shown]")) {
+    box.checked = box.value.toLowerCase().includes(target.value.toLowerCase());
   }
+  hideUnchecked();
 });
 
 function compare(a, b) {

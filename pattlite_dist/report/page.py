@@ -78,7 +78,7 @@ def build(records: Sequence[RunRecord], pictures: str = "") -> str:
         wide, rest = (scores[:2], scores[2:]) if several else (scores[:1], scores[1:])
         inner = tables + _figures(wide) + _choice(scored) + _figures(rest)
         found.append(("Evaluation", inner))
-    audits = "".join(map(sections.audit, records))
+    audits = "".join(sections.audit(record, several) for record in records)
     if audits:
         found.append(("Audit", audits))
     if pictures:
@@ -122,7 +122,7 @@ def _document(title: str, head: str, found: list[tuple[str, str]], charts: list[
         f'<link rel="icon" href="data:,"><title>{escape(title)} - pattlite report</title>'
         f"<style>{style}</style></head><body>"
         '<a class="skip" href="#content">Skip to the content</a>'
-        f"<header>{head}<nav aria-label='Sections'><ul>{links}</ul></nav></header>"
+        f"<header>{head}</header><nav aria-label='Sections'><ul>{links}</ul></nav>"
         f'<main id="content">{body}</main>'
         f"<footer>{escape(sections.written(f'pattlite_dist {__version__}'))}</footer>"
         + data("data", {"tables": tables, "charts": specs})
@@ -166,7 +166,7 @@ def _by() -> str:
 
 
 def _legend(records: Sequence[RunRecord]) -> str:
-    """Of several runs, a box for each, which shows or hides it."""
+    """Of several runs, a box for each, which shows or hides it, and a field that finds some."""
     if len(records) == 1:
         return ""
     inner = "".join(
@@ -175,7 +175,8 @@ def _legend(records: Sequence[RunRecord]) -> str:
         f'<rect width="10" height="10" rx="2" fill="{colour}"/></svg>{escape(record.name)}</label>'
         for record, colour in zip(records, colours(len(records)), strict=True)
     )
-    return tag("fieldset", f"<legend>runs</legend>{inner}", class_="choice runs")
+    find = '<label>only with <input type="search" name="find" placeholder="part of a name"></label>'
+    return tag("fieldset", f"<legend>runs</legend>{inner}{find}", class_="choice runs")
 
 
 def _choice(records: Sequence[RunRecord]) -> str:

@@ -52,7 +52,8 @@ def images_per_second(record: RunRecord) -> float | None:
 def facts(record: RunRecord) -> str:
     """The figures of one run, each with what it is."""
     row, best = record.row, record.best()
-    found: list[tuple[str, str, str]] = [("state", state(record), "")]
+    now, _, why = state(record).partition(": ")
+    found: list[tuple[str, str, str]] = [("state", now, why)]
     if row.epoch is not None:
         of = "" if row.epochs is None else f" of {row.epochs:,}"
         found.append(("epoch", f"{row.epoch:,}{of}", f"step {row.step:,}"))
@@ -95,7 +96,8 @@ def runs(records: Sequence[RunRecord]) -> str:
     parts = list(
         dict.fromkeys(part for r in records if r.evaluation for part in r.evaluation.splits)
     )
-    tops = [f"{part.replace('_', ' ')} top-1" for part in parts]
+    shown = [part for part in parts if part != "val"]  # whose best is there already
+    tops = [f"{part.replace('_', ' ')} top-1" for part in shown]
     f1 = [f"{part.replace('_', ' ')} macro-F1" for part in parts[-1:]]
     head = ["run", "state", "epoch", "best val", *tops, *f1, "hours", "images/s", "starts", *keys]
     rows = []
@@ -110,7 +112,7 @@ def runs(records: Sequence[RunRecord]) -> str:
             Cell(state(record), None, "wide"),
             Cell(epoch, row.epoch),
             percent(best["val/top1"] if best else None),
-            *(percent(splits[p].top1 if p in splits else None) for p in parts),
+            *(percent(splits[p].top1 if p in splits else None) for p in shown),
             *([percent(last.macro_f1 if last else None)] if parts else []),
             Cell(f"{record.clock.total:.2f}", record.clock.total),
             Cell("" if rate is None else f"{rate:,.0f}", rate),
@@ -230,8 +232,8 @@ def checkpoint(record: RunRecord) -> str:
     return tag("li", escape(text))
 
 
-def audit(record: RunRecord) -> str:
-    """The questions of an audit and their answers; empty without one."""
+def audit(record: RunRecord, several: bool) -> str:
+    """The questions of an audit and their answers, folded for several runs; empty without one."""
     if record.audit is None:
         return ""
     from pattlite_dist.evaluation.answers import table as answers
@@ -244,7 +246,8 @@ def audit(record: RunRecord) -> str:
     found = record.audit
     said = verdict(found)
     note = f"{record.name}: {found.checkpoint} on {found.split}: {said}."
-    return tag("p", escape(note)) + table(head, cells, f"Audit of {record.name}")
+    inner = table(head, cells, f"Audit of {record.name}")
+    return tag("p", escape(note)) + (details("Questions and answers", inner) if several else inner)
 
 
 def configuration(records: Sequence[RunRecord]) -> str:

@@ -88,7 +88,7 @@ def _setting(key: str, scored: Sequence[RunRecord], records: Sequence[RunRecord]
         .encode(
             x=x,
             y=alt.Y("val:Q", title=None, scale=alt.Scale(zero=False, padding=12),
-                    axis=alt.Axis(format=".1%", tickCount=5)),
+                    axis=alt.Axis(format="%", tickCount=5)),
             color=alt.Color("run:N", legend=None,
                             scale=alt.Scale(domain=names, range=colours(len(names)))),
             tooltip=["run:N", alt.Tooltip(f"setting:{'Q' if numeric else 'N'}", title=key),

@@ -43,7 +43,15 @@ class PeerFailed(Exception):
 
 
 class NoGroup(Exception):
-    """The ranks could not connect to each other; the message is one line."""
+    """The ranks could not connect to each other; the message is one line.
+
+    Attributes:
+        reached: whether this rank had reached rank 0.
+    """
+
+    def __init__(self, text: str, reached: bool = True) -> None:
+        super().__init__(text)
+        self.reached = reached
 
 
 def no_group(rank: int, size: int, own: str | None, error: Exception) -> str:

@@ -9,13 +9,13 @@ import errno
 import fcntl
 import multiprocessing
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock
 
+from pattlite_dist.runtime.notes import note
 from pattlite_dist.runtime.world import detect
 
 _HELD = {errno.EACCES, errno.EAGAIN}
@@ -25,7 +25,6 @@ _UNSUPPORTED = {
     _ENOTSUPP,
 }  # fmt: skip
 _known: dict[Path, bool] = {}
-_told: set[Path] = set()
 
 
 def is_held(error: OSError) -> bool:
@@ -46,16 +45,10 @@ def go_without(folder: Path, error: OSError, meaning: str) -> None:
         error: of the attempt.
         meaning: what follows from it.
     """
-    if folder in _told:
-        return
-    _told.add(folder)
     if detect().main and multiprocessing.parent_process() is None:
         reason = "not supported" if error.errno == _ENOTSUPP else os.strerror(error.errno or 0)
-        print(
-            f"pattlite: note: {folder}: this file system has no locks ({reason}); {meaning}",
-            file=sys.stderr,
-            flush=True,
-        )
+        told = f"{folder}: this file system has no locks ({reason}); {meaning}"
+        note(told, once=("locks", folder))
 
 
 def has_locks(folder: Path, meaning: str) -> bool:

@@ -33,6 +33,11 @@ class Address(NamedTuple):
     ip: str
 
 
+def node_name(env: Mapping[str, str] = os.environ) -> str:
+    """The name of this machine; SLURM's, where it has one."""
+    return env.get("SLURMD_NODENAME") or socket.gethostname()
+
+
 def is_loopback(ip: str) -> bool:
     """Whether only this machine itself reaches an address."""
     return ipaddress.ip_address(ip).is_loopback

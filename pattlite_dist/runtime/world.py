@@ -151,7 +151,8 @@ def connect(world: World, accelerator: str, timeout_minutes: float) -> None:
         )
         failure.begin(store, world.rank, world.size, timeout)
     except (RuntimeError, ValueError, OSError) as error:
-        raise failure.NoGroup(failure.no_group(world.rank, world.size, own, error)) from error
+        text = failure.no_group(world.rank, world.size, own, error)
+        raise failure.NoGroup(text, own is not None) from error
 
 
 def find_interface(world: World, store: Any) -> str | None:

@@ -6,16 +6,20 @@ whose work is done ends well, whatever its ranks were sent afterwards. One that 
 goes back into the queue, as does one that crashed, while it gets on. A user's mistake stays.
 """
 
+import contextlib
 import os
 import pickle
 import re
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pattlite_dist.runtime.elastic import MISTAKE
+from pattlite_dist.runtime.probe import told as told_of
 from pattlite_dist.runtime.signals import STOPPING
+from pattlite_dist.slurm.exclude import Choice, Exclusion, failed
 from pattlite_dist.slurm.job import CommandJob, TrainJob
 from pattlite_dist.slurm.requeue import ALIVE, ask_until_answered, requeue_until_done, say
 from pattlite_dist.tracking import crashes, history
@@ -50,7 +54,7 @@ def judge(status: int, events: Sequence[Mapping[str, Any]]) -> Verdict:
         return "done"
     if status == MISTAKE or any(event.get("final") for event in events):
         return "mistake"
-    if "failed" in names:
+    if "failed" in names or "probed" in names:
         return "crashed"
     if "stopped" in names or ("started" not in names and status in _STOPPED):
         return "asked"
@@ -82,7 +86,8 @@ def why(
         log: of the job.
         steps: that the record holds.
     """
-    told = [str(event["error"]) for event in events if event["event"] == "failed"]
+    told = [told_of(event["bad"]) for event in events if event["event"] == "probed"]
+    told += [str(event["error"]) for event in events if event["event"] == "failed"]
     own = task_failure(log)
     if own is not None:
         return own if steps is None else f"{own} after step {steps:,}"
@@ -123,27 +128,57 @@ def _end_training(work: TrainJob, folder: Path, job: str, status: int) -> int:
     if state not in ALIVE:  # SLURM is ending it, or will start it again by itself
         return status
     facts: dict[str, Any] = {}
+    exclusion: Exclusion | None = None
     if verdict == "crashed":
         step, steps = _progress(work.run)
         reason = why(status, mine, _tail(folder / f"{job}_0_log.out"), steps)
-        facts = {"error": reason, "step": step}
+        facts = {"error": reason, "step": step, "lost": _lost(work.run, mine)}
         over = crashes.given_up([*crashes.in_vain(events, step), reason])
         if over is not None:
             say(f"job {job} ends: {over}")
-            history.note_failed(work.run, over, final=True)
+            history.note_failed(work.run, over, final=True, cause=reason, lost=facts["lost"])
             return status
         say(f"{reason}; job {job} goes back into the queue and continues from step {step:,}")
     restarts = history.restart_count()
     error: str | None = f"restarted {restarts} times, which is its limit"
     if restarts < work.max_requeues:
+        nodes = int(os.environ.get("SLURM_JOB_NUM_NODES") or 1)
+        if bad := failed(mine, nodes):
+            script = folder / f"{job.partition('_')[0]}_submission.sh"
+            exclusion = Exclusion(job, bad, nodes, script)
         error = requeue_until_done(job, work.requeue_command)
     if error is not None:
         told = ": ".join(filter(None, [error, facts.get("error")]))
         say(f"job {job} is not requeued: {told}")
         history.note_failed(work.run, told, final=True)
         return status
+    if exclusion is not None:
+        facts |= _excluded(exclusion)
     history.append(work.run, "requeued", **facts)
     return 0
+
+
+def _excluded(exclusion: Exclusion) -> dict[str, list[str]]:
+    """Exclude nodes from the job, which waits now; what to note of them."""
+    choice = exclusion.choice
+    if not exclusion.apply():
+        choice = Choice((), (*choice.out, *choice.kept))
+    lists = {"excluded": list(choice.out), "kept": list(choice.kept)}
+    return {name: nodes for name, nodes in lists.items() if nodes}
+
+
+def _lost(run: Path, events: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds since the newest checkpoint, or since this start of the run."""
+    from pattlite_dist.train.names import listed
+
+    begun = [event.get("time") for event in events if event["event"] == "started"]
+    moments = [float(moment) for moment in begun if isinstance(moment, int | float)]
+    if not moments:
+        return 0.0
+    for found in listed(run / "checkpoints"):
+        with contextlib.suppress(OSError):
+            moments.append((run / "checkpoints" / found.name).stat().st_mtime)
+    return round(max(time.time() - max(moments), 0.0), 1)
 
 
 def _progress(run: Path) -> tuple[int, int | None]:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pattlite_dist.location import no_weights
+
 START_SECONDS = 120  # from a job's start to its first step: imports, the shards, the other ranks
 # SLURM checks time limits every 30 s and signals up to 60 s earlier than requested.
 EARLY_SECONDS = 90
@@ -169,7 +171,7 @@ def weights(wanted: str | None, exists: bool) -> list[str]:
     """Whether the weights to begin with exist, if they are a file or a folder."""
     if wanted in (None, "imagenet") or exists:
         return []
-    return [f"model.weights: {wanted} does not exist; give a local file, a run, or `imagenet`"]
+    return [no_weights("model.weights", str(wanted))]
 
 
 def disk(folder: Path, free: int, keep_best: int, checkpoint: int | None = None) -> list[str]:

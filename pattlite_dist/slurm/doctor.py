@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from pattlite_dist.config import Config
-from pattlite_dist.data.fetch import Origin, fetch_manifest
-from pattlite_dist.data.reader import check_targets, needed_shards
+from pattlite_dist.data.fetch import Origin, fetch_manifest, needed_shards
+from pattlite_dist.data.reader import check_targets
 from pattlite_dist.data.settings import DataConfig
 from pattlite_dist.data.targets import given_targets
 from pattlite_dist.errors import UserError
-from pattlite_dist.location import is_pretrained
+from pattlite_dist.location import is_pretrained, no_weights
 from pattlite_dist.logins import complete, without_secrets
 from pattlite_dist.model.weights import find
 from pattlite_dist.shards.manifest import Manifest
@@ -199,8 +199,7 @@ def _weights_file(config: Config) -> Path | None:
 def weight_problems(config: Config, run: Path) -> list[str]:
     """What is wrong with the weights that a run begins with, and with its teachers'."""
     missing = [
-        f"distill.teachers: {one} does not exist; give a run folder, a checkpoint or an exported "
-        "file"
+        no_weights("distill.teachers", one)
         for one in config.distill.teachers
         if not is_pretrained(one) and not Path(one).exists()
     ]

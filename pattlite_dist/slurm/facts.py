@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 from pattlite_dist.errors import UserError
 from pattlite_dist.tracking.folder import CONFIG_NAME, load_config
 from pattlite_dist.tracking.history import HISTORY_NAME, Standing, read, standing
+from pattlite_dist.tracking.nodes import excluded, natural
 from pattlite_dist.tracking.parts import straggler
 from pattlite_dist.tracking.record import RECORD_NAME, read_metrics
 from pattlite_dist.train import names
@@ -30,6 +30,7 @@ class Facts(NamedTuple):
         step_seconds: mean of the last start's last epoch, validation included where it holds one.
         seen: when record or history were last written to, seconds since 1970.
         straggler: the rank that the others wait for in the last start, if it costs much.
+        excluded: nodes that its newest job does without, because they failed.
     """
 
     run: str
@@ -43,6 +44,7 @@ class Facts(NamedTuple):
     step_seconds: float | None = None
     seen: float | None = None
     straggler: str | None = None
+    excluded: tuple[str, ...] = ()
 
 
 def find_runs(folders: Iterable[Path]) -> list[Path]:
@@ -66,16 +68,11 @@ def _runs_in(folder: Path, levels: int) -> list[Path]:
     try:
         if (folder / CONFIG_NAME).exists() or (folder / HISTORY_NAME).exists():
             return [folder]
-        below = sorted((path for path in folder.iterdir() if path.is_dir()), key=_natural)
+        below = [path for path in folder.iterdir() if path.is_dir()]
     except PermissionError:  # a colleague's
         return []
+    below.sort(key=lambda path: natural(path.name))
     return [run for path in below if levels for run in _runs_in(path, levels - 1)]
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """`seed-10` comes after `seed-9`."""
-    parts = re.split(r"([0-9]+)", path.name)
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def read_facts(run: Path) -> Facts:
@@ -84,9 +81,11 @@ def read_facts(run: Path) -> Facts:
         lines = read_metrics(run / RECORD_NAME)
     except (OSError, ValueError):
         lines = []
-    facts = sum_up(str(run), standing(read(run)), lines)
+    events = read(run)
+    facts = sum_up(str(run), standing(events), lines)
     top1, checkpoint = _test_top1(run)
     return facts._replace(
+        excluded=tuple(excluded(events)),
         epochs=facts.epochs or _epochs(run),
         test_top1=top1,
         test_of=checkpoint if is_stale(checkpoint, run, facts.val_top1) else None,

@@ -16,6 +16,7 @@ from pattlite_dist.errors import Unreachable, UserError
 from pattlite_dist.runtime import failure
 from pattlite_dist.runtime.home import provide_home
 from pattlite_dist.runtime.imports import quick_imports
+from pattlite_dist.runtime.network import first_node, node_name
 from pattlite_dist.runtime.signals import Signals, Stopped
 from pattlite_dist.tracking import history
 from pattlite_dist.tracking.lock import Busy
@@ -65,6 +66,8 @@ class TrainJob(Checkpointable):
             except (failure.PeerFailed, failure.NoGroup, Unreachable) as error:
                 if not isinstance(error, failure.PeerFailed):
                     self._note(error)
+                if isinstance(error, failure.NoGroup) and not error.reached:
+                    self._note_unreached(error)
                 failure.tell(str(error))
                 raise SystemExit(1) from None
             finally:
@@ -76,12 +79,17 @@ class TrainJob(Checkpointable):
                     reporting.finish_report(self.run)
                 wandb_run.end()
 
+    def _note_unreached(self, error: failure.NoGroup) -> None:
+        # Rank 0 only knows that somebody is missing. This rank knows who, if it sees the folder.
+        if os.environ.get("SLURM_PROCID", "0") != "0" and os.environ.get("SLURM_LOCALID") == "0":
+            names = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST", "")
+            bad = {node_name(): [str(error)]}
+            history.append(self.run, "probed", bad=bad, main=first_node(names))
+
     def _note(self, error: Exception) -> None:
         # For `status`: SLURM keeps only a number. Training itself notes what fails in the run.
-        reason = str(error).splitlines()[-1]
-        mine = [item for item in history.read(self.run) if item.get("job") == history.job_id()]
-        known = mine[-1:] and mine[-1].get("error") == reason[: history.LONGEST]
-        if os.environ.get("SLURM_PROCID", "0") == "0" and not known:
+        if os.environ.get("SLURM_PROCID", "0") == "0":
+            reason = str(error).splitlines()[-1]
             history.note_failed(self.run, reason, final=isinstance(error, UserError))
 
 

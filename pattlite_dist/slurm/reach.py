@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from pattlite_dist.runtime import network
+from pattlite_dist.runtime.network import node_name
 from pattlite_dist.slurm import node, script
 from pattlite_dist.slurm.admission import essence
 from pattlite_dist.slurm.checks import Report
@@ -88,7 +89,7 @@ def _first(main: str, port: int, seconds: float) -> str | None:
                 with contextlib.suppress(OSError):
                     call.sendall(b"no\n")
                 return (
-                    f"{_name()} cannot connect to {host}, the address of the second node: "
+                    f"{node_name()} cannot connect to {host}, the address of the second node: "
                     f"{error.strerror or error}; {_ADVICE}"
                 )
 
@@ -108,17 +109,15 @@ def _second(main: str, port: int, seconds: float) -> str | None:
             with contextlib.suppress(OSError):  # the first node says it
                 server.accept()[0].close()
         return None
-    return f"{_name()} cannot connect to {main}, the address of the first node: {said}; {_ADVICE}"
+    return (
+        f"{node_name()} cannot connect to {main}, the address of the first node: {said}; {_ADVICE}"
+    )
 
 
 _ADVICE = (
     "a job could not train on both; open the ports between nodes, or set MASTER_ADDR and "
     "GLOO_SOCKET_IFNAME in profile.environment or setup"
 )
-
-
-def _name() -> str:
-    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def main() -> int:

@@ -23,6 +23,8 @@ class Row(NamedTuple):
 
     `straggler` is the rank that the others wait for, if that costs more than a tenth of a step.
 
+    `excluded` are the nodes that its job does without, because they failed.
+
     `test_of` is the checkpoint that `test_top1` is of, if that is no longer the best on val.
 
     `state` is SLURM's word, in lower case, where SLURM knows the job: `pending`, `running`,
@@ -46,6 +48,7 @@ class Row(NamedTuple):
     time_left: float | None
     limit_left: int | None
     straggler: str | None
+    excluded: tuple[str, ...]
 
 
 def make_row(
@@ -93,6 +96,7 @@ def make_row(
         time_left=left,
         limit_left=info.left if info is not None else None,
         straggler=facts.straggler,
+        excluded=facts.excluded,
     )
 
 
@@ -145,6 +149,7 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
         "time left": ["" if row.time_left is None else duration(row.time_left) for row in rows],
         "limit left": ["" if row.limit_left is None else duration(row.limit_left) for row in rows],
         "waits for": [row.straggler or "" for row in rows],
+        "without": [", ".join(row.excluded) for row in rows],
     }
     columns = {name: cells for name, cells in columns.items() if any(cells)}
     return [list(columns), *(list(cells) for cells in zip(*columns.values(), strict=True))]

@@ -44,7 +44,7 @@ def starts_in_vain(events: Sequence[Mapping[str, Any]], step: int) -> list[str]:
             break
         if event["event"] == "failed":
             reason = str(event.get("error"))
-        if event["event"] == "started":
+        if event["event"] in ("started", "probed"):
             if event.get("step") != step:
                 break
             reasons.append(reason)

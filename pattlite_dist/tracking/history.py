@@ -20,6 +20,7 @@ LONGEST = 300  # characters of an error
 Event = Literal[
     "submitted",
     "started",
+    "probed",
     "first_step",
     "planned",
     "stopped",
@@ -52,12 +53,16 @@ def append(run: Path, event: Event, **facts: Any) -> None:
     Args:
         run: folder.
         event: `submitted` (by the command, with `job`, and the job it comes `after`), `started`
-            (with `step`, what it computes on and with, and the fingerprint of its `shards`),
+            (with `step`, what it computes on and with, its `nodes`, and the fingerprint of its
+            `shards`), `probed` (nodes have failed: with what is wrong with each, `bad`, and the
+            `step`),
             `first_step`, `planned` (with `epochs`, if they are no longer those it started with),
             `stopped` (with `signal`, `step`, whether
             it was `saved`, and `noted`, the time of the signal), `requeued` (after a crash with
-            `error` and the newest checkpoint's `step`), `finished` (with `reason`, if before its
-            last epoch), `failed` (with `error`, and `final` if a further start would fail as well),
+            `error`, the newest checkpoint's `step`, the seconds `lost` since, and the nodes that
+            were `excluded`, or failed and were `kept`), `finished` (with `reason`, if before its
+            last epoch), `failed` (with `error`, and `final` if a further start would fail as well;
+            after the last crash that is borne, its own error as `cause`, and `lost`),
             `cancelled` (by the command, with `job`), `evaluated` (with `checkpoint` and the
             `splits` that were scored).
         facts: further keys.
@@ -81,11 +86,11 @@ def append(run: Path, event: Event, **facts: Any) -> None:
         print(f"cannot write {event} to {run / HISTORY_NAME}: {error}", file=sys.stderr)
 
 
-def note_failed(run: Path, error: str, final: bool) -> None:
+def note_failed(run: Path, error: str, final: bool, **facts: Any) -> None:
     """Add why this start failed, if that is news; `final` if a further one would fail as well."""
     last = of_this_start(read(run))[-1:]
     if [(event["event"], event.get("error")) for event in last] != [("failed", error[:LONGEST])]:
-        append(run, "failed", error=error[:LONGEST], **({"final": True} if final else {}))
+        append(run, "failed", error=error[:LONGEST], **({"final": True} if final else {}), **facts)
 
 
 def of_this_start(

@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.runtime.locks import go_without, is_held, is_unsupported
+from pattlite_dist.runtime.notes import note
 from pattlite_dist.tracking.claim import claim, is_older, look_out, me, withdraw
 from pattlite_dist.tracking.history import job_id
 
@@ -66,11 +66,9 @@ class RunLock:
             if waited > _CLAIM_SECONDS and not claimed and is_older(holder):
                 claimed = True
                 claim(self.path.parent)
-                print(
-                    f"pattlite: note: {self.path.parent} is still trained by an earlier start of "
-                    f"this {describe(holder)}; it is asked to save and end",
-                    file=sys.stderr,
-                    flush=True,
+                note(
+                    f"{self.path.parent} is still trained by an earlier start of this "
+                    f"{describe(holder)}; it is asked to save and end"
                 )
             if waited > (_OWN_JOB_SECONDS if own else _ANY_SECONDS):
                 os.close(self._descriptor)

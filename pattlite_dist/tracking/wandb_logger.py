@@ -7,6 +7,9 @@ from typing import Any
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from pattlite_dist.runtime.notes import note
+from pattlite_dist.tracking.wandb_server import without_key
+
 
 class LenientWandbLogger(WandbLogger):
     """Lightning's, for a run that goes on where wandb's process ends: the record has everything.
@@ -40,8 +43,7 @@ class LenientWandbLogger(WandbLogger):
         try:
             work()
         except Exception as error:  # if its process has ended, the next metric says so
-            reason = " ".join(str(error).split())
-            print(f"pattlite: note: W&B is not given {what}: {reason}", file=sys.stderr, flush=True)
+            note(f"W&B is not given {what}: {without_key(str(error))}")
 
     def attempt(self, work: Callable[[], object]) -> None:
         """Do what needs W&B, as long as it listens."""

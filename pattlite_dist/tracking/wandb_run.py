@@ -13,11 +13,12 @@ from pattlite_dist.config import Config
 from pattlite_dist.errors import Unreachable, UserError
 from pattlite_dist.files import write_text
 from pattlite_dist.runtime.code import git_state
+from pattlite_dist.runtime.notes import note
 from pattlite_dist.runtime.signals import held_back
 from pattlite_dist.tracking.record import RECORD_NAME, read_metrics, scalars
 from pattlite_dist.tracking.settings import WandbConfig
 from pattlite_dist.tracking.wandb_segments import summary
-from pattlite_dist.tracking.wandb_server import has_login, unreachable
+from pattlite_dist.tracking.wandb_server import has_login, unreachable, without_key
 
 if TYPE_CHECKING:
     from pattlite_dist.tracking.wandb_logger import LenientWandbLogger
@@ -140,7 +141,7 @@ def begin(config: Config, run: Path) -> Any:
     except Exception as error:
         if mode == "offline":
             raise
-        reason = _reason(error)
+        reason = without_key(str(error))
         if requested:
             raise _refused(error, reason) from error
         _tell_offline(reason)
@@ -160,7 +161,7 @@ def add_to_summary(config: Config, run: Path, values: Mapping[str, float]) -> No
         experiment.summary.update(dict(values))
         experiment.finish()
     except Exception as error:
-        _note(f"W&B is not told of the evaluation: {_reason(error)}")
+        note(f"W&B is not told of the evaluation: {without_key(str(error))}")
 
 
 def _init(config: Config, run: Path, mode: str) -> Any:
@@ -198,17 +199,8 @@ def _init(config: Config, run: Path, mode: str) -> Any:
         return experiment
 
 
-def _reason(error: Exception) -> str:
-    text, key = " ".join(str(error).split()), os.environ.get("WANDB_API_KEY")
-    return text.replace(key, "***") if key else text
-
-
 def _tell_offline(reason: str) -> None:
-    _note(f"W&B is kept offline: {reason}; `pattlite sync` uploads it later")
-
-
-def _note(text: str) -> None:
-    print(f"pattlite: note: {text}", file=sys.stderr, flush=True)
+    note(f"W&B is kept offline: {reason}; `pattlite sync` uploads it later")
 
 
 def _refused(error: Exception, reason: str) -> UserError | Unreachable:

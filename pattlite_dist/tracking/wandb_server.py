@@ -21,6 +21,12 @@ def address() -> str:
     return os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
 
 
+def without_key(text: str) -> str:
+    """What wandb says, on one line and without the key of the environment."""
+    text, key = " ".join(text.split()), os.environ.get("WANDB_API_KEY")
+    return text.replace(key, "***") if key else text
+
+
 def has_login() -> bool:
     """Whether there is a key for wandb's server, in the environment or in .netrc."""
     if os.environ.get("WANDB_API_KEY"):

@@ -13,6 +13,7 @@ from pattlite_dist.errors import UserError
 from pattlite_dist.tracking.lock import taken
 from pattlite_dist.tracking.settings import WandbConfig
 from pattlite_dist.tracking.wandb_segments import Segment, read_segment
+from pattlite_dist.tracking.wandb_server import without_key
 
 _QUIET = 60.0  # seconds; wandb writes the file of a running run four times a minute
 
@@ -125,6 +126,4 @@ def reason(output: str) -> str:
     # wandb names its own log first; the first of the other lines is the cause.
     wrong = [line for line in wrong if "error logs at" not in line and "retrying" not in line]
     text = (wrong or lines[-1:] or ["wandb says nothing"])[0]
-    text = text.removeprefix("Error: ").removeprefix("ERROR ").rstrip(".")
-    key = os.environ.get("WANDB_API_KEY")
-    return text.replace(key, "***") if key else text
+    return without_key(text.removeprefix("Error: ").removeprefix("ERROR ").rstrip("."))

@@ -1,5 +1,6 @@
 """Checkpoint files: written atomically, loaded without running code, found by name."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pattlite_dist.errors import Unreachable, UserError
 from pattlite_dist.files import atomic_write, load_tensors
 from pattlite_dist.stores import tried_again
 from pattlite_dist.train.names import chosen, listed, parse_name
+from pattlite_dist.train.writing import Beside, Order, Then, copied
 
 
 class Unusable(UserError):
@@ -227,24 +229,52 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     Lightning calls this on rank 0 while the other ranks wait, so an error raised here would leave
     them waiting; it is stored in `failure` for the caller instead.
+
+    Attributes:
+        failure: of the last checkpoint, once it is written.
+        last: the newest file that this process wrote; it is whole.
+        slowest: seconds that the longest took to be written.
     """
 
-    failure: UserError | None = None
+    def __init__(self) -> None:
+        super().__init__()
+        self.failure: UserError | None = None
+        self.last: Path | None = None
+        self.slowest = 0.0
+        self.beside = Beside()
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Order | None = None
     ) -> None:
-        """Write `checkpoint` to the local file `path`, unless its weights are NaN or infinite."""
+        """Write `checkpoint` to the local file `path`, unless its weights are NaN or infinite.
+
+        Args:
+            checkpoint: its content.
+            path: of the file.
+            storage_options: whether to return before it is written; None: after.
+        """
+        order = storage_options or Order()
+        self.beside.wait()
         self.failure = None
         bad = not_finite(checkpoint)
         if bad is not None:
             self.failure = Unusable(f"not saved, {bad} has NaN or infinite values")
-            return
+        elif order.beside:
+            content = copied(checkpoint)
+            self.beside.begin(lambda: self._write(content, Path(path), order.then))
+        else:
+            self._write(checkpoint, Path(path), order.then)
+
+    def _write(self, content: dict[str, Any], path: Path, then: Then) -> None:
+        begin = time.monotonic()
         try:
-            with atomic_write(Path(path)) as stream:
-                torch.save(checkpoint, stream)
+            with atomic_write(path) as stream:
+                torch.save(content, stream)
+            self.last = path
         except UserError as error:
             self.failure = error
         except RuntimeError as error:  # raised by torch's writer if the disk is full
             reason = str(error).splitlines()[0]
             self.failure = UserError(f"cannot write {path}: is the disk full? ({reason})")
+        self.slowest = max(self.slowest, time.monotonic() - begin)
+        then(self.failure)

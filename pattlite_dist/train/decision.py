@@ -34,8 +34,8 @@ class Decisions:
     """Each rank says what it knows; all get the same answer.
 
     An answer is the signal received by any rank (0 if none), and whether a time-based save is due.
-    Every method but `without_data`, `saved` and `advice` is collective, and raises `Unusable` on
-    all ranks if a loss was NaN or infinite on any.
+    Every method but `without_data` and `saved` is collective, and those that ask raise `Unusable`
+    on all ranks if a loss was NaN or infinite on any.
 
     Args:
         folder: of the run's checkpoints.
@@ -44,6 +44,8 @@ class Decisions:
         agreement: between the ranks.
         every_minutes: save at least this often; 0 for never.
         heard: called with what a question carried: the largest of each number over all ranks.
+        busy: whether rank 0 still saves; meanwhile, no other save is due.
+        settle: returns on all ranks when it does not any more.
     """
 
     def __init__(
@@ -54,10 +56,12 @@ class Decisions:
         agreement: Agreement,
         every_minutes: float,
         heard: Callable[[list[int]], None] = lambda numbers: None,
+        busy: Callable[[], bool] = lambda: False,
+        settle: Callable[[], object] = lambda: None,
     ) -> None:
         self.folder, self.world, self.signals = folder, world, signals
         self.agreement, self.every_minutes = agreement, every_minutes
-        self._heard = heard
+        self._heard, self._busy, self._settle = heard, busy, settle
         self.saved(0)
 
     def now(self, bad_step: int = NEVER, carried: Sequence[int] = ()) -> tuple[int, bool]:
@@ -109,6 +113,7 @@ class Decisions:
 
     def advice(self) -> str:
         """What to do about a run that has diverged."""
+        self._settle()
         found = listed(self.folder)
         kept = (
             f"the last good checkpoint is {max(found).name}" if found else "there is no checkpoint"
@@ -119,7 +124,7 @@ class Decisions:
         )
 
     def _known(self, bad_step: int) -> tuple[int, int, int]:
-        due = self.world.main and time.monotonic() >= self._due
+        due = self.world.main and time.monotonic() >= self._due and not self._busy()
         return self.signals.got, int(due), -bad_step
 
     def _judge(self, answer: list[int]) -> tuple[int, bool]:

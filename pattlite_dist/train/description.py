@@ -163,6 +163,7 @@ def announce(
     steps: int,
     said: Sequence[str | None] = (),
     shards: str | None = None,
+    nodes: Sequence[str] = (),
 ) -> None:
     """Print what starts, on what, and what changed since the previous start; add to the history.
 
@@ -174,6 +175,7 @@ def announce(
         steps: per epoch.
         said: what else there is to say, of the weights that the run began with and of its recipe.
         shards: their fingerprint.
+        nodes: names of the machines, in the order of their ranks.
     """
     run, now = run_folder(config), describe(config, world)
     start = f"continues from {found.name}" if found else "starts"
@@ -189,4 +191,4 @@ def announce(
         lines.append(few)
     print("\n".join(f"{run}: {line}" for line in lines), flush=True)
     append(run, "started", step=step, steps_per_epoch=steps, epochs=config.trainer.epochs,
-           shards=shards, **now.facts())  # fmt: skip
+           shards=shards, nodes=list(nodes), **now.facts())  # fmt: skip

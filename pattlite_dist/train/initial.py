@@ -6,7 +6,7 @@ from typing import Any
 from pattlite_dist.config import Config, parse_written
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import load_tensors
-from pattlite_dist.location import is_pretrained
+from pattlite_dist.location import is_pretrained, no_weights
 from pattlite_dist.model import exported
 from pattlite_dist.model import weights as installed
 from pattlite_dist.model.backbones import fill, pretrained, state_of
@@ -101,11 +101,7 @@ def find(weights: str, key: str = "model.weights") -> Path:
     if path.is_file():
         return path
     if not path.exists():
-        more = ", `imagenet` to download torchvision's, `pretrained`, or `none`"
-        raise UserError(
-            f"{key}: {path} does not exist; give a local file, a checkpoint or a run "
-            f"folder of yours{more if key == 'model.weights' else ', or `pretrained`'}"
-        )
+        raise UserError(no_weights(key, path))
     folder = path if path.name == "checkpoints" else path / "checkpoints"
     if not folder.is_dir():
         raise UserError(

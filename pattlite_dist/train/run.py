@@ -2,9 +2,9 @@
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -12,37 +12,34 @@ import torch
 from pattlite_dist.compat import lightning
 from pattlite_dist.compat import torch as torch_parts
 from pattlite_dist.config import Config
-from pattlite_dist.data.fetch import check_sizes, fetch_manifest
+from pattlite_dist.data.fetch import check_sizes, fetch_manifest, needed_shards
 from pattlite_dist.data.module import FERData, origin
 from pattlite_dist.data.plan import rank_slice
-from pattlite_dist.data.reader import check_targets, needed_shards
+from pattlite_dist.data.reader import check_targets
 from pattlite_dist.errors import Unreachable, UserError
-from pattlite_dist.logins import without_secrets
 from pattlite_dist.model.build import MobileNetV2ViT, PattLite, build_model, synchronise
 from pattlite_dist.runtime import failure
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.runtime.devices import use_gpu
-from pattlite_dist.runtime.elastic import restarts
 from pattlite_dist.runtime.hang import watched
 from pattlite_dist.runtime.pulse import Limits
 from pattlite_dist.runtime.signals import Signals, Stopped
 from pattlite_dist.runtime.world import World
 from pattlite_dist.shards.manifest import Manifest
-from pattlite_dist.tracking import crashes
 from pattlite_dist.tracking.folder import as_before, prepare_folder, run_folder, same_run
-from pattlite_dist.tracking.history import append, note_failed, read
+from pattlite_dist.tracking.history import append, note_failed
 from pattlite_dist.tracking.lock import RunLock
 from pattlite_dist.train import checkpoint as checkpoints
-from pattlite_dist.train.checks import check_recipe
+from pattlite_dist.train.beginning import begin, check_progress, continues_from, step_of
 from pattlite_dist.train.classes import class_weights, said
 from pattlite_dist.train.course import Course
 from pattlite_dist.train.description import announce
-from pattlite_dist.train.initial import initialise, said_before
+from pattlite_dist.train.initial import said_before
 from pattlite_dist.train.lives import Lives
 from pattlite_dist.train.module import FERModule
-from pattlite_dist.train.names import parse_name
+from pattlite_dist.train.muster import muster
 from pattlite_dist.train.saving import Saver
-from pattlite_dist.train.teachers import Lesson, check_sources, lesson_of
+from pattlite_dist.train.teachers import Lesson, lesson_of
 from pattlite_dist.train.trainer import (
     build_preprocess,
     build_trainer,
@@ -131,7 +128,8 @@ def _train(
         on_main(world, lambda: checkpoints.set_aside(run / "checkpoints", found))
         if found is not None and lives is not None:
             found = lives.brought(found, run, world)
-        fit(config, world, signals, model, data, found, began, lesson)
+        nodes = muster(config, world, run, step_of(found), shared=lives is None)
+        fit(config, world, signals, model, data, found, began, lesson, nodes)
         return run
     except Stopped:
         raise
@@ -170,51 +168,6 @@ def check_data(config: Config, world: World) -> Manifest:
     return manifest
 
 
-def continues_from(
-    config: Config, run: Path, manifest: Manifest, lesson: Lesson | None = None
-) -> Path | None:
-    """The checkpoint that a run continues from; None if there is none.
-
-    Raises:
-        UserError: it was trained on other shards than those of the manifest, or learned from other
-            files.
-    """
-
-    def check(content: dict[str, Any], path: Path) -> None:
-        where = without_secrets(config.data.shards)
-        fix = "give data.shards the place of those, or set name to start a new run"
-        checkpoints.check_shards(content, path, manifest.fingerprint(), where, fix)
-        check_sources(content, path, lesson)
-
-    return checkpoints.newest(run / "checkpoints", check)
-
-
-def check_progress(run: Path, found: Path | None) -> None:
-    """Check that a run which torchrun starts again and again gets on.
-
-    Raises:
-        UserError: it does not; the message says why each start failed.
-    """
-    if restarts() < crashes.MOST:
-        return
-    place = found and parse_name(found.name)
-    reasons = crashes.starts_in_vain(read(run), place.step if place else 0)
-    over = crashes.given_up(reasons)
-    if over is not None:
-        raise UserError(f"{over}; fix this and run the same command again")
-
-
-def begin(config: Config, model: PattLite | MobileNetV2ViT, manifest: Manifest) -> str:
-    """Check the recipe of a new run, and load what it begins with; returns what to say of it.
-
-    Raises:
-        UserError: the recipe makes no sense, or the weights do not fit.
-    """
-    for line in check_recipe(config):
-        raise UserError(line)
-    return initialise(model, config.model.weights, manifest.labels, config)
-
-
 def fit(
     config: Config,
     world: World,
@@ -224,6 +177,7 @@ def fit(
     found: Path | None,
     began: str | None = None,
     lesson: Lesson | None = None,
+    nodes: Sequence[str] = (),
 ) -> None:
     """Train from `found`, or from scratch, to the last epoch, and write the run's history.
 
@@ -236,11 +190,11 @@ def fit(
         found: checkpoint to continue from.
         began: what to say of the weights of a new run.
         lesson: what it learns besides the labels.
+        nodes: names of the machines, in the order of their ranks.
     """
     settings, run = config.trainer, run_folder(config)
     steps = data.plan().steps
-    place = found and parse_name(found.name)
-    step = place.step if place else 0
+    step = step_of(found)
     on_main(world, lambda: prepare_folder(config, run, step))
     if settings.channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -268,7 +222,7 @@ def fit(
             lesson.said if lesson else None,
             *said(config, manifest),
         ]
-        announce(config, world, found, step, steps, lines, manifest.fingerprint())
+        announce(config, world, found, step, steps, lines, manifest.fingerprint(), nodes)
     saver = Saver(
         run,
         world,
@@ -277,17 +231,21 @@ def fit(
         settings.checkpoint_every_steps,
         settings.checkpoint_every_minutes,
         settings.keep_best,
+        settings.async_save,
     )
     trainer = build_trainer(config, world, run, saver, steps, course)
     data.waiting = functools.partial(saver.wait_for_data, trainer)
     steady = not settings.compile
     limits = Limits(settings.hang_minutes, settings.timeout_minutes, world.size == 1, steady)
     note = functools.partial(note_failed, run, final=False)
-    with watched(saver.pulse, limits, run, world.rank, world.size, note):
+    watch = watched(saver.pulse, limits, run, world.rank, world.size, note)
+    # What is being written is whole before another process may write.
+    with watch, contextlib.closing(saver.keeper):
         trainer.fit(module, datamodule=data, ckpt_path=found and str(found), weights_only=True)
     if world.main:
         why = {} if course.reason is None else {"reason": course.reason}
         for reason in why.values():
             print(f"{run}: finished: {reason}", flush=True)
-        append(run, "finished", step=trainer.global_step, save_seconds=round(saver.slowest, 3),
-               saving_seconds=round(saver.seconds, 3), **why)  # fmt: skip
+        slowest, seconds = saver.keeper.slowest, saver.keeper.seconds
+        append(run, "finished", step=trainer.global_step, save_seconds=round(slowest, 3),
+               saving_seconds=round(seconds, 3), **why)  # fmt: skip

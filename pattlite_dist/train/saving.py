@@ -1,6 +1,5 @@
 """When a run saves and when it stops: the callback in which all ranks decide together."""
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,14 @@ from pattlite_dist.compat.lightning import (
 from pattlite_dist.errors import UserError
 from pattlite_dist.runtime.pulse import Pulse
 from pattlite_dist.runtime.signals import Signals, Stopped
-from pattlite_dist.runtime.world import Agreement, World, from_main
+from pattlite_dist.runtime.world import Agreement, World
 from pattlite_dist.tracking import history
-from pattlite_dist.tracking.logs import JsonlLogger, log_before_saving
-from pattlite_dist.train.checkpoint import AtomicCheckpointIO, Unusable
+from pattlite_dist.tracking.logs import log_before_saving
+from pattlite_dist.train.checkpoint import Unusable
 from pattlite_dist.train.clock import Clock
 from pattlite_dist.train.decision import Decisions
 from pattlite_dist.train.intervals import Intervals
-from pattlite_dist.train.module import FERModule
-from pattlite_dist.train.names import chosen, listed, make_name, superfluous
-from pattlite_dist.train.temperature import Mark, save_calibration
+from pattlite_dist.train.keeping import Keeper
 from pattlite_dist.train.watch import NEVER, LossWatch
 
 
@@ -48,6 +45,7 @@ class Saver(Checkpoint):
 
     Attributes:
         pulse: what this rank is doing.
+        keeper: of the run's checkpoints.
 
     Args:
         run: folder.
@@ -57,6 +55,7 @@ class Saver(Checkpoint):
         every_steps: also save every this many steps; 0 for never.
         every_minutes: also save every this many minutes; 0 for never.
         keep_best: number of checkpoints to keep, the best on val.
+        beside: write beside training, except where the run ends or stops.
     """
 
     def __init__(
@@ -68,18 +67,19 @@ class Saver(Checkpoint):
         every_steps: int,
         every_minutes: float,
         keep_best: int,
+        beside: bool = False,
     ) -> None:
-        self.run, self.folder = run, run / "checkpoints"
+        self.run = run
         self.world, self.signals = world, signals
         self.intervals = Intervals(world)  # what is logged of the steps between two lines
+        self.keeper = Keeper(run, world, keep_best, beside)
         self.decisions = Decisions(
-            self.folder, world, signals, agreement, every_minutes, self.intervals.heard
-        )
-        self.every_steps, self.keep_best = every_steps, keep_best
-        self.seconds = self.slowest = 0.0  # spent saving: total, and the longest
-        self.last: Path | None = None
+            run / "checkpoints", world, signals, agreement, every_minutes, self.intervals.heard,
+            self.keeper.busy, self.keeper.last,
+        )  # fmt: skip
+        self.every_steps = every_steps
         self.pulse = Pulse()
-        self._first = True
+        self._first = self._first_validation = True
         self._validation_ahead = False
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
@@ -130,7 +130,7 @@ class Saver(Checkpoint):
             if logged:
                 log_before_saving(trainer, ("train/loss", "train/lr"), step - 1, bool(stop))
             self._validation_ahead = last
-            self._save(trainer, None)
+            self._save(trainer, None, at_once=bool(stop))
         if stop:
             self._leave(trainer, stop)
         next_ends = batch_idx + 2 == trainer.num_training_batches
@@ -144,6 +144,9 @@ class Saver(Checkpoint):
         validation as interrupted too.
         """
         restart_validation(trainer)
+        if self._first_validation:  # loader processes may be forked now, better beside no thread
+            self.keeper.close()
+        self._first_validation = False
         _clock(pl_module).mark("rest")
 
     def on_validation_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
@@ -167,7 +170,7 @@ class Saver(Checkpoint):
             if isinstance(callback, WeightAveraging):  # restores the trained weights
                 callback.on_validation_epoch_end(trainer, pl_module)
         self._validation_ahead = True
-        self._save(trainer, None)
+        self._save(trainer, None, at_once=True)
         self._leave(trainer, stop)
 
     def on_train_epoch_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
@@ -177,27 +180,11 @@ class Saver(Checkpoint):
             UserError: training is complete but its last checkpoint could not be written.
         """
         log_before_saving(trainer, ("train/top1",), logged_step(trainer))
-        failure = self._save(trainer, float(trainer.callback_metrics["val/top1"]))
-        if failure and trainer.current_epoch + 1 == trainer.max_epochs:
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        top1 = float(trainer.callback_metrics["val/top1"])
+        failure = self._save(trainer, top1, at_once=last)
+        if failure and last:
             raise UserError(f"{failure}; fix this and run the same command again")
-        if failure is None and self.world.main:
-            self._calibrate(pl_module, trainer)
-
-    def _calibrate(self, module: "pl.LightningModule", trainer: "pl.Trainer") -> None:
-        """Calibrate the checkpoint that was saved last if it is the best yet; never ends a run."""
-        best = chosen(listed(self.folder))
-        if not isinstance(module, FERModule) or best is None or self.last is None:
-            return
-        if best.name != self.last.name:
-            return
-        try:
-            mark = Mark(best.name, trainer.current_epoch, trainer.global_step)
-            found = module.calibration(mark)
-            if found is not None:
-                save_calibration(self.run, found)
-        except Exception as error:  # nothing here is worth a training run
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            print(f"not calibrated, training continues: {reason}", file=sys.stderr, flush=True)
 
     def on_save_checkpoint(
         self,
@@ -225,65 +212,27 @@ class Saver(Checkpoint):
             self._leave(trainer, stop)
 
     def _leave(self, trainer: "pl.Trainer", signum: int) -> None:
+        last = self.keeper.last()
         noted = self.signals.noted or time.time()
-        stop = Stopped(signum, trainer.global_step, self.last, noted)
+        stop = Stopped(signum, trainer.global_step, last, noted)
         if self.world.main:
-            saved = self.last and self.last.name
+            saved = last and last.name
             history.append(
                 self.run, "stopped", signal=stop.name, step=stop.step, noted=noted, saved=saved,
-                save_seconds=round(self.slowest, 3),
+                save_seconds=round(self.keeper.slowest, 3),
             )  # fmt: skip
         raise stop
 
-    def _save(self, trainer: "pl.Trainer", top1: float | None) -> UserError | None:
-        """Write a checkpoint, remove those it replaces; returns the error, if any. Collective.
-
-        Raises:
-            Unusable: the weights are NaN or infinite; nothing was written.
-        """
-        with self.pulse.within("save", trainer.global_step):
-            return self._saved(trainer, top1)
-
-    def _saved(self, trainer: "pl.Trainer", top1: float | None) -> UserError | None:
+    def _save(self, trainer: "pl.Trainer", top1: float | None, at_once: bool) -> UserError | None:
         clock = _clock(trainer.lightning_module)
-        clock.mark("rest")
-        begin = time.monotonic()
-        path = self.folder / make_name(trainer.current_epoch, trainer.global_step, top1)
-        failure: UserError | None = from_main(self.world, self._write_record(trainer))
-        if failure is None:
-            trainer.save_checkpoint(path)  # on all ranks; ends in a barrier
-            failure = from_main(self.world, self._result(trainer))
-            if isinstance(failure, Unusable):
-                raise Unusable(
-                    f"step {trainer.global_step:,}: {failure}: {self.decisions.advice()}"
-                )
-        if failure is None:
-            self.last = path
-            if self.world.main:
-                for old in superfluous(
-                    (p.name for p in self.folder.glob("*.ckpt")), self.keep_best
-                ):
-                    (self.folder / old).unlink(missing_ok=True)
-        elif self.world.main:
-            print(f"not saved, training continues: {failure}", file=sys.stderr, flush=True)
-        took = time.monotonic() - begin
-        self.seconds += took
-        self.slowest = max(self.slowest, took)
-        self.decisions.saved(took)
-        clock.mark("save")
+        with self.pulse.within("save", trainer.global_step):
+            clock.mark("rest")
+            took = -self.keeper.seconds
+            try:
+                failure = self.keeper.save(trainer, top1, at_once)
+            except Unusable as error:
+                advice = self.decisions.advice()
+                raise Unusable(f"step {trainer.global_step:,}: {error}: {advice}") from None
+            self.decisions.saved(took + self.keeper.seconds)
+            clock.mark("save")
         return failure
-
-    def _write_record(self, trainer: "pl.Trainer") -> UserError | None:
-        # A step in a checkpoint must also be in the record.
-        try:
-            for logger in trainer.loggers:
-                if isinstance(logger, JsonlLogger):
-                    logger.flush()
-        except UserError as error:
-            return error
-        return None
-
-    def _result(self, trainer: "pl.Trainer") -> UserError | None:
-        io = trainer.strategy.checkpoint_io
-        assert isinstance(io, AtomicCheckpointIO)
-        return io.failure

@@ -223,6 +223,12 @@ class TrainerConfig(Strict):
         description="Also save a checkpoint every this many minutes, less often if that would "
         "take more than 1 % of the time; 0: never.",
     )
+    async_save: bool = setting(
+        True,
+        free=True,
+        description="Write checkpoints beside training, which then only waits for a copy in "
+        "memory; false: in the step.",
+    )
     keep_best: int = setting(
         1, free=True, ge=1, description="Number of checkpoints to keep, the best by val accuracy."
     )
@@ -246,6 +252,12 @@ class TrainerConfig(Strict):
         description="End the run, so that it is started again, if a rank takes longer for what it "
         "has done before; 0: never. null: ten times as long as the slowest step so far, at least 2 "
         "minutes and less than timeout_minutes.",
+    )
+    probe: bool = setting(
+        True,
+        free=True,
+        description="Under SLURM, and with several machines, look before each start whether every "
+        "node can train; one that cannot is named, and SLURM starts the job again without it.",
     )
 
 

@@ -24,7 +24,6 @@ from pattlite_dist.tracking.progress import progress_callback
 from pattlite_dist.tracking.record import RECORD_NAME
 from pattlite_dist.tracking.reporting import report_callbacks
 from pattlite_dist.tracking.wandb_run import wandb_logger
-from pattlite_dist.train.checkpoint import AtomicCheckpointIO
 from pattlite_dist.train.course import Course
 from pattlite_dist.train.optim import Ema
 from pattlite_dist.train.phases import Phases
@@ -139,7 +138,7 @@ def build_trainer(
         accelerator="gpu" if gpu else "cpu",
         num_nodes=world.nodes,
         strategy=strategy,
-        plugins=[worlds.cluster_environment(world), AtomicCheckpointIO()],
+        plugins=[worlds.cluster_environment(world), saver.keeper.io],
         precision=precision(config, gpu),
         max_epochs=settings.epochs,
         # An operation that has no such kernel is named in a warning.

@@ -66,7 +66,8 @@ def test_what_is_only_this_machines_stays_there(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", FIRST)
     for name in (
         "run.lock", "run.claim", ".metrics.jsonl.1.tmp", "checkpoints/.x.tmp",
-        "checkpoints/x.damaged", "wandb/run-id.txt", "wandb/offline-run-1/run.wandb", "calibration.json",
+        "checkpoints/x.damaged", "wandb/run-id.txt", "wandb/offline-run-1/run.wandb",
+        "calibration.json",
     ):  # fmt: skip
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text("x")

@@ -1,6 +1,7 @@
 """The page in a browser: ten runs of a hundred epochs, restarted and evaluated."""
 
 import base64
+import csv
 import json
 import os
 import shutil
@@ -156,6 +157,45 @@ def test_the_keyboard_chooses_the_axis_and_the_runs(browser: "Chrome") -> None:
     for left in (RUNS - 1, RUNS):
         press(browser, "input[name=shown]", Keys.SPACE)
         wait(browser, f"return {drawn} === {left}")
+
+
+def test_a_part_of_a_name_chooses_the_runs_and_their_restarts(browser: "Chrome") -> None:
+    def type_in(text: str) -> None:
+        look(browser, f"""
+            const field = document.querySelector('input[name=find]');
+            field.value = '{text}';
+            field.dispatchEvent(new Event('input', {{bubbles: true}}));
+        """)  # fmt: skip
+
+    lines, marks = (f"document.querySelectorAll('#chart-val-loss .mark-{kind} path').length"
+                    for kind in ("line", "symbol"))  # fmt: skip
+    all_marks = look(browser, f"return {marks}")
+    type_in("RUN-3")
+    wait(browser, f"return {lines} === 1")
+    assert look(browser, f"return {marks}") < all_marks
+    type_in("")
+    wait(browser, f"return {lines} === {RUNS}")
+
+
+def test_the_numbers_of_a_chart_and_of_a_table_are_saved_as_csv(browser: "Chrome") -> None:
+    look(browser, """
+        const make = URL.createObjectURL;
+        URL.createObjectURL = blob => make.call(URL, window.saved = blob);
+    """)  # fmt: skip
+    for of, head, row in (
+        ("#chart-val-loss", ["step", "epoch", "hour", "value"], ["run-0", "val"]),
+        ("table.sorts", ["run", "state", "epoch", "best val"], ["run-0"]),
+    ):
+        look(browser, f"""
+            const place = document.querySelector('{of}');
+            (place.caption ?? place.parentElement).querySelector('.csv').click();
+        """)  # fmt: skip
+        text = browser.execute_async_script("window.saved.text().then(arguments[0])")
+        first, *rows = csv.reader(text.splitlines())
+        assert set(head) <= set(first) and all(len(row) == len(first) for row in rows)
+        assert set(row) <= set(rows[0]) and len(rows) >= RUNS
+        assert all(float(row[first.index(head[-1])]) > 0 for row in rows)
+    assert browser.get_log("browser") == []
 
 
 def test_the_keyboard_sorts_the_runs_by_number(browser: "Chrome") -> None:

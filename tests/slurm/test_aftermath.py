@@ -1,13 +1,14 @@
 """What the end of a batch script makes of a job whose ranks have failed."""
 
 import pickle
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from submitit.core.utils import DelayedSubmission
 
-from pattlite_dist.slurm import aftermath
+from pattlite_dist.slurm import aftermath, exclude
 from pattlite_dist.slurm.aftermath import BEGIN, end_of, judge, task_failure, why
 from pattlite_dist.slurm.job import CommandJob, TrainJob
 from pattlite_dist.tracking import history
@@ -92,6 +93,11 @@ def test_starts_by_an_agent_are_counted_likewise() -> None:
     assert starts_in_vain(told, 9) == ["lost", "killed", "lost"]
     assert starts_in_vain(told, 12) == []
     assert starts_in_vain([*told, *events("stopped", step=9)], 9) == []
+    bad = events("failed", error="bad node")
+    probed = [*events("probed", step=9, bad={"n2": ["full"]}), *bad]
+    assert starts_in_vain([*start(9, *lost), *probed, *probed], 9) == [
+        "lost", "bad node", "bad node",
+    ]  # fmt: skip
 
 
 class Job:
@@ -148,6 +154,31 @@ def test_a_job_that_crashed_goes_back_into_the_queue_while_it_gets_on(job: Job) 
         "3: lost)",
     }  # fmt: skip
     assert job.requeued == ["17"] * 6
+
+
+def test_a_node_that_failed_its_probe_is_left_out_of_the_next_start(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def call(*command: str) -> "subprocess.CompletedProcess[str]":
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 0, "ExcNodeList=(null)", "")
+
+    monkeypatch.setattr(exclude.queue, "call", call)
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    history.append(job.run, "probed", step=0, bad={"n2": ["full"]})
+    assert job.ends(143) == 0, "status of the rank that another's end has ended"
+    last = history.read(job.run)[-1]
+    assert (last["event"], last["excluded"]) == ("requeued", ["n2"])
+    assert last["error"] == "node n2 failed its probe: full"
+    assert asked[-1] == ("scontrol", "update", "JobId=17", "ExcNodeList=n2")
+    assert job.requeued == ["17"]
+    monkeypatch.setattr(exclude.queue, "call", lambda *command: None)
+    job.env.setenv("SLURM_RESTART_COUNT", "1")
+    history.append(job.run, "probed", step=0, bad={"n1": ["full"]})
+    assert job.ends(1, 1) == 0
+    assert history.read(job.run)[-1]["kept"] == ["n1"]
 
 
 def test_a_mistake_or_a_divergence_never_starts_again(job: Job) -> None:

@@ -13,6 +13,7 @@ from submitit.core.utils import DelayedSubmission, JobPaths
 
 from pattlite_dist.config import Config
 from pattlite_dist.errors import UserError
+from pattlite_dist.runtime.failure import NoGroup
 from pattlite_dist.runtime.signals import STOPPING, Signals, Stopped
 from pattlite_dist.slurm import requeue
 from pattlite_dist.slurm.job import CommandJob, TrainJob
@@ -170,6 +171,22 @@ def test_a_mistake_that_training_has_noted_is_not_noted_again_and_never_by_other
     with pytest.raises(SystemExit):
         TrainJob(trainings.run, 3)()
     assert trainings.events() == [("failed", "no")]
+
+
+def test_a_rank_that_does_not_reach_rank_0_names_its_node(
+    trainings: Trainings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"PROCID": "1", "LOCALID": "0", "STEP_NODELIST": "n[1-2]"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("SLURMD_NODENAME", "n2")
+    for reached in (True, False):
+        trainings.ends_with = NoGroup("rank 1 cannot reach rank 0", reached)
+        with pytest.raises(SystemExit) as caught:
+            TrainJob(trainings.run, 3)()
+        assert caught.value.code == 1
+    [event] = history.read(trainings.run)
+    assert (event["event"], event["main"]) == ("probed", "n1")
+    assert event["bad"] == {"n2": ["rank 1 cannot reach rank 0"]}
 
 
 def test_a_folder_that_is_gone_is_one_line_and_status_2(

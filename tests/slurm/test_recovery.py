@@ -247,3 +247,36 @@ def test_a_job_that_was_started_often_enough_stays_down(cluster: Cluster, run: R
     [row] = json.loads(status.stdout)
     assert row["state"] == "failed"
     assert re.search("limit", row["reason"])
+
+
+def test_a_node_that_fails_its_probe_is_left_out_of_the_next_start(
+    cluster: Cluster, run: Run, tmp_path: Path
+) -> None:
+    """It cannot write to its folder for temporary files; the job goes on with the other node."""
+    prolog = tmp_path / "prolog"  # srun has each task's environment from it
+    prolog.write_text('#!/bin/sh\n[ "$(hostname)" != n2 ] || echo export TMPDIR=/proc\n')
+    prolog.chmod(0o755)
+    run.options.append("--trainer.epochs=1")
+    run.submit(nodes="1-2", srun=[f"--task-prolog={prolog}"])
+    run.ended()
+    [probed] = run.events("probed")
+    [why] = probed["bad"].pop("n2")
+    assert why.startswith("TMPDIR=/proc cannot be written: ")
+    assert probed["bad"] == {}
+    [requeued] = run.events("requeued")
+    assert (requeued["excluded"], requeued["error"]) == (["n2"], f"node n2 failed its probe: {why}")
+    assert [event["nodes"] for event in run.events("started")] == [["n1"]]
+    assert run.taken() == list(range(STEPS))
+    assert cluster.job(run.job)["ExcNodeList"] == "n2"
+    found = {}
+    for verb in ("status", "nodes"):
+        done = subprocess.run(
+            command([verb, str(run.folder), "--json"]), env=environment(), capture_output=True,
+            text=True, check=True,
+        )  # fmt: skip
+        found[verb] = json.loads(done.stdout)
+    assert found["status"][0]["state"] == "finished"
+    assert found["status"][0]["excluded"] == ["n2"]
+    n1, n2 = found["nodes"]
+    assert (n1["node"], n1["starts"], n1["steps"], n1["failures"]) == ("n1", 1, STEPS, [])
+    assert (n2["node"], n2["starts"], n2["counts"]["probe"]) == ("n2", 0, 1)

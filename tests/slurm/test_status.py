@@ -231,7 +231,7 @@ def test_without_slurm_the_folders_tell(
         "run": "runs/alive", "job": "12", "state": "unknown", "reason": "", "epoch": 2, "epochs": 3,
         "step": 14, "steps": 30, "val_top1": 0.13, "test_top1": None, "test_of": None,
         "restarts": 0, "time_left": 16.0, "limit_left": None,
-        "straggler": None,
+        "straggler": None, "excluded": [],
     }  # fmt: skip
     assert (done["state"], done["job"], done["time_left"]) == ("finished", None, None)
 

@@ -92,7 +92,7 @@ def test_wandbs_agent_trains_a_run_of_its_own_for_a_point_of_the_shipped_sweep(
             )  # fmt: skip
             assert done.ended, done.log
             (tmp_path / "status").write_text("0")
-            assert process.wait(120) == 0, (tmp_path / "log").read_text()
+            assert process.wait(300) == 0, (tmp_path / "log").read_text()
     run = tmp_path / "runs" / "fer2013-point0"
     config = load_config(run)
     assert (config.optim.lr, config.seed) == (point["optim.lr"], point["seed"])

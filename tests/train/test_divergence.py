@@ -136,7 +136,9 @@ def on_a_gpu(run: Path, monkeypatch: pytest.MonkeyPatch, every_steps: int) -> tu
     world = World()
     saver = Saver(run, world, Signals(), Agreement(world, 1), every_steps, 0, 1)
     saved: list[int] = []
-    monkeypatch.setattr(Saver, "_save", lambda self, trainer, top1: saved.append(trainer.step))
+    monkeypatch.setattr(
+        Saver, "_save", lambda self, trainer, top1, at_once: saved.append(trainer.step)
+    )
     monkeypatch.setattr("pattlite_dist.train.saving.log_before_saving", lambda *args: None)
     watch = LossWatch()
 

@@ -154,7 +154,8 @@ def test_a_run_killed_again_and_again_ends_with_the_same_weights(
     faults.insert(len(faults) // 2, Fault(REWIND, 0))
     arguments = options(
         face_shards, tmp_path,
-        **{"data.workers": workers, "trainer.checkpoint_every_steps": SAVE_EVERY},
+        **{"data.workers": workers, "trainer.checkpoint_every_steps": SAVE_EVERY,
+           "trainer.async_save": seed != 1},
     )  # fmt: skip
     kills = killed(zygote, arguments, tmp_path / "tiny", ranks, faults)
     assert kills == sum(counts) + 1
