@@ -17,12 +17,12 @@ ROOMS = [
     "errors", "console", "files", "logins", "location", "stores", "settings", "shipped", "compat",
     "runtime",
     "config", "shards", "data", "model", "tracking", "train", "buckets", "evaluation", "predict",
-    "export", "slurm", "report", "commands", "cli",
+    "export", "slurm", "render", "report", "commands", "cli",
 ]  # fmt: skip
 CONFIG = {"config", "migrate", "renamed"}
 FOLDERS = {
-    "buckets", "commands", "compat", "data", "evaluation", "export", "model", "predict", "report",
-    "runtime", "shards", "shards/sources", "slurm", "tracking", "train",
+    "buckets", "commands", "compat", "data", "evaluation", "export", "model", "predict", "render",
+    "report", "runtime", "shards", "shards/sources", "slurm", "tracking", "train",
 }  # fmt: skip
 MODULES = {
     "__init__", "__main__", "cli", "config", "console", "errors", "files", "location", "logins",

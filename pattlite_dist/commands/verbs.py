@@ -147,6 +147,18 @@ VERBS = {
         "find what would stop a run here, or with --profile a job",
         "doctor -c fer2013 --profile one-gpu",
     ),
+    "render kubernetes": Verb(
+        f"{_COMMANDS}.render:kubernetes",
+        "-c CONFIG --profile P --image I",
+        "print manifests for Kubernetes, or Kubeflow's TrainJob",
+        "render kubernetes -c fer2013 --profile one-gpu --image IMAGE --runs s3://bucket/runs",
+    ),
+    "render skypilot": Verb(
+        f"{_COMMANDS}.render:skypilot",
+        "-c CONFIG --profile P --image I",
+        "print a task for SkyPilot, which finds spot machines",
+        "render skypilot -c fer2013 --profile one-gpu --gpu A100 --image IMAGE --runs s3://bucket/runs",
+    ),
     "submit": Verb(
         f"{_COMMANDS}.submit:train",
         "-c CONFIG --profile P",

@@ -1,4 +1,4 @@
-"""torchrun's agent: its folder for the workers, its log, and its store.
+"""torchrun's agent: its folder for the workers, its log, its store, and its patience with them.
 
 Nothing here imports torch before it is called: a worker asks for the folder at its very start.
 """
@@ -6,10 +6,12 @@ Nothing here imports torch before it is called: a worker asks for the folder at 
 import importlib
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from pattlite_dist.compat.need import changed, find
+from pattlite_dist.compat.need import changed, find, find_function
 
 _NAME = "torch"
 _API = "torch.distributed.elastic.multiprocessing.api"
@@ -65,3 +67,34 @@ def separate_stores() -> None:
         ignored = True
     if ignored:
         raise changed(_NAME, f"variable {_SEPARATE}")
+
+
+def wait_for_workers(options: Any, seconds: int) -> None:
+    """Let workers that were sent a signal to stop end by themselves, for so long.
+
+    Newer versions of torchrun have an option for it; it stays as it is if the user has set it.
+
+    Args:
+        options: torchrun's, parsed.
+        seconds: before they are killed.
+
+    Raises:
+        UserError: this version of PyTorch waits elsewhere.
+    """
+    if hasattr(options, _PATIENCE):
+        if getattr(options, _PATIENCE) is None:
+            setattr(options, _PATIENCE, seconds)
+        return
+    api = importlib.import_module(_API)
+    close = find_function(_NAME, api, "PContext.close", ("death_sig", "timeout"))
+    signalled = find(_NAME, api, "SignalException")
+
+    def patient(self: Any, death_sig: Any = None, timeout: int = 30) -> None:
+        # Between two attempts, workers that hang are to be killed as soon as before.
+        stops = isinstance(sys.exc_info()[1], signalled)
+        close(self, death_sig, seconds if stops else timeout)
+
+    api.PContext.close = patient
+
+
+_PATIENCE = "shutdown_timeout"

@@ -13,12 +13,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pattlite_dist.compat.torchrun import agent_folder, agent_log, separate_stores, worker_folder
+from pattlite_dist.compat.torchrun import (
+    agent_folder,
+    agent_log,
+    separate_stores,
+    wait_for_workers,
+    worker_folder,
+)
 from pattlite_dist.errors import UserError
 from pattlite_dist.runtime import network
 from pattlite_dist.runtime.imports import quick_imports
 
 MISTAKE = 2  # the exit status for failures that a retry cannot fix
+# How many seconds after SIGTERM whatever is left of this machine's part is killed: a pod's
+# terminationGracePeriodSeconds, say.
+GRACE = "PATTLITE_GRACE_SECONDS"
+_BEFORE = 5  # seconds, so that the agent ends its workers, and itself, before all are killed
 
 
 def told_before(env: Mapping[str, str] = os.environ) -> bool:
@@ -122,8 +132,29 @@ def find_addresses(options: Any) -> None:
             options.rdzv_conf = ",".join(filter(None, [options.rdzv_conf, here]))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run an agent until it ends; returns the exit status: 2 for a user's mistake."""
+def patience(env: Mapping[str, str] = os.environ) -> int | None:
+    """How long after SIGTERM the agent kills workers that have not ended, in seconds.
+
+    None leaves it at torchrun's own 30 s, which end a longer save however long the grace period is.
+
+    Raises:
+        UserError: the variable is set, but not to a number of seconds.
+    """
+    text = env.get(GRACE)
+    if text is None:
+        return None
+    if not text.isdecimal() or not int(text):
+        raise UserError(f"{GRACE}={text!r} is not a number of seconds from 1; set it to 120, say")
+    return max(int(text) - _BEFORE, 1)
+
+
+def main(arguments: Sequence[str] | None = None, unmet: int = MISTAKE) -> int:
+    """Run an agent until it ends; returns the exit status: 2 for a user's mistake.
+
+    Args:
+        arguments: torchrun's.
+        unmet: the status where the machines cannot connect.
+    """
     with quick_imports():
         from torch.distributed import run
         from torch.distributed.elastic.multiprocessing import SignalException
@@ -135,6 +166,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         separate_stores()
         parse: Any = run.parse_args
         options = parse(list(sys.argv[1:] if arguments is None else arguments))
+        seconds = patience()
+        if seconds is not None:
+            wait_for_workers(options, seconds)
         find_addresses(options)
         record(run.run)(options)
     except ChildFailedError as error:
@@ -155,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "that all were started",
             file=sys.stderr,
         )
-        return MISTAKE
+        return unmet
     except SignalException as error:
         print(f"pattlite: stopped by {error.sigval.name}", file=sys.stderr)
         return 128 + error.sigval

@@ -1,0 +1,1 @@
+"""Manifests for Kubernetes, Kubeflow and SkyPilot, from a profile and a configuration."""
