@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from pattlite_dist.runtime import network
 from pattlite_dist.runtime.imports import quick_imports
 
 MISTAKE = 2  # the exit status for failures that a retry cannot fix
+LOST = 1
 # How many seconds after SIGTERM whatever is left of this machine's part is killed: a pod's
 # terminationGracePeriodSeconds, say.
 GRACE = "PATTLITE_GRACE_SECONDS"
@@ -148,24 +150,31 @@ def patience(env: Mapping[str, str] = os.environ) -> int | None:
     return max(int(text) - _BEFORE, 1)
 
 
-def main(arguments: Sequence[str] | None = None, unmet: int = MISTAKE) -> int:
+def main(arguments: Sequence[str] | None = None, unmet: int = MISTAKE, lost: int = LOST) -> int:
     """Run an agent until it ends; returns the exit status: 2 for a user's mistake.
 
     Args:
         arguments: torchrun's.
-        unmet: the status where the machines cannot connect.
+        unmet: the status where the machines never connect, for which the user has to do something.
+        lost: the status where they lose each other after that: the same command continues.
     """
+    with tempfile.TemporaryDirectory(prefix="pattlite-agent-", ignore_cleanup_errors=True) as logs:
+        return _run(list(sys.argv[1:] if arguments is None else arguments), logs, unmet, lost)
+
+
+def _run(arguments: list[str], logs: str, unmet: int, lost: int) -> int:
     with quick_imports():
         from torch.distributed import run
         from torch.distributed.elastic.multiprocessing import SignalException
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
         from torch.distributed.elastic.rendezvous import RendezvousError
 
+    parse: Any = run.parse_args
+    options = parse(arguments)
+    options.log_dir = options.log_dir or logs  # torchrun's own would stay behind
     try:
         agent_log().addFilter(_worth_telling)
         separate_stores()
-        parse: Any = run.parse_args
-        options = parse(list(sys.argv[1:] if arguments is None else arguments))
         seconds = patience()
         if seconds is not None:
             wait_for_workers(options, seconds)
@@ -184,6 +193,10 @@ def main(arguments: Sequence[str] | None = None, unmet: int = MISTAKE) -> int:
         print(f"pattlite: error: {error}", file=sys.stderr)
         return MISTAKE
     except RendezvousError as error:
+        if any(Path(options.log_dir).glob("*/attempt_*")):  # workers have been started
+            print(f"pattlite: error: the machine where all meet is lost ({error}); start all again",
+                  file=sys.stderr)  # fmt: skip
+            return lost
         print(
             f"pattlite: error: the machines could not connect ({error}); check RDZV, the port, and "
             "that all were started",

@@ -157,7 +157,7 @@ def main(command: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    return elastic.main(agent_arguments(place, processes, command), unmet=AGAIN)
+    return elastic.main(agent_arguments(place, processes, command), unmet=AGAIN, lost=AGAIN)
 
 
 def _processes() -> int:
