@@ -8,6 +8,7 @@
 # make test-pythons               run the quick tests on every Python found from 3.10 to 3.14
 # make test-oldest                on the oldest Python, with the lowest versions setup.cfg allows
 # make test-newest                on the newest Python found, ignoring setup.cfg's upper bounds
+# make test-cloud                 have SkyPilot and Kubeflow read what `pattlite render` writes
 #
 # Without a GPU, the smaller CPU build of PyTorch is installed, if its index can be reached; GPUS=1
 # asks for the build with CUDA. PIP_ARGS is passed to pip, and an index named there is used instead.
@@ -28,7 +29,8 @@ BIN := .venv/bin
 DEMO := demo
 PYTEST_WORKERS := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
-.PHONY: demo test lint types tests docs fuzz soak test-pythons test-oldest test-newest clean help
+.PHONY: demo test lint types tests docs fuzz soak test-pythons test-oldest test-newest test-cloud \
+  clean help
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -113,6 +115,12 @@ soak: .venv/installed
 
 test-pythons test-oldest test-newest: test-%: .venvs/uv/bin/uv
 	.venvs/uv/bin/python tests/versions.py $* $(PYTEST_WORKERS) $(PYTEST_ARGS)
+
+test-cloud: .venvs/uv/bin/uv
+	.venvs/uv/bin/uv venv --quiet --allow-existing .venvs/cloud
+	.venvs/uv/bin/uv pip install --quiet --python=.venvs/cloud/bin/python \
+	  'skypilot>=0.14,<0.15' 'kubeflow-trainer-api>=2.3,<3'
+	.venvs/cloud/bin/python tests/clouds.py
 
 clean:
 	rm -rf $(DEMO) .venvs .mypy_cache .pytest_cache .ruff_cache .hypothesis

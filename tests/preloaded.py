@@ -2,9 +2,9 @@
 
     python -m tests.preloaded -m pattlite_dist.runtime.elastic …
 
-is the agent, and the Python may be that of `tests.warm`. Its workers are processes of their own, as
-always: each has a session, an environment and an exit status, may be killed, and is started again.
-But none begins with seconds of imports.
+is the agent, or `launch` beside it, and the Python may be that of `tests.warm`. Its workers are
+processes of their own, as always: each has a session, an environment and an exit status, may be
+killed, and is started again. But none begins with seconds of imports.
 """
 
 import gc
@@ -22,7 +22,7 @@ from torch.distributed.elastic.multiprocessing.subprocess_handler import subproc
 from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 
 from pattlite_dist.cli import main
-from pattlite_dist.runtime import elastic
+from pattlite_dist.runtime import elastic, launch
 from pattlite_dist.tracking import curves
 from pattlite_dist.train import run  # noqa: F401
 
@@ -99,5 +99,9 @@ if __name__ == "__main__":
     curves.write_figure = lambda _, path: path.touch()  # see tests.zygote
     gc.collect()
     gc.freeze()  # see tests.zygote
-    assert sys.argv[1:3] == ["-m", elastic.__name__]
+    assert sys.argv[1] == "-m"
+    if sys.argv[2] == launch.__name__:
+        launch.PORT = int(os.environ["PORT"])  # a pod has an address of its own, and all ports
+        sys.exit(launch.main(sys.argv[3:]))
+    assert sys.argv[2] == elastic.__name__
     sys.exit(elastic.main(sys.argv[3:]))

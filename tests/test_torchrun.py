@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -167,14 +167,16 @@ def test_the_demo_starts_as_many_processes_as_are_counted(
 
 
 class Agent:
-    """A call of the script and all that comes of it."""
+    """A call of the script, or of another program, and all that comes of it."""
 
-    def __init__(self, arguments: list[str], log: Path, **env: str) -> None:
+    def __init__(
+        self, arguments: list[str], log: Path, program: Sequence[str | Path] = (SCRIPT,), **env: str
+    ) -> None:
         self.path, self.pid_file = log, log.with_suffix(".pid")
         env = variables(PID_FILE=str(self.pid_file), **env)
         with log.open("w") as stream:
             self.process = subprocess.Popen(
-                [SCRIPT, *arguments], env=env, stdout=stream, stderr=subprocess.STDOUT,
+                [*program, *arguments], env=env, stdout=stream, stderr=subprocess.STDOUT,
                 start_new_session=True,
             )  # fmt: skip
 
@@ -220,9 +222,9 @@ def agents(forking_python: str, tmp_path: Path) -> Iterator[Callable[..., Agent]
     """
     started: list[Agent] = []
 
-    def begin(arguments: list[str], **env: str) -> Agent:
+    def begin(arguments: list[str], program: Sequence[str | Path] = (SCRIPT,), **env: str) -> Agent:
         env = {"PYTHON": forking_python, **env}
-        agent = Agent(arguments, tmp_path / f"agent-{len(started)}.log", **env)
+        agent = Agent(arguments, tmp_path / f"agent-{len(started)}.log", program, **env)
         started.append(agent)
         return agent
 
@@ -291,11 +293,23 @@ def test_where_a_worker_is_killed_all_go_on_from_the_last_checkpoint(
 
 @slow
 def test_two_machines_train_as_two_processes_of_one_also_when_a_worker_is_killed(
-    whole: Path, face_shards: Path, tmp_path: Path, agents: Callable[..., Agent], address: str
+    whole: Path,
+    face_shards: Path,
+    tmp_path: Path,
+    agents: Callable[..., Agent],
+    address: str,
+    forking_python: str,
 ) -> None:
     run = tmp_path / "tiny"
-    env = {"NPROC": "1", "NNODES": "2", "RDZV": address}
-    both = [agents(arguments(face_shards, tmp_path), **env) for _ in range(2)]
+    host, _, port = address.partition(":")
+    options = arguments(face_shards, tmp_path)
+    # The second is the second pod of an indexed Job, as `pattlite render` has it.
+    pod = {"PATTLITE_NODES": "2", "PATTLITE_FIRST": host, "JOB_COMPLETION_INDEX": "1"}
+    launch = (forking_python, "-m", "pattlite_dist.runtime.launch")
+    both = [
+        agents(options, NPROC="1", NNODES="2", RDZV=address),
+        agents(options, program=launch, NPROC="1", PORT=port, **pod),
+    ]
     until(lambda: step(run) >= STEPS, both)
     before = [agent.workers() for agent in both]
     assert [len(pids) for pids in before] == [1, 1]
@@ -385,6 +399,26 @@ def test_a_worker_killed_once_too_often_is_told_without_a_traceback_of_torchrun(
     assert agent.wait() == 1
     assert "training ended with exit status (rank 0: -9)" in agent.log
     assert "Traceback" not in agent.log
+
+
+@slow
+def test_workers_that_do_not_end_are_killed_within_the_grace_period(
+    tmp_path: Path, agents: Callable[..., Agent], warm_python: str
+) -> None:
+    begun = tmp_path / "begun"
+    deaf = ["--no-python", "sh", "-c", f"trap '' TERM; touch {begun}; exec sleep 300"]
+    agent = agents(
+        ["--standalone", "--nproc-per-node=1", *deaf],
+        program=(warm_python, "-u", "-m", "pattlite_dist.runtime.elastic"),
+        PATTLITE_GRACE_SECONDS="6",
+    )
+    until(begun.exists, [agent])
+    asked = time.monotonic()
+    os.kill(agent.pid, signal.SIGTERM)
+    assert agent.wait() == 128 + signal.SIGTERM, agent.log
+    # One second after the signal; torchrun's own patience is 30.
+    assert time.monotonic() - asked < 25
+    assert agent.log.splitlines()[-1] == "pattlite: stopped by SIGTERM"
 
 
 @slow

@@ -1,6 +1,7 @@
 """Where a private name is gone or has another shape, a command says so before it begins."""
 
 import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -123,6 +124,36 @@ def test_a_torch_that_does_not_know_the_variable_is_refused(
     with pytest.raises(UserError, match="variable TORCH_NO_SUCH_VARIABLE"):
         torchrun.separate_stores()
     monkeypatch.delenv("TORCH_NO_SUCH_VARIABLE")
+
+
+def test_an_agents_patience_is_an_option_that_the_user_may_have_set() -> None:
+    for given, kept in ((None, 60), (5, 5)):
+        options = SimpleNamespace(shutdown_timeout=given)
+        torchrun.wait_for_workers(options, 60)
+        assert options.shutdown_timeout == kept
+
+
+def test_an_older_agent_is_patient_after_a_signal_and_as_before_between_attempts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torch.distributed.elastic.multiprocessing import api
+
+    waited: list[int] = []
+
+    def close(self: object, death_sig: object = None, timeout: int = 30) -> None:
+        waited.append(timeout)
+
+    monkeypatch.setattr(api.PContext, "close", close)
+    torchrun.wait_for_workers(SimpleNamespace(), 60)
+    try:
+        raise api.SignalException("", signal.SIGTERM)
+    except api.SignalException:
+        api.PContext.close(None, signal.SIGTERM)  # type: ignore[arg-type]
+    api.PContext.close(None)  # type: ignore[arg-type]
+    assert waited == [60, 30]
+    monkeypatch.setattr(api.PContext, "close", lambda self: None)
+    with pytest.raises(UserError, match=r"`PContext\.close`"):
+        torchrun.wait_for_workers(SimpleNamespace(), 60)
 
 
 def test_training_stops_before_it_touches_anything(

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from pattlite_dist.errors import UserError
 from pattlite_dist.runtime import elastic, network
 from pattlite_dist.runtime.elastic import _worth_telling, first_to_tell, status, told_before
 
@@ -107,3 +108,16 @@ def test_agents_give_the_address_that_leads_to_where_they_meet(
     options = SimpleNamespace(**{**nothing, **given})
     elastic.find_addresses(options)
     assert (options.local_addr, options.rdzv_conf) == (local_addr, conf)
+
+
+@pytest.mark.parametrize(
+    ("grace", "seconds"), [(None, None), ("120", 115), ("6", 1), ("5", 1), ("1", 1)]
+)
+def test_workers_are_left_most_of_the_grace_period(grace: str | None, seconds: int | None) -> None:
+    assert elastic.patience({} if grace is None else {"PATTLITE_GRACE_SECONDS": grace}) == seconds
+
+
+@pytest.mark.parametrize("grace", ["", "0", "-1", "2m", "1.5"])
+def test_a_grace_period_that_is_no_number_of_seconds_is_refused(grace: str) -> None:
+    with pytest.raises(UserError, match="is not a number of seconds from 1; set"):
+        elastic.patience({"PATTLITE_GRACE_SECONDS": grace})
