@@ -8,6 +8,7 @@
 # make test-pythons               run the quick tests on every Python found from 3.10 to 3.14
 # make test-oldest                on the oldest Python, with the lowest versions setup.cfg allows
 # make test-newest                on the newest Python found, ignoring setup.cfg's upper bounds
+# make test-container             build the Containerfile, and train in it as any user (root, buildah)
 # make test-cloud                 have SkyPilot and Kubeflow read what `pattlite render` writes
 #
 # Without a GPU, the smaller CPU build of PyTorch is installed, if its index can be reached; GPUS=1
@@ -30,7 +31,7 @@ DEMO := demo
 PYTEST_WORKERS := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 .PHONY: demo test lint types tests docs fuzz soak test-pythons test-oldest test-newest test-cloud \
-  clean help
+  test-container clean help
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -115,6 +116,9 @@ soak: .venv/installed
 
 test-pythons test-oldest test-newest: test-%: .venvs/uv/bin/uv
 	.venvs/uv/bin/python tests/versions.py $* $(PYTEST_WORKERS) $(PYTEST_ARGS)
+
+test-container:
+	tests/container.sh
 
 test-cloud: .venvs/uv/bin/uv
 	.venvs/uv/bin/uv venv --quiet --allow-existing .venvs/cloud

@@ -140,6 +140,7 @@ _CALLS = {
     "make test-pythons": [f"[python][tests/versions.py][pythons]{_WORKERS}"],
     "make test-oldest": [f"[python][tests/versions.py][oldest]{_WORKERS}"],
     "make test-newest": [f"[python][tests/versions.py][newest]{_WORKERS}"],
+    "make test-container": ["[container.sh]"],
     "make test-cloud": [
         "[uv][venv][--quiet][--allow-existing][.venvs/cloud]",
         "[uv][pip][install][--quiet][--python=.venvs/cloud/bin/python][skypilot>=0.14,<0.15]"
@@ -156,6 +157,7 @@ def test_the_targets_for_contributors_call_what_they_are_for(make: Make, tmp_pat
     for name in ("uv", "python"):
         script(tmp_path / ".venvs" / "uv" / "bin" / name, _SHOWS)
     script(tmp_path / ".venvs" / "cloud" / "bin" / "python", _SHOWS)
+    script(tmp_path / "tests" / "container.sh", _SHOWS)
     (tmp_path / ".venv" / "installed").touch()
     lines = [one.line for one in commands("CONTRIBUTING.md") if one.how == "tested"]
     assert lines == [*_CALLS]
