@@ -4,6 +4,7 @@
 # make test                       install, then run lint, types and tests
 # make docs                       build the documentation as a site, in docs/_build
 # make fuzz                       try 10,000 damaged files of each kind (an hour)
+# make soak                       disturb trainings by faults of all kinds for MINUTES (20), drawn from SEED (0)
 # make test-pythons               run the quick tests on every Python found from 3.10 to 3.14
 # make test-oldest                on the oldest Python, with the lowest versions setup.cfg allows
 # make test-newest                on the newest Python found, ignoring setup.cfg's upper bounds
@@ -16,6 +17,8 @@ PYTHON ?= python3
 PIP_ARGS ?=
 INSTALL ?= $(BIN)/python -m pip install
 SOURCE ?=
+MINUTES ?= 20
+SEED ?= 0
 GPUS ?= $(wildcard /dev/nvidia[0-9]* /dev/kfd /dev/dxg)
 CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 # Asked once: a process for each GPU, or two without any.
@@ -26,7 +29,8 @@ BIN := .venv/bin
 DEMO := demo
 PYTEST_WORKERS := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
-.PHONY: demo test lint types tests docs fuzz test-pythons test-oldest test-newest test-cloud clean help
+.PHONY: demo test lint types tests docs fuzz soak test-pythons test-oldest test-newest test-cloud \
+  clean help
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -100,6 +104,9 @@ docs: .venv/installed
 fuzz: export PATTLITE_FUZZ := fuzz
 fuzz: .venv/installed
 	$(BIN)/pytest --timeout=0 tests/fuzz $(PYTEST_ARGS)
+
+soak: .venv/installed
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED)
 
 .venvs/uv/bin/uv:
 	$(check-python)

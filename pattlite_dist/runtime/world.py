@@ -55,7 +55,14 @@ def detect(env: Mapping[str, str] = os.environ) -> World:
     """
     if "TORCHELASTIC_RUN_ID" in env:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-        return World("torchrun", *(_number(env, name) for name in names))
+        rank, size, local_rank, local_size = (_number(env, name) for name in names)
+        nodes = _number(env, "GROUP_WORLD_SIZE") if "GROUP_WORLD_SIZE" in env else None
+        if nodes is not None and nodes * local_size != size:  # seen on all machines, as below
+            raise UserError(
+                f"{size} processes over {nodes} machines: every machine must start the same "
+                "number; set NPROC to one number on all of them"
+            )
+        return World("torchrun", rank, size, local_rank, local_size)
     if is_task(env):
         nodes = _number(
             env, "SLURM_STEP_NUM_NODES" if "SLURM_STEP_NUM_NODES" in env else "SLURM_NNODES"

@@ -36,11 +36,12 @@ def make_name(epoch: int, step: int, top1: float | None) -> str:
 
 
 def superfluous(names: Iterable[str], keep_best: int) -> list[str]:
-    """Names to remove: all but the newest and the `keep_best` best (earliest if tied)."""
-    found = [item for item in map(parse_name, names) if item is not None]
-    if not found:
-        return []
-    kept = {max(found).name, *(item.name for item in ranked(found)[:keep_best])}
+    """Names to remove: all but the two newest and the `keep_best` best (earliest if tied).
+
+    The newest but one is for a run whose newest is damaged; the best may be of long ago.
+    """
+    found = sorted(item for item in map(parse_name, names) if item is not None)
+    kept = {item.name for item in [*found[-2:], *ranked(found)[:keep_best]]}
     return sorted(item.name for item in found if item.name not in kept)
 
 

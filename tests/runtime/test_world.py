@@ -129,6 +129,16 @@ def test_variables_that_make_no_sense_are_the_users_error(
         detect(env)
 
 
+@pytest.mark.parametrize("counts", [(2, 1), (1, 2), (1, 1, 3), (4, 1, 1)])
+def test_uneven_machines_are_an_error_on_each_of_them(counts: tuple[int, ...]) -> None:
+    size = str(sum(counts))
+    for count in counts:
+        env = {**TORCHRUN, "RANK": "0", "WORLD_SIZE": size, "LOCAL_RANK": "0",
+               "LOCAL_WORLD_SIZE": str(count), "GROUP_WORLD_SIZE": str(len(counts))}  # fmt: skip
+        with pytest.raises(UserError, match=f"{size} processes over {len(counts)} machines"):
+            detect(env)
+
+
 @pytest.mark.parametrize(("tasks", "nodes"), [(5, 2), (4, 3), (7, 4), (2, 3)])
 def test_uneven_nodes_are_an_error_on_every_task_not_only_on_the_fuller_ones(
     tasks: int, nodes: int
