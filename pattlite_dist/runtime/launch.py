@@ -6,11 +6,13 @@ meet: here, the variables that those systems set in each container say so.
 """
 
 import os
+import signal
 import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.runtime import elastic
@@ -150,6 +152,9 @@ def main(command: Sequence[str] | None = None) -> int:
     if not command:
         print("usage: python -m pattlite_dist.runtime.launch VERB ...", file=sys.stderr)
         return elastic.MISTAKE
+    # The kernel ignores it for a container's first process that has no handler, as until torchrun
+    # starts workers, and the pod would stay for the whole grace period.
+    signal.signal(signal.SIGTERM, _end)
     if place.count > 1 and not wait_for_first(place):
         print(
             f"pattlite: error: {place.first}:{PORT} did not answer within {_PATIENCE:.0f} s; check "
@@ -158,6 +163,10 @@ def main(command: Sequence[str] | None = None) -> int:
         )
         return 1
     return elastic.main(agent_arguments(place, processes, command), unmet=AGAIN, lost=AGAIN)
+
+
+def _end(signum: int, _: object) -> NoReturn:
+    raise SystemExit(128 + signum)
 
 
 def _processes() -> int:

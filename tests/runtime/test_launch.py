@@ -1,4 +1,7 @@
+import os
+import signal
 import socket
+import time
 
 import pytest
 
@@ -92,3 +95,23 @@ def test_a_mistake_is_one_line_and_status_2(
     assert launch.main(command) == 2
     told = capsys.readouterr().err
     assert told.startswith(message) and told.count("\n") == 1
+
+
+def test_a_machine_that_still_waits_for_others_ends_at_sigterm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def drained(place: Place) -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)  # the signal's handler ends it
+        return True
+
+    monkeypatch.setattr(launch, "wait_for_first", drained)
+    for name, value in {**JOB, "NPROC": "1"}.items():
+        monkeypatch.setenv(name, value)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as end:
+            launch.main(["train"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert end.value.code == 143
