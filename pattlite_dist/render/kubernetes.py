@@ -2,7 +2,7 @@
 
 Each machine is a pod. A headless Service gives the first one a name, at which all meet; the
 configuration is a ConfigMap. What becomes of a pod that ends follows from its exit status, by
-podFailurePolicy (Kubernetes 1.31 or later; as beta, 1.26).
+podFailurePolicy and, for several machines, successPolicy (Kubernetes 1.31 or later).
 """
 
 from dataclasses import dataclass
@@ -48,6 +48,9 @@ def job(work: Work, access: Access) -> list[Tree]:
         "completionMode": "Indexed",
         "completions": work.nodes,
         "parallelism": work.nodes,
+        # The first machine ends last. One that was lost just then would be replaced by one that
+        # finds nobody.
+        **({"successPolicy": {"rules": [{"succeededIndexes": "0"}]}} if work.nodes > 1 else {}),
         **ending(work),
         "template": template,
     }

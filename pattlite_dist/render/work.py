@@ -16,6 +16,7 @@ from pattlite_dist.errors import UserError
 from pattlite_dist.location import Place, is_bucket, is_local
 from pattlite_dist.runtime.elastic import GRACE
 from pattlite_dist.runtime.launch import AGAIN, PROCESSES
+from pattlite_dist.slurm.checks import batch, devices
 from pattlite_dist.slurm.profile import Profile
 
 LAUNCH = "pattlite_dist.runtime.launch"
@@ -101,7 +102,7 @@ def check(work: Work, target: str) -> None:
     Raises:
         UserError: the reason, and what to do.
     """
-    profile = work.profile
+    profile, trainer = work.profile, work.config.trainer
     if len(profile.node_range) > 1:
         raise UserError(
             f"profile.nodes is {profile.nodes}, but {target} starts a fixed number of machines, "
@@ -113,6 +114,11 @@ def check(work: Work, target: str) -> None:
             f"profile.environment has {names}, and a manifest is no place for secrets; remove it "
             f"from the profile and {_how(target)}"
         )
+    for line in (
+        *batch(trainer.global_batch, profile.node_range, profile.local_size),
+        *devices(trainer.accelerator, profile.gpus_per_node),
+    ):
+        raise UserError(line)
 
 
 def _how(target: str) -> str:

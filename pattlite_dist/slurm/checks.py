@@ -183,8 +183,8 @@ def disk(folder: Path, free: int, keep_best: int, checkpoint: int | None = None)
         keep_best: of the configuration.
         checkpoint: bytes of one; None: not known.
     """
-    # The newest is kept as well, and a new one is complete before an old one is removed.
-    count = keep_best + 2
+    # The two newest are kept as well, and a new one is complete before an old one is removed.
+    count = keep_best + 3
     size = checkpoint or CHECKPOINT_BYTES
     if free >= count * size:
         return []

@@ -17,6 +17,7 @@ from pattlite_dist.render import kubernetes, skypilot
 from pattlite_dist.render.kubernetes import Access
 from pattlite_dist.render.work import Work, check
 from pattlite_dist.slurm.profile import Profile
+from pattlite_dist.train.settings import TrainerConfig
 from tests.conftest import TINY
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -114,8 +115,9 @@ def test_kubernetes_knows_each_field(name: str) -> None:
         kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
 
 
-def work(runs: str = "s3://faces/runs", **profile: Any) -> Work:
-    return Work(Config(runs=runs), Profile(**profile), "image")
+def work(runs: str = "s3://faces/runs", batch: int = 64, **profile: Any) -> Work:
+    config = Config(runs=runs, trainer=TrainerConfig(global_batch=batch))
+    return Work(config, Profile(**profile), "image")
 
 
 @pytest.mark.parametrize(
@@ -123,6 +125,7 @@ def work(runs: str = "s3://faces/runs", **profile: Any) -> Work:
     [
         (lambda: check(work(nodes="1-4"), "Kubernetes"), "nodes is 1-4, but Kubernetes starts a"),
         (lambda: check(work(nodes="1-4"), "SkyPilot"), "nodes is 1-4, but SkyPilot starts a fixed"),
+        (lambda: check(work(batch=9, nodes=2), "SkyPilot"), "global_batch"),
         (lambda: kubernetes.job(work("runs"), Access()), "is a folder, which is lost with its pod"),
         (lambda: skypilot.task(work("runs"), "A100", True), "is a folder, which is lost with its"),
         (lambda: kubernetes.job(work(), Access(volume="disk")), "--volume disk is for runs in a"),

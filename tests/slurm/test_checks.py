@@ -29,8 +29,8 @@ RUN = Path("runs/x")
         (checks.times(1440, 30, 10, 42.0).problems, ["signal_seconds is 30", "42.0 s"]),
         (checks.wandb("online", False), ["online without a login", "wandb login"]),
         (checks.weights("w.pt", False), ["w.pt does not exist"]),
-        (checks.disk(RUN, 299_999_999, 1), ["runs/x has 300 MB free", "3 checkpoints of 100 MB"]),
-        (checks.disk(RUN, 4_000_000, 3, 1_000_000), ["5 checkpoints of 1 MB"]),
+        (checks.disk(RUN, 399_999_999, 1), ["runs/x has 400 MB free", "4 checkpoints of 100 MB"]),
+        (checks.disk(RUN, 4_000_000, 3, 1_000_000), ["6 checkpoints of 1 MB"]),
         (checks.jobs(RUN, ["12", "13_1"]), ["job 12, 13_1", "pattlite cancel runs/x"]),
     ],
 )  # fmt: skip
@@ -65,7 +65,7 @@ def test_what_is_wrong_is_told_in_one_line_that_says_how_to_mend_it(
         checks.weights(None, False),
         checks.weights("imagenet", False),
         checks.weights("w.pt", True),
-        checks.disk(RUN, 300_000_000, 1),
+        checks.disk(RUN, 400_000_000, 1),
         checks.jobs(RUN, []),
     ],
 )
