@@ -161,7 +161,7 @@ CHECKPOINT = "epoch=0009-step=00000896-top1=0.6412.ckpt"
         ("train", ["--model.weights", CHECKPOINT, "seed=3"], {"model.weights": CHECKPOINT}),
         ("train", [f"model.weights={CHECKPOINT}"], {"model.weights": CHECKPOINT}),
         ("shards create", ["a=b.csv", "out=1", "jobs=2"], {"source": Path("a=b.csv"), "jobs": 2}),
-        ("compare", ["a=1", "--against", "b=2"], {"runs": [Path("a=1")]}),
+        ("compare", ["a=1", "--against", "b=2"], {"runs": ["a=1"]}),
         (
             "sweep",
             ["--name", "n", "-c", "c=d.yaml", "--profile", "a=b.yaml", "seed=0,1"],

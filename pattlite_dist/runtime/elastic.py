@@ -169,12 +169,12 @@ def _run(arguments: list[str], logs: str, unmet: int, lost: int) -> int:
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
         from torch.distributed.elastic.rendezvous import RendezvousError
 
-    parse: Any = run.parse_args
-    options = parse(arguments)
-    options.log_dir = options.log_dir or logs  # torchrun's own would stay behind
     try:
         agent_log().addFilter(_worth_telling)
         separate_stores()
+        parse: Any = run.parse_args
+        options = parse(arguments)
+        options.log_dir = options.log_dir or logs  # torchrun's own would stay behind
         seconds = patience()
         if seconds is not None:
             wait_for_workers(options, seconds)

@@ -87,11 +87,17 @@ def as_before(given: Config, config: Config) -> list[str]:
     return lines
 
 
-def prepare_folder(config: Config, run: Path, step: int | None) -> None:
+def prepare_folder(config: Config, run: Path, step: int | None, scored: bool = True) -> None:
     """Write `config.yaml`, and remove metrics from `step` on: those steps are repeated.
 
     Paths are written as absolute ones, so that a run can be used from any folder.
+
+    Args:
+        config: of the run.
+        run: folder.
+        step: that it continues from; None: no metrics are removed.
+        scored: see `rewind_metrics`.
     """
     write_text(run / CONFIG_NAME, to_yaml(with_absolute_paths(config)))
     if step is not None:
-        rewind_metrics(run / RECORD_NAME, step)
+        rewind_metrics(run / RECORD_NAME, step, scored)

@@ -16,10 +16,25 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return read_json_lines(path) if path.exists() else []
 
 
-def rewind_metrics(path: Path, step: int) -> None:
-    """Remove the lines of steps that a resumed run will repeat."""
+_OF_STEPS = ("train/loss", "time/steps")  # one of these is in each line of a step itself
+
+
+def rewind_metrics(path: Path, step: int, scored: bool = True) -> None:
+    """Remove the lines that a resumed run will write again.
+
+    Args:
+        path: of the record.
+        step: steps that the run has taken.
+        scored: whether the end of the epoch, if it ends there, is behind the run.
+    """
+
+    def stays(line: Mapping[str, Any]) -> bool:
+        if line["step"] == step - 1 and not scored:
+            return any(key in line for key in _OF_STEPS)
+        return bool(line["step"] < step)
+
     if path.exists():
-        kept = [line for line in read_metrics(path) if line["step"] < step]
+        kept = [line for line in read_metrics(path) if stays(line)]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 

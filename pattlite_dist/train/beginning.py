@@ -43,6 +43,12 @@ def step_of(found: Path | None) -> int:
     return place.step if place else 0
 
 
+def is_scored(found: Path | None) -> bool:
+    """Whether a checkpoint was scored on val, as each is that is saved when an epoch is over."""
+    place = parse_name(found.name) if found else None
+    return place is not None and place.top1 >= 0
+
+
 def check_progress(run: Path, found: Path | None) -> None:
     """Check that a run which torchrun starts again and again gets on.
 

@@ -30,7 +30,7 @@ from pattlite_dist.tracking.folder import as_before, prepare_folder, run_folder,
 from pattlite_dist.tracking.history import append, note_failed
 from pattlite_dist.tracking.lock import RunLock
 from pattlite_dist.train import checkpoint as checkpoints
-from pattlite_dist.train.beginning import begin, check_progress, continues_from, step_of
+from pattlite_dist.train.beginning import begin, check_progress, continues_from, is_scored, step_of
 from pattlite_dist.train.classes import class_weights, said
 from pattlite_dist.train.course import Course
 from pattlite_dist.train.description import announce
@@ -195,7 +195,7 @@ def fit(
     settings, run = config.trainer, run_folder(config)
     steps = data.plan().steps
     step = step_of(found)
-    on_main(world, lambda: prepare_folder(config, run, step))
+    on_main(world, lambda: prepare_folder(config, run, step, is_scored(found)))
     if settings.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if settings.compile:

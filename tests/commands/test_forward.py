@@ -337,7 +337,7 @@ def fits(keys: dict[str, Any]) -> bool:
 def test_each_key_of_a_configuration_reaches_the_run_folder(jobs: list[Any]) -> None:
     folder = str(Path.cwd() / "a folder" / "b")
     places = {"runs": folder, "data.shards": folder, "data.cache": folder, "model.weights": folder,
-              "data.targets": folder, "distill.teachers": [folder]}  # fmt: skip
+              "scratch": folder, "data.targets": folder, "distill.teachers": [folder]}  # fmt: skip
     for number, chosen in enumerate(changed_everywhere()):
         chosen["name"] = f"other{number}"
         words = [f"--{key}={str(value).lower() if value in (True, False) else value}"

@@ -64,7 +64,7 @@ def test_a_bad_loss_stops_the_run_at_its_step(
     assert error.startswith("pattlite: error: the loss of step 7 is NaN or infinite")
     assert "last good checkpoint is epoch=0000-step=00000006.ckpt" in error
     run = tmp_path / "tiny"
-    assert kept(run) == [6]
+    assert kept(run) == [3, 6]
     lines = read_metrics(run / "metrics.jsonl")
     assert all(math.isfinite(value) for line in lines for value in line.values())
     (failed,) = [event for event in history.read(run) if event["event"] == "failed"]
@@ -127,7 +127,7 @@ def test_a_loss_that_is_bad_on_one_rank_stops_all_at_the_same_step(
     errors = start.stderr.splitlines()
     assert len(errors) == 2 and errors[0] == errors[1]  # reported by each rank
     assert errors[0].startswith("pattlite: error: the loss of step 7 is NaN or infinite")
-    assert kept(tmp_path / "tiny") == [6]
+    assert kept(tmp_path / "tiny") == [3, 6]
 
 
 def on_a_gpu(run: Path, monkeypatch: pytest.MonkeyPatch, every_steps: int) -> tuple[Any, list[int]]:

@@ -37,7 +37,7 @@ def test_a_run_folder_holds_what_it_should(reference: Path) -> None:
     assert load_config(reference).name == "tiny"
     assert (reference / "curves.png").exists()
     names = [path.name for path in (reference / "checkpoints").iterdir()]
-    assert 1 <= len(names) <= 2
+    assert 2 <= len(names) <= 3
     assert all(parse_name(name) for name in names)
     lines = read_metrics(reference / "metrics.jsonl")
     assert sum("val/top1" in line for line in lines) == 3

@@ -76,6 +76,7 @@ def keep_all(monkeypatch: pytest.MonkeyPatch) -> dict[int, dict[str, Any]]:
 
     def noted(self: AtomicCheckpointIO, content: Any, path: Path, **rest: Any) -> None:
         save(self, content, path, **rest)
+        self.beside.wait()
         saved[content["global_step"]] = checkpoints.load(Path(path))
 
     monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", noted)

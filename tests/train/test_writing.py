@@ -125,16 +125,17 @@ def test_nothing_follows_from_a_checkpoint_until_it_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(tmp_path)
+    assert run.save(0, 0.4, at_once=True) is None
     assert run.save(1, 0.5, at_once=True) is None
     disk = HeldDisk(monkeypatch)
     assert run.save(2, 0.6) is None
     disk.begun.wait()
     run.weight.fill_(99)  # by later steps
-    assert run.keeper.busy() and run.kept() == [1]
+    assert run.keeper.busy() and run.kept() == [0, 1]
     assert '"step": 1' in (tmp_path / CALIBRATION_NAME).read_text()
     disk.go.set()
     found = run.keeper.last()
-    assert found is not None and run.kept() == [2] and not run.keeper.busy()
+    assert found is not None and run.kept() == [1, 2] and not run.keeper.busy()
     assert '"step": 2' in (tmp_path / CALIBRATION_NAME).read_text()
     assert load(found)["state_dict"]["model.a"].tolist() == [2, 2, 2]
 
@@ -148,8 +149,9 @@ def test_the_next_save_waits_and_a_worse_one_is_not_calibrated(
     run.save(2, 0.5)
     assert 1 in run.kept()
     run.save(3)
+    run.save(4)
     run.keeper.close()
-    assert run.kept() == [1, 3]
+    assert run.kept() == [1, 3, 4]
     assert '"step": 1' in (tmp_path / CALIBRATION_NAME).read_text()
 
 
@@ -170,7 +172,7 @@ def test_a_save_that_fails_beside_training_is_said_and_removes_nothing(
     disk.failure = None
     assert run.save(4, 0.8) is None
     run.keeper.close()
-    assert run.kept() == [4]
+    assert run.kept() == [1, 4]
 
 
 def test_what_a_run_does_not_expect_is_raised_on_the_rank_that_saves(
