@@ -160,7 +160,7 @@ def test_what_a_run_has_saved_is_measured(face_shards: Path, tmp_path: Path) -> 
     history.append(run, "finished", save_seconds=1)
     found = problems(look(face_shards, tmp_path, model__weights=str(tmp_path / "gone.pt")))
     assert len(found) == 2  # the weights are not read again
-    assert "took 200.5 s" in found[0] and "3 checkpoints" in found[1]
+    assert "took 200.5 s" in found[0] and "4 checkpoints" in found[1]
     more = look(face_shards, tmp_path, distill__teachers=[str(tmp_path / "teacher")])
     assert any("distill.teachers: " in line and "does not exist" in line for line in problems(more))
 
