@@ -14,10 +14,11 @@ from typing import Any
 
 from pattlite_dist.buckets.publisher import Task, machine
 from pattlite_dist.errors import Unreachable, UserError
+from pattlite_dist.runtime.elastic import GRACE
 from pattlite_dist.tracking.claim import me
 
 _AMPLE = 600.0  # seconds to publish the end of a run that nobody asked to stop
-_GRACE, _GRACE_OF_MOST = "PATTLITE_GRACE_SECONDS", 30.0  # what Kubernetes gives
+_GRACE_OF_MOST = 30.0  # seconds: what Kubernetes gives
 _LAST = {"done", "lost", "replaced"}  # a publisher's last words
 _SLACK = 2.0  # seconds of a grace period that are not for publishing
 
@@ -157,6 +158,6 @@ def time_left(noted: float, env: Mapping[str, str] = os.environ) -> float:
         noted: when the signal arrived, seconds since 1970.
         env: the environment.
     """
-    given = env.get(_GRACE, "")
+    given = env.get(GRACE, "")
     grace = float(given) if given.isdecimal() else _GRACE_OF_MOST
     return max(noted + grace - time.time(), 0.0)
