@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import random
-import re
 import signal
 import socket
 import statistics
@@ -26,6 +25,7 @@ from pattlite_dist.shards.create import create_shards
 from pattlite_dist.shards.faces import write_faces
 from pattlite_dist.shards.manifest import Options
 from pattlite_dist.shards.sources.registry import open_source
+from pattlite_dist.tracking import history
 from pattlite_dist.train.checkpoint import newest
 from tests.conftest import ROOT, tiny
 from tests.test_torchrun import QUICK, Agent, step
@@ -175,10 +175,8 @@ class Soak:
             time.sleep(0.02)
 
     def continued(self) -> list[int]:
-        """From which step each start has continued, in no order between machines."""
-        logs = sorted(self.folder.glob("agent-*.log"), key=lambda path: path.stat().st_mtime)
-        told = "".join(path.read_text(errors="replace") for path in logs)
-        return [int(found) for found in re.findall(r"continues from epoch=\d+-step=(\d+)", told)]
+        """At which step each start began, oldest first."""
+        return [event["step"] for event in history.read(self.run) if event["event"] == "started"]
 
     def workers(self) -> list[int]:
         """All ranks' processes, those of the first machine first."""
