@@ -14,40 +14,89 @@ from pattlite_dist.runtime.hang import STACKS, Watchdog, being_debugged
 from pattlite_dist.runtime.pulse import Beat, Limits, Pulse
 from pattlite_dist.tracking import history
 from tests.conftest import tiny
-from tests.starts import Zygote
-from tests.train.faults import Fault
+from tests.starts import Start, Zygote
+from tests.train.faults import LOADER, RENAME, SKIP, Fault
+from tests.train.harness import alive, until
+
+
+def hung(
+    zygote: Zygote, shards: Path, runs: Path, fault: Fault, **options: object
+) -> tuple[Start, list[str], dict[str, str]]:
+    """A start of three ranks that a fault keeps waiting, what its history says, and the stacks."""
+    arguments = tiny(
+        shards, runs, trainer__hang_minutes=0.05, trainer__timeout_minutes=2,
+        trainer__global_batch=9, trainer__epochs=3, **options,
+    )  # fmt: skip
+    start = zygote.with_small_networks().start(arguments, 3, fault, together=False)
+    assert all(start.statuses), "each can be started again"
+    assert not until(lambda: alive(start.sessions))
+    failed = [event for event in history.read(runs / "tiny") if event["event"] == "failed"]
+    assert not any("final" in event for event in failed)
+    stacks = {path.name: path.read_text() for path in (runs / "tiny" / STACKS).iterdir()}
+    assert all("pattlite_dist/train/run.py" in text for text in stacks.values())
+    return start, [event["error"] for event in failed], stacks
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("place", "rank", "told"),
+    ("place", "step", "rank", "told"),
     [
-        ("on_after_backward", 1, "rank 1 on {host} stopped answering, last seen in "),
-        ("on_validation_batch_start", 0, "rank 0 on {host} stopped answering"),
+        ("on_after_backward", 4, 1, "rank 1 on {host} stopped answering, last seen in "),
+        ("on_validation_batch_start", 12, 0, "rank 0 on {host} stopped answering"),
+        (RENAME, 4, 0, "rank 0 on {host} stopped answering"),
     ],
-    ids=["in a step", "rank 0 in a validation"],
+    ids=["in a step", "rank 0 in a validation", "rank 0 in a save beside a step"],
 )
 def test_a_rank_that_is_stopped_is_named_and_ends_the_run(
-    place: str, rank: int, told: str, zygote: Zygote, face_shards: Path, tmp_path: Path
+    place: str, step: int, rank: int, told: str, zygote: Zygote, face_shards: Path, tmp_path: Path
 ) -> None:
     """Rank 0 has the store by which the others ask; without it they know as well."""
-    step = 12 if place.startswith("on_validation") else 4
     fault = Fault(place, step, detail=1, rank=rank, signum=int(signal.SIGSTOP))
-    options = tiny(
-        face_shards, tmp_path, trainer__hang_minutes=0.05, trainer__timeout_minutes=2,
-        trainer__global_batch=9, trainer__epochs=3,
-    )  # fmt: skip
-    start = zygote.start(options, 3, fault, together=False)
-    run = tmp_path / "tiny"
+    start, failed, stacks = hung(
+        zygote, face_shards, tmp_path, fault, trainer__checkpoint_every_steps=4
+    )
     assert start.statuses[rank] == -signal.SIGKILL
-    assert all(start.statuses), "each can be started again"
-    failed = [event["error"] for event in history.read(run) if event["event"] == "failed"]
     assert failed  # without rank 0 and its store, each of the others notes what it last saw
     assert all(error.startswith(told.format(host=os.uname().nodename)) for error in failed), failed
-    stacks = {path.name: path.read_text() for path in (run / STACKS).iterdir()}
     assert stacks
     assert f"rank-{rank}.txt" not in stacks
-    assert all("pattlite_dist/train/run.py" in text for text in stacks.values())
+
+
+@pytest.mark.slow
+def test_a_rank_whose_loader_processes_are_stopped_is_named(
+    zygote: Zygote, face_shards: Path, tmp_path: Path
+) -> None:
+    fault = Fault(LOADER, 4, rank=1, signum=int(signal.SIGSTOP))
+    _, failed, stacks = hung(zygote, face_shards, tmp_path, fault, data__workers=1)
+    host = os.uname().nodename
+    [error] = failed
+    assert error.startswith(f"rank 1 on {host} hung in a wait for data at step "), error
+    assert sorted(stacks) == ["rank-0.txt", "rank-1.txt", "rank-2.txt"]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_a_disk_does_not_take_is_told_by_the_next(
+    zygote: Zygote, face_shards: Path, tmp_path: Path
+) -> None:
+    """The thread that writes it never returns; training goes on until it waits for it."""
+    fault = Fault(RENAME, 4, signum=0)
+    _, failed, stacks = hung(
+        zygote, face_shards, tmp_path, fault, trainer__checkpoint_every_steps=4
+    )
+    [error] = failed
+    assert f"rank 0 on {os.uname().nodename} hung in a save at step 8" in error, error
+    assert "atomic_write" in stacks["rank-0.txt"], "the stack of the thread that writes"
+
+
+@pytest.mark.slow
+def test_a_rank_that_skips_a_collective_is_named(
+    zygote: Zygote, face_shards: Path, tmp_path: Path
+) -> None:
+    _, failed, stacks = hung(zygote, face_shards, tmp_path, Fault(SKIP, 4, rank=1))
+    [error] = failed
+    assert error.startswith(f"rank 1 on {os.uname().nodename} hung in a step at step 3;"), error
+    assert "in recv" in stacks["rank-1.txt"]
+    assert "in all_reduce" in stacks["rank-0.txt"]
 
 
 def test_a_rank_that_stops_before_its_first_look_is_named() -> None:

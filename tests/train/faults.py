@@ -1,4 +1,4 @@
-"""Faults: a rank kills itself, or is sent another signal, at an exact point.
+"""Faults: a rank kills itself, is sent another signal, or hangs, at an exact point.
 
 `tests.zygote` installs them in the ranks that it forks.
 """
@@ -6,9 +6,11 @@
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +18,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 
 from pattlite_dist.train import run as runs
 from pattlite_dist.train.names import parse_name
 
 WRITE, RENAME, RENAMED, REMOVE, REWIND = "write", "rename", "renamed", "remove", "rewind"
-SLOW = "slow"
+SLOW, LOADER, SKIP = "slow", "loader", "skip"
 EVERY = -1
 
 
@@ -34,12 +37,15 @@ class Fault:
         place: a Lightning hook, or a stage in saving a checkpoint: it is being written, about to
             be renamed, just renamed, or an older one is about to be removed after it; or the
             metrics are about to be rewound as a run starts. `SLOW`: none, each step is longer.
+            `LOADER`: at a step's end, in its loader processes. `SKIP`: at a step's end it waits for
+            what rank 0 never sends, and so skips what the others do together.
         step: optimiser steps taken by then; ignored by `REWIND` and `SLOW`.
         late: in a hook, after the package's own callbacks instead of before them.
         detail: the batch of a validation, the percentage of a checkpoint that is written, or
             the milliseconds that it sleeps.
         rank: which rank; `EVERY` for all of them.
-        signum: the signal; any but SIGKILL is sent once, and the rank keeps running.
+        signum: the signal; any but SIGKILL is sent once, and the rank keeps running. 0: none, the
+            thread that comes there stays there, as in a system call that does not return.
     """
 
     place: str
@@ -51,7 +57,15 @@ class Fault:
 
     def strike(self) -> None:
         os.write(2, f"struck by {self}\n".encode())
-        os.kill(os.getpid(), self.signum)
+        if self.place == LOADER:
+            for process in multiprocessing.active_children():
+                os.kill(process.pid or 0, self.signum)
+        elif self.place == SKIP:
+            dist.recv(torch.zeros(1), src=0)
+        elif self.signum:
+            os.kill(os.getpid(), self.signum)
+        else:
+            threading.Event().wait()
 
 
 def killer(fault: Fault) -> Callback:
@@ -66,7 +80,8 @@ def killer(fault: Fault) -> Callback:
             struck = True
             fault.strike()
 
-    return type("Killer", (Callback,), {fault.place: hook})()
+    place = fault.place if fault.place.startswith("on_") else "on_train_batch_end"
+    return type("Killer", (Callback,), {place: hook})()
 
 
 class Sleeper(Callback):
@@ -172,12 +187,12 @@ def install(fault: Fault | None, record: str | None, freeze: bool) -> None:
             trainer.callbacks.insert(0, Recorder(record, freeze))
         if fault is not None and fault.place == SLOW:
             trainer.callbacks.insert(0, Sleeper(fault.detail / 1000))
-        if fault is not None and fault.place.startswith("on_"):
+        if fault is not None and fault.place.startswith(("on_", LOADER, SKIP)):
             trainer.callbacks.insert(len(trainer.callbacks) if fault.late else 0, killer(fault))
         return trainer
 
     runs.build_trainer = build_trainer
     if fault is not None and fault.place == WRITE:
         tear_checkpoint(fault)
-    elif fault is not None and fault.place != SLOW:
+    elif fault is not None and fault.place in (RENAME, RENAMED, REMOVE, REWIND):
         watch_files(fault)
