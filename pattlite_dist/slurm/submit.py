@@ -36,11 +36,13 @@ class Plan:
     after: str | None = None
     tasks: int | None = None
 
+    def __post_init__(self) -> None:
+        script.check_folder(self.folder)  # before anything is written there
+
     def parameters(self, code: Path | None = None) -> dict[str, Any]:
         """The parameters for submitit; `code` is the folder of a copy of the package."""
         # Python puts the folder that it starts in before PYTHONPATH: a copy must be that folder.
         folder = code or Path.cwd()
-        script.check_folder(self.folder)
         return script.parameters(
             self.profile, self.name, folder, code, self.after, self.tasks, self.folder
         )

@@ -2,7 +2,9 @@
 
 import errno
 import os
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +15,10 @@ from torch.utils.data import Dataset, SequentialSampler
 from pattlite_dist.data import handover, loader
 from pattlite_dist.data.loader import BatchLoader
 from pattlite_dist.errors import UserError
+from pattlite_dist.tracking import history
+from tests.conftest import tiny
+from tests.starts import Zygote
+from tests.train.faults import Fault
 
 FULL = "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
 
@@ -101,3 +107,36 @@ def test_a_rank_that_waits_for_data_can_be_asked_to_stop(made: BatchLoader) -> N
     made.waiting = waiting
     with pytest.raises(InterruptedError):
         next(iter(made))
+
+
+@pytest.fixture
+def crowded(zygote: Zygote) -> Iterator[Zygote]:
+    """Shared memory in which there is no room for a batch."""
+    zygote.inside("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "/dev/shm")
+    yield zygote.with_small_networks()
+    zygote.inside("umount", "/dev/shm")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [0, int(signal.SIGTERM)])
+def test_a_training_without_room_for_its_batches_ends(
+    signum: int, crowded: Zygote, face_shards: Path, tmp_path: Path
+) -> None:
+    """By itself, and sooner by a signal."""
+    fault = Fault("on_train_epoch_start", 0, late=True, signum=signum) if signum else None
+    options = tiny(face_shards, tmp_path, data__workers=1, trainer__global_batch=104)
+    start = crowded.start(options, 1, fault)
+    [event] = [
+        event
+        for event in history.read(tmp_path / "tiny")
+        if event["event"] in ("failed", "stopped")
+    ]
+    if fault:
+        assert start.stopped_by(fault), start.log
+        assert (event["signal"], event["step"]) == ("SIGTERM", 0)
+    else:
+        assert start.statuses == [2]
+        assert start.stderr.startswith("pattlite: error: a loader process cannot hand over"), (
+            start.log
+        )
+        assert "data.workers=0" in event["error"]

@@ -340,4 +340,4 @@ def test_a_key_or_password_of_the_profile_is_not_in_the_script() -> None:
 @pytest.mark.parametrize("name", ["50%users", "%j", "a\\b"])
 def test_a_folder_of_logs_that_sbatch_would_rename_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=r"folder of logs .* has a % or a backslash"):
-        Plan("x", HOME / name / "slurm", Profile()).text()
+        Plan("x", HOME / name / "slurm", Profile())
