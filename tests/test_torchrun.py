@@ -4,30 +4,35 @@ A machine is an agent here; agents on one host meet over the loopback interface 
 a network.
 """
 
+import base64
 import contextlib
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from pattlite_dist.tracking.record import RECORD_NAME, read_metrics
 from tests.conftest import ROOT, environment, tiny
 from tests.gpus import site
 from tests.starts import Zygote
-from tests.train.harness import alive, assert_same_training, final
+from tests.train.harness import alive, asleep, assert_same_training, final
 
 SCRIPT = ROOT / "launch" / "torchrun.sh"
 LIMIT = 150.0  # seconds
 STEPS = 13  # an epoch
 EPOCHS = 4
+TIMEOUT = 0.3  # minutes
 # torchrun's own: 30 s for others to come once enough are there, 15 s until one counts as lost.
 QUICK = "keep_alive_interval=1,last_call_timeout=2"
 slow = pytest.mark.slow
@@ -292,7 +297,7 @@ def test_where_a_worker_is_killed_all_go_on_from_the_last_checkpoint(
 
 
 @slow
-def test_two_machines_train_as_two_processes_of_one_also_when_a_worker_is_killed(
+def test_two_machines_train_as_two_processes_of_one_also_when_killed_or_suspended(
     whole: Path,
     face_shards: Path,
     tmp_path: Path,
@@ -302,7 +307,7 @@ def test_two_machines_train_as_two_processes_of_one_also_when_a_worker_is_killed
 ) -> None:
     run = tmp_path / "tiny"
     host, _, port = address.partition(":")
-    options = arguments(face_shards, tmp_path)
+    options = [*arguments(face_shards, tmp_path), f"--trainer.timeout_minutes={TIMEOUT}"]
     # The second is the second pod of an indexed Job, as `pattlite render` has it.
     pod = {"PATTLITE_NODES": "2", "PATTLITE_FIRST": host, "JOB_COMPLETION_INDEX": "1"}
     launch = (forking_python, "-m", "pattlite_dist.runtime.launch")
@@ -314,6 +319,12 @@ def test_two_machines_train_as_two_processes_of_one_also_when_a_worker_is_killed
     before = [agent.workers() for agent in both]
     assert [len(pids) for pids in before] == [1, 1]
     os.kill(before[1][0], signal.SIGKILL)
+    until(lambda: "continues from epoch=" in both[0].log + both[1].log, both)
+    at = step(run)
+    until(lambda: step(run) > at, both)
+    all_of_it = [pid for agent in both for pid in (agent.pid, *agent.workers())]
+    with asleep(all_of_it):
+        time.sleep(60 * TIMEOUT + 1)  # after which neither ranks nor machines wait for each other
     assert [agent.wait() for agent in both] == [0, 0], both[0].log + both[1].log
     assert "2 rank(s)" in both[0].log + both[1].log
     assert "continues from epoch=" in both[0].log + both[1].log
@@ -386,6 +397,36 @@ def listeners(address: str) -> set[int]:
             if str(entry.readlink()) in inodes:
                 found.add(int(entry.parts[2]))
     return found
+
+
+def waiting(address: str) -> int:
+    """How many agents have come to where they meet, and wait for others."""
+    host, _, port = address.partition(":")
+    with contextlib.suppress(RuntimeError, ValueError):
+        store = TCPStore(host, int(port), is_master=False, timeout=timedelta(seconds=5))  # type: ignore[attr-defined]
+        if store.check(["torch.rendezvous.pattlite"]):
+            state = base64.b64decode(store.get("torch.rendezvous.pattlite"))
+            return len(pickle.loads(state).participants)
+    return 0
+
+
+@slow
+def test_an_agent_that_met_nobody_says_so_and_one_that_loses_the_place_may_try_again(
+    tmp_path: Path, agents: Callable[..., Agent], address: str
+) -> None:
+    env = {"NPROC": "1", "NNODES": "3", "RDZV": address}
+    (tmp_path / "logs" / "pattlite_x" / "attempt_0").mkdir(parents=True)  # of an earlier call
+    early = {"PET_RDZV_CONF": "is_host=0,read_timeout=1", "PET_LOG_DIR": str(tmp_path / "logs")}
+    alone = agents(["train"], **env, **early)
+    assert alone.wait() == 2, alone.log
+    assert "the machines could not connect" in alone.log
+    host = agents(["train"], **env)
+    until(lambda: waiting(address) == 1, [host])
+    other = agents(["train"], **env)
+    until(lambda: waiting(address) == 2, [host, other])
+    host.lose()
+    assert other.wait() == 1, other.log
+    assert "the machine where all meet is lost" in other.log
 
 
 @slow

@@ -1,4 +1,4 @@
-"""torchrun's agent: its folder for the workers, its log, its store, and its patience with them.
+"""torchrun's agent: its folder for the workers, its log, its store, its patience, whom it met.
 
 Nothing here imports torch before it is called: a worker asks for the folder at its very start.
 """
@@ -16,6 +16,7 @@ from pattlite_dist.compat.need import changed, find, find_function
 _NAME = "torch"
 _API = "torch.distributed.elastic.multiprocessing.api"
 _RENDEZVOUS = "torch.distributed.elastic.rendezvous.dynamic_rendezvous"
+_REGISTRY = "torch.distributed.elastic.rendezvous.registry"
 _SHARED = "DynamicRendezvousHandler.use_agent_store"
 _SEPARATE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 
@@ -67,6 +68,38 @@ def separate_stores() -> None:
         ignored = True
     if ignored:
         raise changed(_NAME, f"variable {_SEPARATE}")
+
+
+class Meeting:
+    """How far the agent of this process has come in meeting the others.
+
+    Attributes:
+        reached: whether it has found the place where all meet.
+        met: whether it has met them there, so that workers could start.
+
+    Raises:
+        UserError: this version of PyTorch looks for the place elsewhere.
+    """
+
+    def __init__(self) -> None:
+        self.reached = self.met = False
+        registry = importlib.import_module(_REGISTRY)
+        find_place = find_function(_NAME, registry, "get_rendezvous_handler", ("params",))
+
+        def noted(params: Any) -> Any:
+            handler = find_place(params)
+            self.reached = True
+            meet = find_function(_NAME, handler, "next_rendezvous")
+
+            def met() -> Any:
+                found = meet()
+                self.met = True
+                return found
+
+            handler.next_rendezvous = met
+            return handler
+
+        registry.get_rendezvous_handler = noted  # type: ignore[attr-defined]
 
 
 def wait_for_workers(options: Any, seconds: int) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pattlite_dist.compat.torchrun import (
+    Meeting,
     agent_folder,
     agent_log,
     separate_stores,
@@ -155,8 +156,9 @@ def main(arguments: Sequence[str] | None = None, unmet: int = MISTAKE, lost: int
 
     Args:
         arguments: torchrun's.
-        unmet: the status where the machines never connect, for which the user has to do something.
-        lost: the status where they lose each other after that: the same command continues.
+        unmet: the status where the machines never meet, for which the user has to do something.
+        lost: the status where they lose each other, or the place where they meet: the same command
+            continues.
     """
     with tempfile.TemporaryDirectory(prefix="pattlite-agent-", ignore_cleanup_errors=True) as logs:
         return _run(list(sys.argv[1:] if arguments is None else arguments), logs, unmet, lost)
@@ -167,9 +169,10 @@ def _run(arguments: list[str], logs: str, unmet: int, lost: int) -> int:
         from torch.distributed import run
         from torch.distributed.elastic.multiprocessing import SignalException
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
-        from torch.distributed.elastic.rendezvous import RendezvousError
+        from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousTimeoutError
 
     try:
+        meeting = Meeting()
         agent_log().addFilter(_worth_telling)
         separate_stores()
         parse: Any = run.parse_args
@@ -193,7 +196,8 @@ def _run(arguments: list[str], logs: str, unmet: int, lost: int) -> int:
         print(f"pattlite: error: {error}", file=sys.stderr)
         return MISTAKE
     except RendezvousError as error:
-        if any(Path(options.log_dir).glob("*/attempt_*")):  # workers have been started
+        waited = isinstance(error, RendezvousTimeoutError)  # for others, who did not come
+        if meeting.met or (meeting.reached and not waited):
             print(f"pattlite: error: the machine where all meet is lost ({error}); start all again",
                   file=sys.stderr)  # fmt: skip
             return lost

@@ -1,13 +1,11 @@
 """Jobs of a real SLURM, interrupted in every way that it knows, end as if nothing had happened."""
 
-import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from pattlite_dist.train.names import listed
 from tests.conftest import command, environment, tiny
 from tests.slurm.conftest import Cluster
 from tests.starts import Zygote
-from tests.train.harness import assert_same_training
+from tests.train.harness import asleep, assert_same_training
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -219,19 +217,6 @@ def test_the_time_limit(cluster: Cluster, run: Run) -> None:
     run.at_work(2)
     assert run.events("started")[1]["step"] == stop["step"] > 0
     assert cluster.job(run.job)["Restarts"] == "1"
-
-
-@contextlib.contextmanager
-def asleep(pids: list[int]) -> Iterator[None]:
-    """Stop processes, so that they wait without computing until SLURM wakes and signals them."""
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
 
 
 def test_a_job_that_was_started_often_enough_stays_down(cluster: Cluster, run: Run) -> None:

@@ -1,6 +1,8 @@
 """Helpers to start runs that are killed at exact points, and to compare two runs."""
 
 import contextlib
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -91,3 +93,16 @@ def nothing_left_over(zygote: Zygote, sessions: list[int]) -> Iterator[None]:
     yield
     assert not until(lambda: alive(sessions))
     assert not until(lambda: zygote.shared_memory() - before)
+
+
+@contextlib.contextmanager
+def asleep(pids: list[int]) -> Iterator[None]:
+    """Stop processes meanwhile."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
