@@ -2,19 +2,17 @@
 
 import contextlib
 import json
-import os
 import secrets
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pattlite_dist.buckets.publisher import Task, machine
 from pattlite_dist.errors import Unreachable, UserError
-from pattlite_dist.runtime.elastic import GRACE
 from pattlite_dist.tracking.claim import me
 
 _AMPLE = 600.0  # seconds to publish the end of a run that nobody asked to stop
@@ -151,13 +149,11 @@ def sentence(address: str, word: str, facts: dict[str, Any]) -> str:
     return ""
 
 
-def time_left(noted: float, env: Mapping[str, str] = os.environ) -> float:
-    """Seconds that are left of the grace period, $PATTLITE_GRACE_SECONDS or 30 s.
+def time_left(noted: float, grace: float | None) -> float:
+    """Seconds that are left of a grace period.
 
     Args:
         noted: when the signal arrived, seconds since 1970.
-        env: the environment.
+        grace: seconds of it; None: 30.
     """
-    given = env.get(GRACE, "")
-    grace = float(given) if given.isdecimal() else _GRACE_OF_MOST
-    return max(noted + grace - time.time(), 0.0)
+    return max(noted + (_GRACE_OF_MOST if grace is None else grace) - time.time(), 0.0)

@@ -13,6 +13,7 @@ from typing import Any
 
 from pattlite_dist.buckets.home import Home, time_left
 from pattlite_dist.errors import Unreachable, UserError
+from pattlite_dist.runtime.elastic import grace
 from pattlite_dist.runtime.signals import Signals, Stopped
 from pattlite_dist.runtime.world import World
 
@@ -44,16 +45,16 @@ class Living:
             on_main: runs something on the first rank, and raises its errors on all.
 
         Raises:
-            UserError: the bucket cannot be used.
+            UserError: the bucket cannot be used, or the grace period is no number.
             Unreachable: the end of the run is not in the bucket.
         """
-        address = self.address
+        address, seconds = self.address, grace()
         home = Home(address, run, self.takeover, signals.replace)
         try:
             on_main(world, lambda: home.open(lambda: bool(signals.got)))
             yield
         except Stopped as stop:
-            if home.close(time_left(stop.noted)):
+            if home.close(time_left(stop.noted, seconds)):
                 print(f"pattlite: {address}: published to step {stop.step:,}", file=sys.stderr)
             elif world.main and not signals.replaced:
                 print(

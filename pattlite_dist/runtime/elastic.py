@@ -135,10 +135,8 @@ def find_addresses(options: Any) -> None:
             options.rdzv_conf = ",".join(filter(None, [options.rdzv_conf, here]))
 
 
-def patience(env: Mapping[str, str] = os.environ) -> int | None:
-    """How long after SIGTERM the agent kills workers that have not ended, in seconds.
-
-    None leaves it at torchrun's own 30 s, which end a longer save however long the grace period is.
+def grace(env: Mapping[str, str] = os.environ) -> int | None:
+    """The grace period, in seconds; None if nothing says how long it is.
 
     Raises:
         UserError: the variable is set, but not to a number of seconds.
@@ -148,7 +146,15 @@ def patience(env: Mapping[str, str] = os.environ) -> int | None:
         return None
     if not text.isdecimal() or not int(text):
         raise UserError(f"{GRACE}={text!r} is not a number of seconds from 1; set it to 120, say")
-    return max(int(text) - _BEFORE, 1)
+    return int(text)
+
+
+def patience(seconds: int) -> int:
+    """How long after SIGTERM the agent kills workers that have not ended, in a grace period.
+
+    Without one that is torchrun's own 30 s, which end a longer save however long it may take.
+    """
+    return max(seconds - _BEFORE, 1)
 
 
 def main(arguments: Sequence[str] | None = None, unmet: int = MISTAKE, lost: int = LOST) -> int:
@@ -178,9 +184,9 @@ def _run(arguments: list[str], logs: str, unmet: int, lost: int) -> int:
         parse: Any = run.parse_args
         options = parse(arguments)
         options.log_dir = options.log_dir or logs  # torchrun's own would stay behind
-        seconds = patience()
+        seconds = grace()
         if seconds is not None:
-            wait_for_workers(options, seconds)
+            wait_for_workers(options, patience(seconds))
         find_addresses(options)
         record(run.run)(options)
     except ChildFailedError as error:

@@ -4,6 +4,7 @@ import functools
 from pathlib import Path
 
 from pattlite_dist.config import Config
+from pattlite_dist.runtime.notes import note
 from pattlite_dist.runtime.probe import meet, probe, refuse
 from pattlite_dist.runtime.world import World
 from pattlite_dist.tracking.history import append, read
@@ -38,8 +39,8 @@ def muster(config: Config, world: World, run: Path, step: int, shared: bool = Tr
         functools.partial(_kept, run),
     )
     if world.main:
-        for note in verdict.notes:
-            print(f"pattlite: note: {note}", flush=True)
+        for text in verdict.notes:
+            note(text)
         if verdict.bad:
             append(run, "probed", step=step, bad=verdict.bad)
     refuse(verdict)

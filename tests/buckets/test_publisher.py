@@ -190,9 +190,9 @@ def test_a_bucket_that_does_not_answer_is_said_once_and_the_run_goes_on(tmp_path
 
 def test_what_is_left_of_the_grace_period_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pattlite_dist.buckets.home.time.time", lambda: 1010.0)
-    assert time_left(1000.0, {}) == 20.0
-    assert time_left(1000.0, {"PATTLITE_GRACE_SECONDS": "120"}) == 110.0
-    assert time_left(0.0, {}) == 0.0
+    assert time_left(1000.0, None) == 20.0
+    assert time_left(1000.0, 120) == 110.0
+    assert time_left(0.0, None) == 0.0
 
 
 @pytest.fixture(scope="module")

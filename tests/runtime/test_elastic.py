@@ -110,14 +110,14 @@ def test_agents_give_the_address_that_leads_to_where_they_meet(
     assert (options.local_addr, options.rdzv_conf) == (local_addr, conf)
 
 
-@pytest.mark.parametrize(
-    ("grace", "seconds"), [(None, None), ("120", 115), ("6", 1), ("5", 1), ("1", 1)]
-)
-def test_workers_are_left_most_of_the_grace_period(grace: str | None, seconds: int | None) -> None:
-    assert elastic.patience({} if grace is None else {"PATTLITE_GRACE_SECONDS": grace}) == seconds
+@pytest.mark.parametrize(("grace", "seconds"), [("120", 115), ("6", 1), ("5", 1), ("1", 1)])
+def test_workers_are_left_most_of_the_grace_period(grace: str, seconds: int) -> None:
+    given = elastic.grace({"PATTLITE_GRACE_SECONDS": grace})
+    assert given is not None and elastic.patience(given) == seconds
+    assert elastic.grace({}) is None
 
 
 @pytest.mark.parametrize("grace", ["", "0", "-1", "2m", "1.5"])
 def test_a_grace_period_that_is_no_number_of_seconds_is_refused(grace: str) -> None:
     with pytest.raises(UserError, match="is not a number of seconds from 1; set"):
-        elastic.patience({"PATTLITE_GRACE_SECONDS": grace})
+        elastic.grace({"PATTLITE_GRACE_SECONDS": grace})
