@@ -30,6 +30,7 @@ _STOPPED = {128 + signum for signum in STOPPING}
 # about to end its own line.
 _TASK = re.compile(r"srun: error: (\S+): tasks? ([\d,-]+): (.+?)\s*(?:\(core dumped\))?$")
 _OTHERS = ("Exited with exit code", "Terminated")  # how those end that another leaves behind
+_ENDS_ALL = "Terminating StepId"  # srun, once one has failed; who does not end by then is killed
 _WORDS = {
     "Killed": "was killed",
     "Out Of Memory": "was out of memory",
@@ -67,9 +68,12 @@ def task_failure(log: str) -> str | None:
     Args:
         log: of the job, of all its starts.
     """
+    others = _OTHERS
     for line in log[log.rfind(BEGIN) + 1 :].splitlines():
+        if _ENDS_ALL in line:
+            others = (*_OTHERS, "Killed")
         match = _TASK.search(line)
-        if match is not None and not match[3].startswith(_OTHERS):
+        if match is not None and not match[3].startswith(others):
             ranks = "ranks" if re.search("[,-]", match[2]) else "rank"
             return f"{ranks} {match[2]} on {match[1]} {_WORDS.get(match[3], f'ended: {match[3]}')}"
     return None

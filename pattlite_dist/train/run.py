@@ -122,8 +122,8 @@ def _train(
         if lock.held:  # otherwise the history belongs to the process that trains
             lock.on_claim(signals.replace)
             failure.on_failure(functools.partial(note_failed, run))
-        if found is not None:  # another process may have advanced the run before it exited
-            found = on_main(world, lambda: continues_from(config, run, manifest, lesson))
+        # Again, as another process may have advanced the run before it exited.
+        found = on_main(world, lambda: continues_from(config, run, manifest, lesson))
         on_main(world, lambda: check_progress(run, found))
         on_main(world, lambda: checkpoints.set_aside(run / "checkpoints", found))
         if found is not None and lives is not None:

@@ -11,6 +11,9 @@
 #                               the environment; those not named are start's
 #   cluster.sh node-kill N      node N loses power: its slurmd and all processes of its jobs end
 #   cluster.sh node-start N     node N comes back
+#   cluster.sh slurmd-kill N    node N's slurmd ends; its jobs live on, until it comes back
+#   cluster.sh slurmctld-stop   the controller ends; jobs live on
+#   cluster.sh slurmctld-start  it comes back
 #
 # Settings, from the environment:
 #   CLUSTER=1                   which one, of several independent ones; all but the
@@ -246,6 +249,10 @@ each_node() {
   for ((i = 1; i <= NODES; i++)); do "$@" "$i" || return; done
 }
 
+start_controller() {
+  slurmctld -f "$SLURM_CONF" || die "slurmctld did not start; see $D/slurmctld.log"
+}
+
 running() { alive slurmctld >/dev/null; }
 
 start() {
@@ -286,7 +293,7 @@ start() {
   } >/etc/hosts
   start_munge
   [ "$ACCT" = none ] || start_database
-  slurmctld -f "$SLURM_CONF" || die "slurmctld did not start; see $D/slurmctld.log"
+  start_controller
   each_node make_node && each_node start_node || exit
   until_true 30 each_node node_up || die "not every node came up; see $D/*.log"
   say "$NODES nodes up after $(awk "BEGIN {printf \"%.1f\", $EPOCHREALTIME - $began}") s," \
@@ -345,7 +352,7 @@ reconfigure() {
     scontrol reconfigure || die "scontrol reconfigure failed; see $D/slurmctld.log"
   else # jobs outlive slurmctld, but it changes the accounting only when it starts
     end slurmctld 20
-    slurmctld -f "$SLURM_CONF" || die "slurmctld did not start; see $D/slurmctld.log"
+    start_controller
   fi
   touch "$D/reconfigured"
   until_true 30 scontrol ping && until_true 30 each_node registered ||
@@ -353,8 +360,8 @@ reconfigure() {
 }
 
 case "${1:-}" in
-  install | start | stop | reconfigure) [ "$(id -u)" = 0 ] || die "$1 must be run as root" ;;
-  node-kill | node-start)
+  install | start | stop | reconfigure | slurmctld-*) [ "$(id -u)" = 0 ] || die "$1 must be run as root" ;;
+  node-kill | node-start | slurmd-kill)
     [ "$(id -u)" = 0 ] || die "$1 must be run as root"
     [ -e "$D/n${2:-}.uts" ] || die "$1 requires the number of a node of the running cluster"
     ;;
@@ -366,6 +373,9 @@ case "${1:-}" in
 esac
 case $1 in
   node-kill) end_node "$2" ;;
+  slurmd-kill) kill -9 "$(alive "slurmd.n$2")" ;;
+  slurmctld-stop) end slurmctld 20 ;;
+  slurmctld-start) start_controller ;;
   node-start)
     start_node "$2"
     # one that was drained does not come back by itself

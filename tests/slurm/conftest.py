@@ -115,6 +115,19 @@ class Cluster:
         """Bring the node back, and wait until SLURM uses it."""
         self.run(SCRIPT, "node-start", str(n))
 
+    def slurmd_kill(self, n: int) -> None:
+        """End the node's daemon; its jobs live on, though SLURM counts it as lost after a while."""
+        self.run(SCRIPT, "slurmd-kill", str(n))
+
+    @contextlib.contextmanager
+    def without_controller(self) -> Iterator[None]:
+        """Within it SLURM does not answer; jobs live on."""
+        self.run(SCRIPT, "slurmctld-stop")
+        try:
+            yield
+        finally:
+            self.run(SCRIPT, "slurmctld-start")
+
     @contextlib.contextmanager
     def configure(self, **settings: object) -> Iterator[None]:
         """Within it the cluster has other settings, of those that `cluster.sh` names."""

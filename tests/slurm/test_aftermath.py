@@ -62,6 +62,11 @@ def test_sruns_own_lines_say_which_rank_was_the_first_to_crash_in_this_start() -
     )
     assert task_failure(f"{LOG}{BEGIN}n1\nsrun: error: n1: task 0: Terminated\n") is None
     assert task_failure("") is None
+    ends = "srun: launch/slurm: _step_signal: Terminating StepId=17.0\n"
+    assert task_failure(f"{LOG}{ends}") == "rank 1 on n2 was killed"
+    late = f"{BEGIN}n2\n{ends}srun: error: n2: task 1: Killed\n"
+    assert task_failure(late) is None, "it would not end when another had"
+    assert task_failure(late.replace("Killed", "Out Of Memory")) is not None
 
 
 def test_a_crash_is_told_by_srun_else_by_the_history_else_by_its_status() -> None:

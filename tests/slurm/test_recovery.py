@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from pattlite_dist.tracking import history
+from pattlite_dist.tracking.claim import CLAIM_NAME
 from pattlite_dist.tracking.record import read_metrics
 from pattlite_dist.train.names import listed
 from tests.conftest import command, environment, tiny
@@ -202,6 +203,32 @@ def test_preemption_by_the_jobs_own_signal(cluster: Cluster, run: Run) -> None:
     assert cluster.job(run.job)["JobState"] == "CANCELLED"
     assert len(run.events("requeued")) == 2
     assert run.events("stopped")[2]["saved"], "what was done is not lost either"
+
+
+def test_two_starts_at_once_and_a_controller_that_is_away(
+    cluster: Cluster, run: Run, zygote: Zygote, face_shards: Path, tmp_path: Path
+) -> None:
+    """A node's daemon dies, and its processes live on beside the job's next start elsewhere."""
+    undisturbed = zygote.start(tiny(face_shards, tmp_path, trainer__epochs=EPOCHS))
+    assert undisturbed.ended, undisturbed.log
+    run.submit(nodes=1)  # of several ranks, both starts would want one port of this machine
+    run.at_work(1)
+    node = int(cluster.job(run.job)["BatchHost"].removeprefix("n"))
+    with asleep(run.ranks()):  # or they might end before SLURM has noticed
+        cluster.slurmd_kill(node)
+        cluster.until((run.folder / CLAIM_NAME).exists, 120)
+        assert cluster.job(run.job)["BatchHost"] != f"n{node}"
+    run.at_work(2)
+    with cluster.without_controller():
+        os.kill(run.ranks()[-1], signal.SIGTERM)
+        cluster.until(lambda: "in an unknown state: wait" in run.log(), 60)
+    run.ended()
+    assert_same_training(tmp_path / "tiny", run.folder)
+    assert_nothing_twice(run, kills=0)
+    assert len(run.events("started")) == 3
+    assert len(run.events("requeued")) == 1, "the older one has left that to SLURM"
+    assert "is still trained by an earlier start of this job" in run.log()
+    cluster.node_start(node)
 
 
 def test_the_time_limit(cluster: Cluster, run: Run) -> None:
