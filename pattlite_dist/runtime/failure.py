@@ -9,14 +9,13 @@ waits for a GPU.
 import atexit
 import contextlib
 import datetime
-import multiprocessing
 import os
 import re
 import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from pattlite_dist.errors import Unreachable, UserError
 from pattlite_dist.runtime import network
@@ -187,15 +186,8 @@ class Watch:
             text = self.heard or "rank 0 has ended: its own output says why"
             note_failure(text, primary=self.heard is not None)
             tell(text)
-            end_at_once()
-
-
-def end_at_once() -> NoReturn:
-    """End this process from any thread, and its loader processes, which may never notice."""
-    for process in multiprocessing.active_children():
-        process.kill()
-    sys.stdout.flush()
-    os._exit(1)
+            sys.stdout.flush()
+            os._exit(1)
 
 
 def tell(text: str) -> None:

@@ -16,6 +16,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 STOPPING = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
 _PATIENCE = 2.0  # seconds; launchers forward a terminal's ^C, so it can arrive twice at once
 
 
@@ -128,10 +129,20 @@ def accept() -> None:
 
 
 def ignore_in_loader(worker: int = 0) -> None:
-    """Make a loader process ignore stopping signals; its own rank ends it.
+    """Make a loader process ignore stopping signals; its own rank ends it, however that ends.
 
     SLURM signals every process of a step, and a loader process that dies loses a batch.
     """
     for signum in STOPPING:
         signal.signal(signum, signal.SIG_IGN)
     accept()
+    _end_with_parent()
+
+
+def _end_with_parent() -> None:
+    """Have the kernel kill this process once its parent has ended; one that is stopped, too."""
+    import ctypes
+
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # of Linux
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
