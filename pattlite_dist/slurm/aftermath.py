@@ -68,7 +68,7 @@ def task_failure(log: str) -> str | None:
     Args:
         log: of the job, of all its starts.
     """
-    others = _OTHERS
+    others: tuple[str, ...] = _OTHERS
     for line in log[log.rfind(BEGIN) + 1 :].splitlines():
         if _ENDS_ALL in line:
             others = (*_OTHERS, "Killed")
