@@ -402,7 +402,8 @@ def listeners(address: str) -> set[int]:
 def waiting(address: str) -> int:
     """How many agents have come to where they meet, and wait for others."""
     host, _, port = address.partition(":")
-    with contextlib.suppress(RuntimeError, ValueError):
+    # Until one has come, there is no store, or nothing in it.
+    with contextlib.suppress(RuntimeError, ValueError, pickle.UnpicklingError):
         store = TCPStore(host, int(port), is_master=False, timeout=timedelta(seconds=5))  # type: ignore[attr-defined]
         if store.check(["torch.rendezvous.pattlite"]):
             state = base64.b64decode(store.get("torch.rendezvous.pattlite"))
