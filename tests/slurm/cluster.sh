@@ -158,7 +158,7 @@ END
 
 install() {
   local package output missing=()
-  for package in slurm-wlm munge slurmdbd mariadb-server; do
+  for package in slurm-wlm munge slurmdbd mariadb-server charliecloud-runtime; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' ||
       missing+=("$package")
   done

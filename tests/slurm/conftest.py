@@ -4,11 +4,13 @@ There may be a second one, so that two runs of tests need not wait for each othe
 """
 
 import contextlib
+import getpass
 import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,9 +20,19 @@ from typing import TypeVar
 import pytest
 from filelock import FileLock, Timeout
 
+from tests.conftest import ROOT
 from tests.workers import cluster_conf
 
 CLUSTERS = (1, 2)
+# What a job needs in a container besides /tmp.
+BOUND = [
+    "/usr",
+    *dict.fromkeys(
+        path
+        for path in (sys.base_prefix, str(ROOT), sys.prefix)
+        if not Path(path).is_relative_to("/usr")
+    ),
+]
 SCRIPT = Path(__file__).with_name("cluster.sh")
 START = "tests/slurm/cluster.sh install && tests/slurm/cluster.sh start"
 DID_NOT_RUN = "needs the SLURM test cluster"
@@ -226,6 +238,32 @@ def cluster(clusters: list[Cluster]) -> Iterator[Cluster]:
         found.clear()
         yield found
         found.clear()
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image for Charliecloud that has nothing but places for what is bound into it."""
+    folder = tmp_path_factory.mktemp("image") / "image"
+    for place in ("/dev", "/proc", "/sys", "/tmp", "/etc", "/home", *BOUND):
+        (folder / place[1:]).mkdir(parents=True, exist_ok=True)
+    for name in ("passwd", "group", "hosts"):  # Charliecloud writes them
+        (folder / "etc" / name).touch()
+    for cluster in CLUSTERS:
+        (folder / str(Cluster(cluster).conf.parent)[1:]).mkdir(parents=True)
+    for name in ("bin", "lib", "lib64", "sbin"):
+        if Path("/", name).is_symlink():
+            (folder / name).symlink_to(Path("/", name).readlink())
+    return folder
+
+
+@pytest.fixture
+def container(cluster: Cluster, image: Path) -> str:
+    """For a profile: Charliecloud, with this Python, this package and SLURM's files bound."""
+    bound = [*BOUND, str(cluster.conf.parent)]
+    user = f"USER={getpass.getuser()}"  # ch-run asks for it, and not every SLURM sets it
+    return shlex.join(
+        ["env", user, "ch-run", *(f"--bind={place}" for place in bound), str(image), "--"]
+    )
 
 
 @contextlib.contextmanager

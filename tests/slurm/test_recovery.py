@@ -231,11 +231,11 @@ def test_two_starts_at_once_and_a_controller_that_is_away(
     cluster.node_start(node)
 
 
-def test_the_time_limit(cluster: Cluster, run: Run) -> None:
-    """USR2 before the limit; the job goes back into the queue and continues."""
+def test_the_time_limit(cluster: Cluster, run: Run, container: str) -> None:
+    """USR2 before the limit; the job, in a container, goes back into the queue and continues."""
     run.options.append("--trainer.epochs=2000")
     # SLURM looks every 30 s, and may be 60 s early: the signal comes from the 30th second on.
-    run.submit(time="2:00", signal_seconds=60)
+    run.submit(time="2:00", signal_seconds=60, container=container)
     run.at_work(1)
     with asleep(run.ranks()):
         cluster.until(lambda: run.events("requeued"), 120)

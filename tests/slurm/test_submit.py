@@ -126,8 +126,11 @@ def test_a_partition_that_is_not_there_is_told_in_one_line(
 
 @pytest.mark.slurm
 def test_a_chain_runs_the_code_of_its_submission_whatever_became_of_that_since(
-    cluster: Cluster, faces_csv: Path, pattlite: Run, tmp_path: Path
+    cluster: Cluster, container: str, faces_csv: Path, pattlite: Run, tmp_path: Path
 ) -> None:
+    """In a container, as everything that such a job needs must be found in there."""
+    contained = {**PROFILE, "container": container}
+    (tmp_path / "profile.yaml").write_text(yaml.safe_dump(contained))
     code, run = package_copy(tmp_path / "code"), tmp_path / "runs" / "tiny"
     high = cluster.fill()
     cluster.wait(high, "RUNNING")
@@ -161,7 +164,7 @@ def test_a_chain_runs_the_code_of_its_submission_whatever_became_of_that_since(
     [line] = [line for line in refused.stderr.splitlines() if not line.startswith("note: ")]
     assert f"already has job {second} queued or running" in line
     pinned = {path: path.read_bytes() for path in [run / "config.yaml", *run.glob("pinned/*")]}
-    assert_pinned(run, code)
+    assert_pinned(run, code, contained)
 
     for module in ("train/run.py", "evaluation/evaluate.py"):
         change(code, module, "raise RuntimeError('the code of later')\n")
@@ -185,7 +188,7 @@ def test_a_chain_runs_the_code_of_its_submission_whatever_became_of_that_since(
     assert [read_segment(path).ended for path in segments] == [True, True]  # and the evaluation's
 
 
-def assert_pinned(run: Path, code: Path) -> None:
+def assert_pinned(run: Path, code: Path, profile: dict[str, object]) -> None:
     """A run that was submitted from its parent's parent, with the code of a checkout."""
     config = yaml.safe_load((run / "config.yaml").read_text())
     home = run.parent.parent
@@ -202,7 +205,10 @@ def assert_pinned(run: Path, code: Path) -> None:
     assert "+# A change since the commit.\n" in diff
     installed = (pinned / "requirements.txt").read_text().splitlines()
     assert f"torch=={metadata.version('torch')}" in installed
-    assert yaml.safe_load((pinned / "profile.yaml").read_text()) == Profile(**PROFILE).model_dump()
+    assert (
+        yaml.safe_load((pinned / "profile.yaml").read_text())
+        == Profile.model_validate(profile).model_dump()
+    )
 
 
 @pytest.mark.slurm
