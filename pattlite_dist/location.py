@@ -84,10 +84,9 @@ Folder = Annotated[str, Place(schemes=())]
 Runs = Annotated[str, Place(schemes=BUCKETS)]
 Run = Annotated[str, Place(pretrained=True, schemes=BUCKETS, brought="all")]
 Record = Annotated[str, Place(schemes=BUCKETS, brought="record")]
-Weights = Annotated[
-    str, Place(words=("imagenet", "none"), pretrained=True, schemes=BUCKETS, brought="all")
-]
-Network = Annotated[str, Place(pretrained=True, schemes=())]
+# Keys of the configuration keep an address, and bring what it names where they are read.
+Weights = Annotated[str, Place(words=("imagenet", "none"), pretrained=True, schemes=BUCKETS)]
+Network = Annotated[str, Place(pretrained=True, schemes=BUCKETS)]
 GOALS = ("labels", "votes")
 Goal = Annotated[str, Place(words=GOALS, schemes=())]
 

@@ -29,8 +29,12 @@ MODULES = {
     "migrate", "renamed", "settings", "shipped", "stores",
 }  # fmt: skip
 # A job is a command, a sweep reads its configuration as `train` would, and what a job runs follows
-# from a verb's options: all ask the command line, from inside a function.
-UPWARD = {("slurm.job", "cli"), ("commands.sweep", "cli"), ("commands.forward", "cli")}
+# from a verb's options: all ask the command line, from inside a function. So does who begins with
+# the weights of a run ask for that, if it is in a bucket.
+UPWARD = {
+    ("slurm.job", "cli"), ("commands.sweep", "cli"), ("commands.forward", "cli"),
+    ("train.initial", "buckets.copies"),
+}  # fmt: skip
 
 
 def module_name(path: Path) -> str:

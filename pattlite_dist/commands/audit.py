@@ -15,9 +15,9 @@ def add_options(parser: "ArgumentParser") -> None:
     """Options of `audit`."""
     from jsonargparse.typing import PositiveInt
 
-    from pattlite_dist.location import Location
+    from pattlite_dist.location import Location, Run
 
-    parser.add_argument("target", type=Path, help=MODELS)
+    parser.add_argument("target", type=Run, help=MODELS)
     parser.add_argument(
         "--shards",
         type=Location,
@@ -41,7 +41,7 @@ def work(options: Any) -> int:
 
     with show_progress() as progress:
         path, found = audit(
-            options.target,
+            Path(options.target),
             options.shards,
             options.split,
             options.batch,

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 def add_options(parser: "ArgumentParser") -> None:
     """Options of `calibrate`."""
-    from pattlite_dist.location import Location
+    from pattlite_dist.location import Location, Run
 
-    parser.add_argument("target", type=Path, help="run folder, or one of its checkpoints")
+    parser.add_argument("target", type=Run, help="run folder, or one of its checkpoints")
     parser.add_argument(
         "--shards", type=Location, default=None, help="use instead of the run's own"
     )
@@ -27,7 +27,7 @@ def work(options: Any) -> int:
     from pattlite_dist.runtime.world import detect
     from pattlite_dist.train.temperature import CALIBRATION_NAME
 
-    run, found = calibrate_run(options.target, options.shards, options.accelerator)
+    run, found = calibrate_run(Path(options.target), options.shards, options.accelerator)
     if detect().main:
         print(
             f"{found.checkpoint}: temperature {found.temperature:.3f}, fitted on {found.samples:,} "

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 def add_options(parser: "ArgumentParser") -> None:
     """Options of `export`."""
-    from pattlite_dist.location import Location
+    from pattlite_dist.location import Location, Run
 
-    parser.add_argument("target", type=Path, help=MODELS)
+    parser.add_argument("target", type=Run, help=MODELS)
     parser.add_argument(
         "out", type=Path, help="file to write: .safetensors, .onnx or .pt2; its card goes beside it"
     )
@@ -37,7 +37,8 @@ def work(options: Any) -> int:
     with quick_imports():
         from pattlite_dist.export.export import export
 
-    card, found = export(options.target, options.out, options.format, options.shards, options.notes)
+    target = Path(options.target)
+    card, found = export(target, options.out, options.format, options.shards, options.notes)
     print(
         f"{options.out}: {options.out.stat().st_size:,} bytes; val top-1 {100 * found.top1:.2f} % "
         f"(the run: {100 * found.top1_run:.2f} %), largest difference of a probability "

@@ -19,9 +19,15 @@ if TYPE_CHECKING:
 
 def add_options(parser: "ArgumentParser") -> None:
     """The command's options."""
-    parser.add_argument("folders", type=str, nargs="*", help="runs, sweeps, or folders of these")
+    from pattlite_dist.location import Record
+
+    parser.add_argument("folders", type=Record, nargs="*", help="runs, sweeps, or folders of these")
     parser.add_argument(
-        "--runs", type=str, default="runs", metavar="DIR", help="where none is named; default: runs"
+        "--runs",
+        type=Record,
+        default="runs",
+        metavar="DIR",
+        help="where none is named; default: runs",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
 

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 def add_options(parser: "ArgumentParser") -> None:
     """Options of `replay`."""
-    parser.add_argument("run", type=Path, help="run folder")
+    from pattlite_dist.location import Run
+
+    parser.add_argument("run", type=Run, help="run folder")
     parser.add_argument(
         "--step", type=int, required=True, help="of the run, from 0, as in metrics.jsonl"
     )
@@ -39,7 +41,8 @@ def work(options: Any) -> int:
         from pattlite_dist.shards.glyphs import unformatted
         from pattlite_dist.train.replay import replay
 
-    seen = replay(options.run, options.step)
+    run = Path(options.run)
+    seen = replay(run, options.step)
     if options.json:
         rows = [
             {"id": number, "label": label, "counts": counts}
@@ -49,7 +52,7 @@ def work(options: Any) -> int:
         ]
         print(json.dumps({"epoch": seen.epoch, "step": seen.step, "samples": rows}, indent=1))
         return 0
-    out = options.out or options.run / f"replay-{options.step}.png"
+    out = options.out or run / f"replay-{options.step}.png"
     drawn = seen.images[: options.most]
     above = [
         label.replace(" + ", "\n") if " + " in label else f"\n{label}"
@@ -60,7 +63,7 @@ def work(options: Any) -> int:
         for number, counts in zip(seen.ids.tolist(), seen.counts.tolist(), strict=True)
     ]
     title = (
-        f"{options.run.resolve().name} on {seen.shards}: step {options.step} "
+        f"{run.resolve().name} on {seen.shards}: step {options.step} "
         f"(epoch {seen.epoch + 1}, step {seen.step + 1} of it), "
         f"{len(drawn):,} of {len(seen.ids):,} samples"
     )

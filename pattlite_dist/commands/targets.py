@@ -14,10 +14,10 @@ def add_options(parser: "ArgumentParser") -> None:
     """Options of `targets`."""
     from jsonargparse.typing import PositiveFloat
 
-    from pattlite_dist.location import Location
+    from pattlite_dist.location import Location, Run
 
     parser.add_argument(
-        "runs", type=Path, nargs="+", help="run folders, or checkpoints; the targets are their mean"
+        "runs", type=Run, nargs="+", help="run folders, or checkpoints; the targets are their mean"
     )
     parser.add_argument("out", type=Path, help="file to write: .safetensors")
     parser.add_argument(
@@ -43,7 +43,7 @@ def work(options: Any) -> int:
 
     with show_progress() as progress:
         found, top1 = make_targets(
-            options.runs,
+            [Path(run) for run in options.runs],
             options.out,
             options.shards,
             options.split,

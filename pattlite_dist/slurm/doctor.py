@@ -15,7 +15,7 @@ from pattlite_dist.data.reader import check_targets
 from pattlite_dist.data.settings import DataConfig
 from pattlite_dist.data.targets import given_targets
 from pattlite_dist.errors import UserError
-from pattlite_dist.location import is_pretrained, no_weights
+from pattlite_dist.location import is_bucket, is_local, is_pretrained, no_weights
 from pattlite_dist.logins import complete, without_secrets
 from pattlite_dist.model.weights import find
 from pattlite_dist.shards.manifest import Manifest
@@ -191,17 +191,20 @@ def _changed(fetch: Fetch, config: Config, run: Path) -> list[str]:
 
 def _weights_file(config: Config) -> Path | None:
     wanted = config.model.weights
-    if wanted in (None, "none", "imagenet") or is_pretrained(wanted):
+    if wanted in (None, "none", "imagenet") or is_pretrained(wanted) or is_bucket(wanted):
         return None
     return Path(wanted)
+
+
+def _teachers(config: Config) -> list[str]:
+    """Those that are files or folders."""
+    return [one for one in config.distill.teachers if not is_pretrained(one) and is_local(one)]
 
 
 def weight_problems(config: Config, run: Path) -> list[str]:
     """What is wrong with the weights that a run begins with, and with its teachers'."""
     missing = [
-        no_weights("distill.teachers", one)
-        for one in config.distill.teachers
-        if not is_pretrained(one) and not Path(one).exists()
+        no_weights("distill.teachers", one) for one in _teachers(config) if not Path(one).exists()
     ]
     if names.listed(run / "checkpoints"):
         return missing  # the run's own are no longer read
@@ -223,7 +226,7 @@ def _inputs(config: Config, shards_pending: bool) -> list[Path]:
     origin, weights = quick_origin(config.data), _weights_file(config)
     paths = [Path(origin.root)] if origin.local and not shards_pending else []
     paths += [weights] if weights else []
-    paths += [Path(one) for one in config.distill.teachers if not is_pretrained(one)]
+    paths += [Path(one) for one in _teachers(config)]
     paths += [path] if (path := config.data.targets_file) else []
     return [path.absolute() for path in paths if path.exists()]
 

@@ -6,7 +6,7 @@ from typing import Any
 from pattlite_dist.config import Config, parse_written
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import load_tensors
-from pattlite_dist.location import is_pretrained, no_weights
+from pattlite_dist.location import is_bucket, is_pretrained, no_weights
 from pattlite_dist.model import exported
 from pattlite_dist.model import weights as installed
 from pattlite_dist.model.backbones import fill, pretrained, state_of
@@ -92,12 +92,21 @@ def other_preparation(
 def find(weights: str, key: str = "model.weights") -> Path:
     """The file that a key of the configuration means: itself, or a run's best checkpoint on val.
 
+    A run in a bucket is brought to this machine first.
+
     Raises:
         UserError: there is no such file, or a folder without checkpoints.
     """
     if is_pretrained(weights):
         return installed.find(weights)
     path = Path(weights)
+    if is_bucket(weights):
+        from pattlite_dist.buckets.copies import here
+
+        try:
+            path = here(weights)
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from error
     if path.is_file():
         return path
     if not path.exists():

@@ -98,8 +98,8 @@ class DistillConfig(Strict):
     teachers: tuple[Network, ...] = setting(
         (),
         free=False,
-        description="Run folders, checkpoints or exported files, each with the classes of the "
-        "shards; the mean of their probabilities is learned.",
+        description="Run folders, also in a bucket, checkpoints or exported files, each with the "
+        "classes of the shards; the mean of their probabilities is learned.",
     )
     temperature: float | None = setting(
         None,

@@ -22,9 +22,16 @@ from pattlite_dist.buckets.snapshot import Snapshots
 from pattlite_dist.cli import main
 from pattlite_dist.errors import UserError
 from pattlite_dist.tracking.history import append
+from pattlite_dist.train.initial import find
 from tests.buckets.shelves import Memory, Objects
 from tests.shards.s3_server import S3Server, new_bucket, s3_clients, s3_environment, s3_server
 
+# Verbs that read a run, and their other arguments.
+READERS: list[tuple[str, list[str], list[str]]] = [
+    ("evaluate", [], []), ("audit", [], []), ("calibrate", [], []), ("report", [], []),
+    ("export", [], ["a.onnx"]), ("targets", ["a"], ["a.safetensors"]), ("nodes", [], []),
+    ("replay", ["--step=1"], []), ("predict", [], ["a.png"]), ("compare", ["a"], []),
+]  # fmt: skip
 FIRST, SECOND = (f"epoch=0000-step={step:08d}.ckpt" for step in (4, 8))
 
 
@@ -213,7 +220,11 @@ def test_a_run_is_copied_to_a_bucket_and_back_and_read_by_its_address(
     assert main(["runs", "copy", str(run), f"{runs}/a"]) == 0
     assert main(["runs", "copy", f"{runs}/a", str(tmp_path / "b")]) == 0
     assert files(tmp_path / "b") == files(run)
-    assert (copies.here(f"{runs}/a") / "checkpoints" / FIRST).exists()
+    for key in ("model.weights", "distill.teachers"):
+        path = find(f"{runs}/a", key)
+        assert (path.name, path.read_bytes()) == (FIRST, FIRST.encode() * 100)
+        with pytest.raises(UserError, match=f"^{key}: {runs}/b is not a run"):
+            find(f"{runs}/b", key)
     capsys.readouterr()
     for place in (f"{runs}/a", runs):
         assert main(["status", "--json", place]) == 0
@@ -225,7 +236,10 @@ def test_a_run_is_copied_to_a_bucket_and_back_and_read_by_its_address(
         (["runs", "copy", str(tmp_path), f"{runs}/c"], "is not a run folder"),
         (["runs", "copy", f"{runs}/c", str(tmp_path / "c")], "nothing was published there yet"),
         (["status", f"{runs}/a/b"], "is not a run, and has none"),
-        (["evaluate", "s3://nowhere"], "is not a run, and has none"),
+        *(
+            ([verb, *before, f"{runs}/c", *after], "is not a run, and has none")
+            for verb, before, after in READERS
+        ),
         (["evaluate", "s3://no-such-bucket/a"], "s3://no-such-bucket/a"),
     ):
         assert main(words) == 2
