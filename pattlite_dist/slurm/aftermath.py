@@ -129,8 +129,8 @@ def _end_training(work: TrainJob, folder: Path, job: str, status: int) -> int:
     if verdict == "mistake":
         return status
     state = ask_until_answered(job)
-    if state not in ALIVE:  # SLURM is ending it, or will start it again by itself
-        return status
+    if state not in ALIVE and (state or verdict == "asked"):
+        return status  # SLURM is ending it, or will start it again by itself, or may do so
     facts: dict[str, Any] = {}
     exclusion: Exclusion | None = None
     if verdict == "crashed":

@@ -5,6 +5,7 @@ submitit does the requeue and counts the time limits; this module decides, and s
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,9 +99,12 @@ def leave(
 
 
 def ask_until_answered(job: str) -> str:
-    """A job's state, however long SLURM's controller is away."""
+    """A job's state, however long SLURM's controller is away; empty where nothing can ask it."""
     said: set[str] = set()
     while (state := state_of(job)) is None:
+        if shutil.which("squeue") is None:
+            say("there is no squeue here; bind SLURM's programs and files into the container")
+            return ""
         _once(said, f"SLURM does not answer; asked again every {_EVERY:.0f} s")
         _wait()
     return state
@@ -120,9 +124,10 @@ def requeue_until_done(job: str, command: str | None) -> str | None:
         if not done.returncode:
             return None
         error = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        if ask_until_answered(job) not in ALIVE:
+        state = ask_until_answered(job)
+        if state and state not in ALIVE:
             return None  # SLURM has done so, or ends it
-        if done.returncode == _NO_COMMAND or not _CONTROLLER.search(error):
+        if not state or done.returncode == _NO_COMMAND or not _CONTROLLER.search(error):
             return f"`{line}`: {error}"
         _once(said, f"job {job} could not be requeued: {error}")
         _wait()

@@ -227,3 +227,13 @@ def test_what_is_not_ours_keeps_its_status(job: Job) -> None:
     assert end_of(job.jobs, 5) == 5
     (job.jobs / "17_submitted.pkl").write_bytes(b"cut off")
     assert end_of(job.jobs, 5) == 5
+
+
+def test_where_slurm_cannot_be_asked_a_crash_goes_back_and_a_stop_may_be_a_cancellation(
+    job: Job,
+) -> None:
+    job.state = ""
+    assert job.ends(143) == 143
+    assert job.requeued == []
+    assert job.ends(137, 0, "started") == 0
+    assert job.requeued == ["17"]

@@ -263,6 +263,17 @@ def test_slurm_is_asked_again_until_it_answers(
     assert job.events == ["requeued"], "it was cancelled meanwhile"
 
 
+def test_where_slurm_cannot_be_asked_a_batch_script_does_not_wait_for_ever(
+    job: Job, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In a container without SLURM's programs."""
+    (job.bin / "squeue").unlink()
+    assert requeue.ask_until_answered("17") == ""
+    assert capfd.readouterr().err.startswith("pattlite: there is no squeue here; bind SLURM's")
+    assert requeue.requeue_until_done("17", "exit {job}") == "`exit 17`: exit status 17"
+    assert requeue.requeue_until_done("17", "true {job}") is None
+
+
 def test_a_batch_script_asks_for_its_requeue_until_the_controller_is_there(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
