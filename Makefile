@@ -24,11 +24,12 @@ GPUS ?= $(wildcard /dev/nvidia[0-9]* /dev/kfd /dev/dxg)
 CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 # Asked once: a process for each GPU, or two without any.
 NPROC ?= $(eval NPROC := $(shell $(BIN)/python -m pattlite_dist.runtime.devices 2))$(NPROC)
-# Two more than cores: the tests of the two clusters mostly wait.
-WORKERS ?= $(shell expr $$(nproc) + 2)
+# Two more than cores, of which nproc shows too many in a container: the tests of the two clusters
+# mostly wait.
+WORKERS ?= $(eval WORKERS := $(shell expr $$($(PYTHON) -m pattlite_dist.runtime.limits) + 2))$(WORKERS)
 BIN := .venv/bin
 DEMO := demo
-PYTEST_WORKERS := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
+PYTEST_WORKERS = -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 .PHONY: demo test lint types tests docs fuzz soak test-pythons test-oldest test-newest test-cloud \
   test-container clean help

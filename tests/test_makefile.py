@@ -128,6 +128,17 @@ def test_the_build_of_pytorch_is_that_for_the_machine_and_told_before_it_is_fetc
     assert installed("GPUS=", here, "PIP_ARGS=--index-url x") == (f"[--index-url][x]{package}", "")
 
 
+def test_as_many_tests_run_at_once_as_the_cores_that_may_be_used_and_two_more(
+    make: Make, tmp_path: Path
+) -> None:
+    counts = '#!/bin/sh\n[ "$*" = "-m pattlite_dist.runtime.limits" ] && echo 6\n'
+    script(tmp_path / "cores" / "python", counts)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "installed").touch()
+    done = make("-n", "tests", f"PYTHON={tmp_path / 'cores' / 'python'}")
+    assert "pytest -n 8 " in done.stdout
+
+
 _LINT = ["[ruff][check][.]", "[ruff][format][--check][.]"]
 _WORKERS = "[-n][7][--dist][loadscope][--no-loadscope-reorder]"
 _CALLS = {
