@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -185,6 +186,61 @@ def test_a_cache_in_memory_takes_half_of_what_the_process_may_use(
     assert len(list(tmp_path.glob("*.block"))) == 2
     with pytest.raises(UserError, match=r"is limited to 1,000; raise data\.cache_gb"):
         room.entry(tmp_path / "ffab.block", 1001).__enter__()
+
+
+# What limits a group to one core and 512 MiB, by controller and version.
+ONE_CORE = {
+    "cpu": {1: {"cpu.cfs_quota_us": "100000"}, 2: {"cpu.max": "100000 100000"}},
+    "memory": {1: {"memory.limit_in_bytes": f"{1 << 29}"}, 2: {"memory.max": f"{1 << 29}"}},
+}
+IN_GROUP = """
+import os
+from pattlite_dist.runtime.limits import cores, limit_threads, memory
+limit_threads()
+print(cores(), memory(), os.environ["OMP_NUM_THREADS"])
+"""
+
+
+def make_small(controller: str, name: str) -> Path:
+    """A group of the kernel's own with limits; returns one within it."""
+    texts = [Path("/proc/self", file).read_text() for file in ("cgroup", "mountinfo")]
+    *_, (top, unified) = (
+        (Path(place), unified)
+        for place, unified in limits.groups(controller, *texts)
+        if not unified or controller in Path(place, "cgroup.controllers").read_text().split()
+    )
+    if unified:
+        (top / "cgroup.subtree_control").write_text(f"+{controller}")
+    inner = top / name / "inner"
+    inner.mkdir(parents=True, exist_ok=True)
+    for file, text in ONE_CORE[controller][2 if unified else 1].items():
+        (inner.parent / file).write_text(text)
+    return inner
+
+
+@pytest.fixture
+def small_groups() -> Iterator[list[Path]]:
+    made: list[Path] = []
+    try:
+        for controller in ONE_CORE:
+            made.append(make_small(controller, f"pattlite-test-{os.getpid()}"))
+    except (OSError, ValueError) as error:
+        pytest.skip(f"control groups cannot be made here ({error}); run as root of the machine")
+    yield made
+    for inner in dict.fromkeys(made):
+        inner.rmdir()
+        inner.parent.rmdir()
+
+
+def test_the_limits_of_real_groups_are_found(small_groups: list[Path]) -> None:
+    join = 'for group; do [ "$group" = -- ] && break; echo $$ >"$group/cgroup.procs"; shift; done'
+    env = {name: text for name, text in environment().items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        ["sh", "-ec", f'{join}; shift; exec "$@"', "sh", *small_groups, "--",
+         sys.executable, "-c", IN_GROUP],
+        env=env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.split() == ["1", f"{1 << 29}", "1"], done.stderr
 
 
 def test_the_number_of_cores_is_printed_for_scripts() -> None:
