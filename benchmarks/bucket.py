@@ -1,15 +1,18 @@
-"""A publisher that is killed again and again, and what publishing costs a step.
+"""Publishers that are killed, owners that start together, and what publishing costs a step.
 
-    python benchmarks/bucket.py [--kills 500] [--rounds 3] [--seed 0]
+    python benchmarks/bucket.py [--kills 500] [--races 100] [--rounds 5] [--seed 0] [--faults 0.1]
+        [--azurite FOLDER]
 
-On moto's server here. Each kill is one of a publisher's process at a random moment while
-checkpoints appear, with the server answering 500 now and then; what a start on an empty disk finds
-is compared with what was published. Then runs are trained with and without a bucket, in turn.
+A small network is trained, undisturbed. Then publishers' processes get its saves, one after the
+other, and each is killed at a random moment; what a start on an empty disk finds is compared with
+the undisturbed run, byte for byte. Between them and the store (moto's server, or azurite from that
+folder of npm's) is a proxy that cuts, delays and answers with errors at any byte. At last, runs are
+trained with and without a bucket, in turn.
 """
 
 import argparse
+import contextlib
 import itertools
-import json
 import os
 import random
 import shutil
@@ -17,154 +20,165 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pattlite_dist.buckets.fetch import fetch  # noqa: E402
-from pattlite_dist.buckets.publisher import Task  # noqa: E402
-from pattlite_dist.buckets.shelf import Bucket  # noqa: E402
-from pattlite_dist.tracking.record import read_metrics, rewind_metrics  # noqa: E402
+from benchmarks.azurite import azurite  # noqa: E402
+from pattlite_dist.tracking.record import read_metrics  # noqa: E402
+from tests.buckets.killing import Script, kills, of_run, race  # noqa: E402
+from tests.buckets.proxy import proxy  # noqa: E402
 from tests.conftest import environment, tiny  # noqa: E402
-from tests.shards.s3_server import (  # noqa: E402
-    S3Server,
-    new_bucket,
-    s3_clients,
-    s3_environment,
-    s3_server,
-)
+from tests.shards.s3_server import new_bucket, s3_clients, s3_environment, s3_server  # noqa: E402
+
+EPOCHS = 24
 
 
-def content(seed: int, step: int) -> bytes:
-    """A checkpoint's bytes: a pure function of its step."""
-    return random.Random(1_000_003 * seed + step).randbytes(200_000)
+class Store(NamedTuple):
+    """A store that runs here.
+
+    Attributes:
+        env: by which clients find it.
+        new: makes the address of a new bucket.
+        behind: the variable with its address, and its value; a proxy takes its place.
+    """
+
+    env: Mapping[str, str]
+    new: Callable[[], str]
+    behind: str
 
 
-def save(folder: Path, seed: int, step: int) -> None:
-    """As a run saves: the record, then the new checkpoint, then the old one is removed."""
-    with (folder / "metrics.jsonl").open("a") as stream:
-        stream.write(json.dumps({"step": step}) + "\n")
-    checkpoints = folder / "checkpoints"
-    path = checkpoints / f"epoch=0000-step={step:08d}.ckpt"
-    temporary = checkpoints / f".{step}.tmp"
-    temporary.write_bytes(content(seed, step))
-    temporary.replace(path)
-    for old in checkpoints.glob("*.ckpt"):
-        if old != path:
-            old.unlink()
+@contextlib.contextmanager
+def store(folder: Path | None) -> Iterator[Store]:
+    """Moto's server, or azurite from a folder of npm's."""
+    if folder is not None:
+        with azurite(folder) as (env, new):
+            yield Store(env, new, "AZURE_STORAGE_ENDPOINT")
+        return
+    with s3_server() as server:
+        env = s3_environment(server)
+
+        def new() -> str:
+            with s3_clients(**env):
+                return f"s3://{new_bucket(server)}/runs"
+
+        yield Store(env, new, "AWS_ENDPOINT_URL")
 
 
-def kill_once(server: S3Server, address: str, folder: Path, draw: random.Random, seed: int) -> int:
-    """Start a publisher, save, kill it; returns the step that it last said it had published."""
-    task = Task(address, str(folder), 0.0, {"nonce": str(draw.random()), "pid": 0})
-    with subprocess.Popen(
-        [sys.executable, "-m", "pattlite_dist.buckets.publisher"], stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        env=environment(**s3_environment(server)),
-    ) as process:  # fmt: skip
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(json.dumps(task._asdict()) + "\n")
-        process.stdin.flush()
-        said = json.loads(process.stdout.readline())
-        assert said["word"] == "ready", said
-        first = said["step"]
-        rewind_metrics(folder / "metrics.jsonl", first + 1)  # as a start does
-        server.faults["PUT head.json"] = draw.choice([0, 0, 1, 2, 4])
-        for step in range(first + 1, first + 4):
-            save(folder, seed, step)
-            time.sleep(draw.uniform(0, 0.4))
-        time.sleep(draw.uniform(0, 0.6))
-        process.kill()
-        rest = [json.loads(line) for line in process.stdout if line.endswith("\n")]
-    server.faults.clear()
-    steps = [facts["step"] for facts in rest if facts["word"] == "published"]
-    return max(steps, default=first)
-
-
-def kills(count: int, seed: int) -> None:
-    """Kill publishers, each on an empty disk, and check what the next one finds."""
-    draw, found_newer = random.Random(seed), 0
-    with (
-        tempfile.TemporaryDirectory() as base,
-        s3_server() as server,
-        s3_clients(**s3_environment(server)),
-    ):
-        address = f"s3://{new_bucket(server)}/runs/a"
-        for number in range(count):
-            folder = Path(base, str(number))
-            (folder / "checkpoints").mkdir(parents=True)
-            (folder / "metrics.jsonl").touch()
-            (folder / "config.yaml").touch()
-            published = kill_once(server, address, folder, draw, seed)
-            shutil.rmtree(folder)
-            empty = Path(base, "empty")
-            state = fetch(Bucket(address), empty)
-            if state is not None:
-                assert state.step >= published, (number, state.step, published)
-                found_newer += state.step > published
-                (path,) = (empty / "checkpoints").glob("*.ckpt")
-                assert path.read_bytes() == content(seed, state.step), number
-                lines = read_metrics(empty / "metrics.jsonl")
-                assert [line["step"] for line in lines][: state.step + 1] == [
-                    *range(state.step + 1)
-                ], number
-            else:
-                assert published < 0, number
-            shutil.rmtree(empty, ignore_errors=True)
-        objects = len(Bucket(address).keys("objects"))
-    print(f"{count} kills: the newest published state was found each time; {found_newer} times one")
-    print(f"that the killed publisher had not yet reported; {objects} objects are left")
-
-
-def cost(rounds: int) -> None:
-    """Train with and without a bucket, in turn, and print the median step of each."""
+def trained(folder: Path) -> tuple[Script, Path]:
+    """An undisturbed run of a small network that has kept all checkpoints; and its shards."""
     from pattlite_dist.shards.faces import write_faces
 
-    with tempfile.TemporaryDirectory() as base, s3_server() as server:
+    write_faces(folder / "faces.csv", 320, 40, 40, 0)
+    pattlite("shards", "create", str(folder / "faces.csv"), str(folder / "shards"))
+    words = tiny(folder / "shards", folder, "whole",
+                 **{"trainer.epochs": EPOCHS, "trainer.keep_best": EPOCHS,
+                    "trainer.global_batch": 80})  # fmt: skip
+    pattlite(*words)
+    return of_run(folder / "whole"), folder / "shards"
+
+
+def pattlite(*words: str, **env: str) -> None:
+    """Run a command to its end."""
+    subprocess.run(
+        [sys.executable, "-m", "pattlite_dist", *words], check=True, env=environment(**env),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def kill_many(script: Script, place: Store, count: int, seed: int, faults: float) -> None:
+    """Kill publishers of one run after the other, and check what each leaves."""
+    draw, found, whole = random.Random(seed), list[bool](), 0
+    with disturbed(place, seed, faults) as (env, met), tempfile.TemporaryDirectory() as base:
+        ended = 0
+        while ended < count:
+            address = f"{place.new()}/run"
+            for kill in kills(script, address, Path(base), draw, 0.2, env):
+                found.append(kill.began)
+                ended += 1
+                whole += kill.step == script.last
+                if ended % 50 == 0:
+                    print(f"{ended} kills so far", file=sys.stderr, flush=True)
+                if ended == count:
+                    break
+    print(f"{count} kills, {count - sum(found)} of them before the start had its state: each time")
+    print(f"the newest published state was found, equal to the undisturbed run; {whole} runs came")
+    print(f"to their end. Faults met: {dict(met)}", flush=True)
+
+
+def race_many(script: Script, place: Store, count: int, seed: int, faults: float) -> None:
+    """Start two owners together, again and again."""
+    draw, found = random.Random(seed), Counter[bool | None]()
+    with disturbed(place, seed, faults) as (env, met):
+        while found[True] + found[False] < count:
+            with tempfile.TemporaryDirectory() as base:
+                found[race(script, f"{place.new()}/run", Path(base), draw, env)] += 1
+    print(
+        f"{count} pairs started together: one published to its end each time; in {found[True]} the"
+    )
+    print(f"other had published before it was replaced. Faults met: {dict(met)}", flush=True)
+
+
+@contextlib.contextmanager
+def disturbed(
+    place: Store, seed: int, faults: float
+) -> Iterator[tuple[dict[str, str], Counter[str]]]:
+    """The environment that leads to a store by a proxy, here too, and what is met on the way."""
+    with proxy(place.env[place.behind], seed, faults) as between:
+        env = {**place.env, place.behind: between.instead_of(place.env[place.behind])}
+        with s3_clients(**env):
+            yield env, between.met
+
+
+def cost(shards: Path, place: Store, rounds: int) -> None:
+    """Train with and without a bucket, in turn, and print how a step's median compares."""
+    ratios = []
+    with tempfile.TemporaryDirectory() as base:
         folder = Path(base)
-        env = environment(**s3_environment(server))
-        command = [sys.executable, "-m", "pattlite_dist"]
-        write_faces(folder / "faces.csv", 1600, 40, 40, 0)
-        subprocess.run(
-            [*command, "shards", "create", str(folder / "faces.csv"), str(folder / "shards")],
-            check=True, env=env, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        times: dict[str, list[float]] = {"a folder": [], "a bucket": []}
-        with s3_clients(**s3_environment(server)):
-            bucket = new_bucket(server)
-            for number in range(2 * rounds):
-                kind = [*times][number % 2]
-                runs = f"s3://{bucket}/runs" if kind == "a bucket" else folder / "runs"
+        for number in range(rounds):
+            medians = {}
+            for kind in ("a folder", "a bucket")[:: 1 if number % 2 else -1]:
+                runs: Path | str = place.new() if kind == "a bucket" else folder / "runs"
                 words = tiny(
-                    folder / "shards", runs, f"run{number}", scratch=folder / "scratch",
-                    **{"trainer.checkpoint_every_steps": 20},
+                    shards, runs, f"run{number}", scratch=folder / "scratch",
+                    **{"trainer.epochs": 6, "trainer.checkpoint_every_steps": 20},
                 )  # fmt: skip
-                subprocess.run(
-                    [*command, *words], check=True, env=env, stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                )  # fmt: skip
-                where = next(folder.rglob(f"run{number}/metrics.jsonl"))
-                stamps = [line["time"] for line in read_metrics(where) if "train/loss" in line]
-                times[kind] += [1000 * (b - a) for a, b in itertools.pairwise(stamps)]
-    for kind, found in times.items():
-        print(f"{kind}: a step takes {statistics.median(found):.1f} ms (median of {len(found)})")
+                pattlite(*words, **place.env)
+                [record] = folder.rglob(f"run{number}/metrics.jsonl")
+                stamps = [line["time"] for line in read_metrics(record) if "train/loss" in line]
+                steps = [1000 * (b - a) for a, b in itertools.pairwise(stamps)]
+                medians[kind] = statistics.median(steps)
+                shutil.rmtree(record.parent)
+            ratios.append(medians["a bucket"] / medians["a folder"])
+            print(f"a step in {len(steps)}: {medians['a folder']:.1f} ms with a folder, "
+                  f"{medians['a bucket']:.1f} with a bucket", flush=True)  # fmt: skip
+    print(f"with a bucket a step takes {statistics.median(ratios):.3f} of its time without "
+          f"({min(ratios):.3f} to {max(ratios):.3f})")  # fmt: skip
 
 
 def main() -> None:
-    """Kill, then train."""
+    """Kill, race, then train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=500)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--races", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--faults", type=float, default=0.1)
+    parser.add_argument("--azurite", type=Path, default=None)
     options = parser.parse_args()
     os.environ.pop("PATTLITE_SHARDS", None)
-    if options.kills:
-        kills(options.kills, options.seed)
-    if options.rounds:
-        cost(options.rounds)
+    with tempfile.TemporaryDirectory() as base, store(options.azurite) as place:
+        script, shards = trained(Path(base))
+        if options.kills:
+            kill_many(script, place, options.kills, options.seed, options.faults)
+        if options.races:
+            race_many(script, place, options.races, options.seed, options.faults)
+        if options.rounds:
+            cost(shards, place, options.rounds)
 
 
 if __name__ == "__main__":

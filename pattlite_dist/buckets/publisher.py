@@ -155,8 +155,9 @@ class Publisher:
     def leave(self) -> None:
         """Say to the owner that has replaced this one that its process has ended."""
         assert self.owner.head is not None
-        with contextlib.suppress(Transient, Final):
-            self.shelf.swap(f"{_GONE}/{self.owner.head.number:06}", b"", None)
+        key = f"{_GONE}/{self.owner.head.number:06}"
+        with contextlib.suppress(Final):  # then it is waited for until its lease runs out
+            self._try(lambda: self.shelf.swap(key, b"", None))
 
     def _is_gone(self, before: Head) -> bool:
         if is_dead(before.owner):
