@@ -1,7 +1,7 @@
 """Publishers that are killed, owners that start together, and what publishing costs a step.
 
     python benchmarks/bucket.py [--kills 500] [--races 100] [--rounds 5] [--seed 0] [--faults 0.1]
-        [--azurite FOLDER]
+        [--early 0.2] [--azurite FOLDER]
 
 A small network is trained, undisturbed. Then publishers' processes get its saves, one after the
 other, and each is killed at a random moment; what a start on an empty disk finds is compared with
@@ -90,14 +90,16 @@ def pattlite(*words: str, **env: str) -> None:
     )  # fmt: skip
 
 
-def kill_many(script: Script, place: Store, count: int, seed: int, faults: float) -> None:
+def kill_many(
+    script: Script, place: Store, count: int, seed: int, faults: float, early: float
+) -> None:
     """Kill publishers of one run after the other, and check what each leaves."""
     draw, found, whole = random.Random(seed), list[bool](), 0
     with disturbed(place, seed, faults) as (env, met), tempfile.TemporaryDirectory() as base:
         ended = 0
         while ended < count:
             address = f"{place.new()}/run"
-            for kill in kills(script, address, Path(base), draw, 0.2, env):
+            for kill in kills(script, address, Path(base), draw, 0.2, early, env):
                 found.append(kill.began)
                 ended += 1
                 whole += kill.step == script.last
@@ -105,7 +107,7 @@ def kill_many(script: Script, place: Store, count: int, seed: int, faults: float
                     print(f"{ended} kills so far", file=sys.stderr, flush=True)
                 if ended == count:
                     break
-    print(f"{count} kills, {count - sum(found)} of them before the start had its state: each time")
+    print(f"{count} kills, {count - sum(found)} of them as the publisher started: each time")
     print(f"the newest published state was found, equal to the undisturbed run; {whole} runs came")
     print(f"to their end. Faults met: {dict(met)}", flush=True)
 
@@ -168,13 +170,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--faults", type=float, default=0.1)
+    parser.add_argument("--early", type=float, default=0.2)
     parser.add_argument("--azurite", type=Path, default=None)
     options = parser.parse_args()
     os.environ.pop("PATTLITE_SHARDS", None)
     with tempfile.TemporaryDirectory() as base, store(options.azurite) as place:
         script, shards = trained(Path(base))
         if options.kills:
-            kill_many(script, place, options.kills, options.seed, options.faults)
+            kill_many(script, place, options.kills, options.seed, options.faults, options.early)
         if options.races:
             race_many(script, place, options.races, options.seed, options.faults)
         if options.rounds:

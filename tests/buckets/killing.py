@@ -170,7 +170,7 @@ class Kill(NamedTuple):
     Attributes:
         step: of the newest state that was found.
         reported: of the newest that a publisher had reported.
-        began: whether it had got as far as to publish.
+        began: whether the publisher was left time to start, and has.
     """
 
     step: int
@@ -184,6 +184,7 @@ def kills(
     base: Path,
     draw: random.Random,
     pause: float,
+    early: float,
     env: Mapping[str, str],
 ) -> Iterator[Kill]:
     """Kill publishers of a run until it is over; after each kill, look from an empty disk.
@@ -194,13 +195,18 @@ def kills(
         base: for folders.
         draw: when each is killed.
         pause: about that many seconds between two saves.
+        early: the chance that one is killed while it starts, or soon after.
         env: the publishers' variables.
     """
     reported = found = -1
     while found < script.last:
         folder, empty = base / "machine", base / "empty"
         one = Publisher(address, folder, str(draw.random()), 0.0, env)
-        begun = one.ready()
+        begun = None
+        if early and draw.random() < early:
+            time.sleep(draw.uniform(0, 2))
+        else:
+            begun = one.ready()
         if begun is not None:
             assert begun >= found, (begun, found)
             if begun >= 0:

@@ -19,7 +19,7 @@ def test_killed_or_replaced_on_a_bad_network_the_newest_published_state_comes_ba
         runs = f"s3://{new_bucket(server)}/runs"
         env = {**s3_environment(server), "AWS_ENDPOINT_URL": between.instead_of(server.address)}
         with s3_clients(**env):
-            found = [*kills(made_up(4), f"{runs}/a", tmp_path, random.Random(0), 0.3, env)]
+            found = [*kills(made_up(4), f"{runs}/a", tmp_path, random.Random(0), 0.3, 0.2, env)]
             ended = race(made_up(3), f"{runs}/b", tmp_path / "race", random.Random(0), env)
     assert found[-1].step == 8
     assert any(kill.began for kill in found)

@@ -163,6 +163,10 @@ def test_what_a_run_has_saved_is_measured(face_shards: Path, tmp_path: Path) -> 
     assert "took 200.5 s" in found[0] and "4 checkpoints" in found[1]
     more = look(face_shards, tmp_path, distill__teachers=[str(tmp_path / "teacher")])
     assert any("distill.teachers: " in line and "does not exist" in line for line in problems(more))
+    away = {"model__weights": "s3://b/runs/a", "distill__teachers": ["s3://b/runs/a"]}
+    assert (
+        problems(look(face_shards, tmp_path / "new", **away)) == []
+    )  # brought where they are read
 
 
 @pytest.mark.usefixtures("no_slurm")

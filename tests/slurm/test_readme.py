@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pattlite_dist.slurm.profile import load_profile
+from pattlite_dist.slurm.script import interpreter
 from tests.documents import blocks, told
 from tests.slurm.conftest import Cluster
 from tests.test_readme import SHORT, clone, shell, without_download
@@ -34,12 +35,15 @@ def adapted(line: str, python: str) -> str:
     return line
 
 
-def test_the_profile_that_is_shown_is_one(tmp_path: Path) -> None:
-    [block] = [text for _, kind, text in blocks("docs/slurm.md") if kind == "yaml"]
-    path = tmp_path / "profile.yaml"
-    path.write_text(block)
-    profile = load_profile(str(path))
+def test_the_profiles_that_are_shown_are_some(tmp_path: Path) -> None:
+    profiles = []
+    for page in ("docs/slurm.md", "docs/cloud.md"):
+        [block] = [text for _, kind, text in blocks(page) if kind == "yaml"]
+        (tmp_path / "profile.yaml").write_text(block)
+        profiles.append(load_profile(str(tmp_path / "profile.yaml")))
+    profile, contained = profiles
     assert (profile.world_size, profile.minutes) == (8, 24 * 60)
+    assert interpreter(contained).endswith("/images/pattlite -- /opt/pattlite/bin/python")
 
 
 @pytest.mark.slurm
