@@ -130,6 +130,13 @@ class Owner:
         self._clear()
         return True
 
+    def check(self) -> None:
+        """Ask whether another process has taken the run."""
+        assert self.head is not None
+        held = self.shelf.get(HEAD)
+        if held is not None and not (found := parse_head(held.data)).is_of(self.head):
+            raise Replaced(found)
+
     def beat(self) -> None:
         """Show that this owner lives."""
         self._move(Head.beaten)

@@ -94,6 +94,8 @@ class Publisher:
             self.say("waits", who=describe(before.owner), seconds=wait)
             end = time.monotonic() + wait
             while time.monotonic() < end and told.empty() and not self._is_gone(before):
+                with contextlib.suppress(Transient):
+                    self.owner.check()  # else two that replace each other wait for one another
                 time.sleep(_LOOK)
         step = newest_step(self.folder)
         state = self._try(

@@ -17,6 +17,7 @@ from pattlite_dist.buckets import copies, publisher
 from pattlite_dist.buckets.fetch import fetch, newest_step
 from pattlite_dist.buckets.head import HEAD, Head, parse_head
 from pattlite_dist.buckets.home import Home, sentence, time_left
+from pattlite_dist.buckets.owner import Replaced
 from pattlite_dist.buckets.publisher import LEASE, Publisher, Task, is_dead, machine, waits
 from pattlite_dist.buckets.snapshot import Snapshots
 from pattlite_dist.cli import main
@@ -163,6 +164,18 @@ def test_an_owner_is_waited_for_no_longer_than_its_lease_and_no_longer_than_aske
     assert waits(owner, 10.0, 300.0) == LEASE - 10.0
     assert waits(owner, 10.0, 3.0) == 3.0
     assert waits(owner, 1e6, 300.0) == 0.0
+
+
+def test_a_start_that_waits_for_an_owner_ends_once_another_start_has_taken_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = Objects()
+    first, second, third = (new(objects, tmp_path / who, who)[0] for who in ("a", "b", "c"))
+    first.begin(queue.Queue())
+    second.takeover = 1e3
+    monkeypatch.setattr(publisher.time, "sleep", lambda seconds: third.begin(queue.Queue()))
+    with pytest.raises(Replaced):
+        second.begin(queue.Queue())
 
 
 def test_a_process_that_has_ended_on_this_machine_is_not_waited_for() -> None:
