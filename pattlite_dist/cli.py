@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return MISTAKE
     except (failure.PeerFailed, failure.NoGroup, Unreachable) as error:
         failure.tell(str(error))
-        return 1
+        return MISTAKE if getattr(error, "mistake", False) else 1  # an agent tries 1 again
     except Stopped as stop:
         if detect().main:
             print(f"pattlite: {stop}; the same command continues", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""torchrun's agent: its folder for the workers, its log, its store, its patience, whom it met.
+"""torchrun's agent: its folder for the workers, log, store and patience, whom it met, its end.
 
 Nothing here imports torch before it is called: a worker asks for the folder at its very start.
 """
@@ -15,6 +15,7 @@ from pattlite_dist.compat.need import changed, find, find_function
 
 _NAME = "torch"
 _API = "torch.distributed.elastic.multiprocessing.api"
+_AGENT = "torch.distributed.elastic.agent.server.local_elastic_agent"
 _RENDEZVOUS = "torch.distributed.elastic.rendezvous.dynamic_rendezvous"
 _REGISTRY = "torch.distributed.elastic.rendezvous.registry"
 _SHARED = "DynamicRendezvousHandler.use_agent_store"
@@ -131,3 +132,30 @@ def wait_for_workers(options: Any, seconds: int) -> None:
 
 
 _PATIENCE = "shutdown_timeout"
+
+
+def give_up_at(status: int) -> None:
+    """Have agents not start their workers again once one of them has ended with a status.
+
+    With several machines, each of the hundred attempts takes a second.
+
+    Args:
+        status: that an attempt cannot change.
+
+    Raises:
+        UserError: this version of PyTorch looks after workers elsewhere.
+    """
+    agent = find(_NAME, importlib.import_module(_AGENT), "LocalElasticAgent")
+    monitor = find_function(_NAME, agent, "_monitor_workers", ("worker_group",))
+
+    def looking(self: Any, worker_group: Any) -> Any:
+        found = monitor(self, worker_group)
+        if any(failure.exitcode == status for failure in found.failures.values()):
+            find(_NAME, self, _ATTEMPTS)
+            setattr(self, _ATTEMPTS, 0)
+        return found
+
+    agent._monitor_workers = looking
+
+
+_ATTEMPTS = "_remaining_restarts"

@@ -18,6 +18,7 @@ from pattlite_dist.compat.torchrun import (
     Meeting,
     agent_folder,
     agent_log,
+    give_up_at,
     separate_stores,
     wait_for_workers,
     worker_folder,
@@ -181,6 +182,7 @@ def _run(arguments: list[str], logs: str, unmet: int, lost: int) -> int:
         meeting = Meeting()
         agent_log().addFilter(_worth_telling)
         separate_stores()
+        give_up_at(MISTAKE)
         parse: Any = run.parse_args
         options = parse(arguments)
         options.log_dir = options.log_dir or logs  # torchrun's own would stay behind

@@ -156,6 +156,27 @@ def test_an_older_agent_is_patient_after_a_signal_and_as_before_between_attempts
         torchrun.wait_for_workers(SimpleNamespace(), 60)
 
 
+def test_an_agent_gives_up_at_a_status_that_no_attempt_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+
+    def monitor(self: object, worker_group: list[int]) -> Any:
+        return SimpleNamespace(failures={n: SimpleNamespace(exitcode=n) for n in worker_group})
+
+    monkeypatch.setattr(LocalElasticAgent, "_monitor_workers", monitor)
+    torchrun.give_up_at(2)
+    agent = SimpleNamespace(_remaining_restarts=100)
+    look: Any = LocalElasticAgent._monitor_workers
+    assert look(agent, [-9, 1]).failures and agent._remaining_restarts == 100
+    assert look(agent, [1, 2]).failures and agent._remaining_restarts == 0
+    with pytest.raises(UserError, match="`_remaining_restarts`"):
+        look(SimpleNamespace(), [2])
+    monkeypatch.setattr(LocalElasticAgent, "_monitor_workers", lambda self: None)
+    with pytest.raises(UserError, match="`_monitor_workers`"):
+        torchrun.give_up_at(2)
+
+
 def test_training_stops_before_it_touches_anything(
     face_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
