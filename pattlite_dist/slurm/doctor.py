@@ -30,7 +30,7 @@ from pattlite_dist.tracking.wandb_run import wandb_mode
 from pattlite_dist.tracking.wandb_server import has_login
 from pattlite_dist.train import names
 from pattlite_dist.train.checks import check_recipe
-from pattlite_dist.train.settings import few_images
+from pattlite_dist.train.pieces import few_images
 
 Fetch = Callable[[Origin], Manifest | UserError]
 _PATIENCE = 10.0  # seconds to wait for a silent server; the job itself waits longer

@@ -16,7 +16,7 @@ from pattlite_dist.runtime.world import World
 from pattlite_dist.tracking.folder import run_folder
 from pattlite_dist.tracking.history import append, last_start, read
 from pattlite_dist.train.checks import remarks
-from pattlite_dist.train.settings import few_images, pieces_of
+from pattlite_dist.train.pieces import few_images, pieces_of
 from pattlite_dist.train.trainer import emulates_bf16, precision
 
 # In the order in which their changes are told.

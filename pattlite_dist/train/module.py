@@ -23,8 +23,8 @@ from pattlite_dist.train.clock import Clock
 from pattlite_dist.train.loss import loss_of
 from pattlite_dist.train.metrics import Census, Outputs, Scores
 from pattlite_dist.train.optim import build_optimizer, group_names, noted
+from pattlite_dist.train.pieces import pieces_of
 from pattlite_dist.train.rates import lr_relative, lr_scale
-from pattlite_dist.train.settings import pieces_of
 from pattlite_dist.train.teachers import Lesson
 from pattlite_dist.train.temperature import Calibration, Mark, measure
 from pattlite_dist.train.watch import LossWatch

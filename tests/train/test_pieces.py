@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pattlite_dist.data.batch import pieces
-from pattlite_dist.train.settings import TrainerConfig, few_images, pieces_of
+from pattlite_dist.train.pieces import few_images, pieces_of
+from pattlite_dist.train.settings import TrainerConfig
 
 
 @pytest.mark.parametrize(
