@@ -149,11 +149,14 @@ def sentence(address: str, word: str, facts: dict[str, Any]) -> str:
     return ""
 
 
-def time_left(noted: float, grace: float | None) -> float:
-    """Seconds that are left of a grace period.
+def time_left(noted: float, grace: float | None, ends: float | None = None) -> float:
+    """Seconds that are left until this process is killed.
 
     Args:
         noted: when the signal arrived, seconds since 1970.
-        grace: seconds of it; None: 30.
+        grace: seconds that it has from then; None: 30.
+        ends: when it is killed, if a notice said it, whatever the grace period is.
     """
-    return max(noted + (_GRACE_OF_MOST if grace is None else grace) - time.time(), 0.0)
+    if ends is None:
+        ends = noted + (_GRACE_OF_MOST if grace is None else grace)
+    return max(ends - time.time(), 0.0)

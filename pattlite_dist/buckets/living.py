@@ -54,7 +54,7 @@ class Living:
             on_main(world, lambda: home.open(lambda: bool(signals.got)))
             yield
         except Stopped as stop:
-            if home.close(time_left(stop.noted, seconds)):
+            if home.close(time_left(stop.noted, seconds, stop.ends)):
                 print(f"pattlite: {address}: published to step {stop.step:,}", file=sys.stderr)
             elif world.main and not signals.replaced:
                 print(

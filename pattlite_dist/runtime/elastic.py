@@ -32,6 +32,7 @@ LOST = 1
 # How many seconds after SIGTERM whatever is left of this machine's part is killed: a pod's
 # terminationGracePeriodSeconds, say.
 GRACE = "PATTLITE_GRACE_SECONDS"
+AGENT = "PATTLITE_AGENT"  # the process of this agent, for its workers
 _BEFORE = 5  # seconds, so that the agent ends its workers, and itself, before all are killed
 
 
@@ -45,6 +46,15 @@ def restarts(env: Mapping[str, str] = os.environ) -> int:
     """How often the agent has started its workers again after a failure."""
     count = env.get("TORCHELASTIC_RESTART_COUNT", "")
     return int(count) if count.isdecimal() else 0
+
+
+def own_agent(env: Mapping[str, str] = os.environ) -> int | None:
+    """The process of the agent that has started this one; None if there is none, or another's.
+
+    SIGTERM to it ends all of its workers, and itself once they have saved.
+    """
+    parent = os.getppid()
+    return parent if env.get(AGENT) == str(parent) else None
 
 
 def first_to_tell(message: str, env: Mapping[str, str] = os.environ) -> bool:
@@ -190,6 +200,7 @@ def _run(arguments: list[str], logs: str, unmet: int, lost: int) -> int:
         if seconds is not None:
             wait_for_workers(options, patience(seconds))
         find_addresses(options)
+        os.environ[AGENT] = str(os.getpid())
         record(run.run)(options)
     except ChildFailedError as error:
         failed = error.failures
@@ -218,6 +229,8 @@ def _run(arguments: list[str], logs: str, unmet: int, lost: int) -> int:
     except SignalException as error:
         print(f"pattlite: stopped by {error.sigval.name}", file=sys.stderr)
         return 128 + error.sigval
+    finally:
+        os.environ.pop(AGENT, None)
     return 0
 
 

@@ -28,11 +28,15 @@ class Stopped(Exception):
         step: optimiser steps taken.
         saved: the checkpoint that holds them; None if it could not be written.
         noted: when the signal arrived, seconds since 1970.
+        ends: until when this process may work, if that is known.
     """
 
-    def __init__(self, signum: int, step: int, saved: Path | None, noted: float) -> None:
+    def __init__(
+        self, signum: int, step: int, saved: Path | None, noted: float, ends: float | None = None
+    ) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name} at step {step}")
-        self.signum, self.step, self.saved, self.noted = signum, step, saved, noted
+        self.signum, self.step, self.saved = signum, step, saved
+        self.noted, self.ends = noted, ends
 
     @property
     def name(self) -> str:
@@ -46,12 +50,14 @@ class Signals:
     Attributes:
         got: the first signal recorded, 0 if none.
         noted: when it arrived, seconds since 1970.
+        ends: until when this process may work, if a notice said it.
         replaced: whether a newer start of the job goes on with the run.
         previous: the handlers to restore.
     """
 
     def __init__(self) -> None:
         self.got, self.noted, self.replaced = 0, 0.0, False
+        self.ends: float | None = None
         self.previous: dict[int, Any] = {}
         self._process = os.getpid()
 

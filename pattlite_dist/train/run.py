@@ -18,7 +18,7 @@ from pattlite_dist.data.plan import rank_slice
 from pattlite_dist.data.reader import check_targets
 from pattlite_dist.errors import Unreachable, UserError
 from pattlite_dist.model.build import MobileNetV2ViT, PattLite, build_model, synchronise
-from pattlite_dist.runtime import failure
+from pattlite_dist.runtime import failure, spot
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.runtime.devices import use_gpu
 from pattlite_dist.runtime.hang import watched
@@ -87,6 +87,7 @@ def train(config: Config, signals: Signals | None = None, lives: Lives | None = 
     run = run_folder(config)
     lock = RunLock(run)
     with (
+        spot.watched(config.trainer.spot_notice, world, signals),
         worlds.group(world, config.trainer.accelerator, config.trainer.timeout_minutes),
         lives.kept(run, world, signals, on_main) if lives else contextlib.nullcontext(),
     ):

@@ -214,7 +214,7 @@ class Saver(Checkpoint):
     def _leave(self, trainer: "pl.Trainer", signum: int) -> None:
         last = self.keeper.last()
         noted = self.signals.noted or time.time()
-        stop = Stopped(signum, trainer.global_step, last, noted)
+        stop = Stopped(signum, trainer.global_step, last, noted, self.signals.ends)
         if self.world.main:
             saved = last and last.name
             history.append(

@@ -245,6 +245,13 @@ class TrainerConfig(Strict):
         description="Of a run in a bucket: how long to wait at most for another start that still "
         "trains it, and is asked to end.",
     )
+    spot_notice: Literal["auto", "none"] = setting(
+        "none",
+        free=True,
+        description="auto: ask the metadata service of AWS, Google Cloud or Azure, whichever "
+        "answers, whether it is about to take this spot machine back, and then stop as for "
+        "SIGTERM; none: ask nobody.",
+    )
     hang_minutes: float | None = setting(
         None,
         free=True,

@@ -212,6 +212,8 @@ def test_what_is_left_of_the_grace_period_is_known(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("pattlite_dist.buckets.home.time.time", lambda: 1010.0)
     assert time_left(1000.0, None) == 20.0
     assert time_left(1000.0, 120) == 110.0
+    assert time_left(1000.0, 120, 1030.5) == 20.5
+    assert time_left(1000.0, 120, 1009.0) == 0.0
     assert time_left(0.0, None) == 0.0
 
 
