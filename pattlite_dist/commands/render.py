@@ -60,7 +60,8 @@ def skypilot_options(parser: "ArgumentParser") -> None:
         "--spot",
         type=bool,
         default=True,
-        help="whether to take machines that may be preempted, for a third of the price",
+        help="whether to take machines that may be preempted, for a third of the price, and set "
+        "trainer.spot_notice=auto",
     )
 
 

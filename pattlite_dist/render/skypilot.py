@@ -1,5 +1,6 @@
 """A training as a managed job of SkyPilot, which finds machines and replaces preempted ones."""
 
+import dataclasses
 from typing import Any
 
 from pattlite_dist.errors import UserError
@@ -41,6 +42,8 @@ def task(work: Work, gpu: str | None, spot: bool) -> dict[str, Any]:
             f"--gpu {gpu} is given, but profile.gpus_per_node is 0; leave it out, or set that"
         )
     resources["use_spot"] = spot
+    if spot:
+        work = _with_notice(work)
     # Other failures than these end the job: the agent has started its workers again by then.
     resources["job_recovery"] = {"recover_on_exit_codes": list(CURED)}
     whole: dict[str, Any] = {
@@ -52,6 +55,13 @@ def task(work: Work, gpu: str | None, spot: bool) -> dict[str, Any]:
     if work.wandb_key is not None:
         whole["secrets"] = {work.wandb_key: None}
     return {**whole, "run": _script(work.text)}
+
+
+def _with_notice(work: Work) -> Work:
+    """The same, but saved when a cloud takes a machine back: SkyPilot hears of that too late."""
+    trainer = work.config.trainer.model_copy(update={"spot_notice": "auto"})
+    config = work.config.model_copy(update={"trainer": trainer})
+    return dataclasses.replace(work, config=config)
 
 
 def _script(text: str) -> str:

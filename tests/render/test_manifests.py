@@ -94,6 +94,7 @@ def test_a_manifest_is_as_it_was_and_has_the_whole_configuration(
     assert changed == {
         "data.shards": "s3://faces/set", "runs": runs,
         **({"wandb.mode": "online"} if "volume" not in name else {}),
+        **({"trainer.spot_notice": "auto"} if name == "skypilot" else {}),
     }  # fmt: skip
     target = "SkyPilot" if "skypilot" in CASES[name] else "Kubernetes"
     assert err == f"pattlite: {target} has no use for these keys of the profile: partition\n"
