@@ -4,7 +4,10 @@ Each is a process that holds a network, a host name and a view of `/etc/hosts`; 
 """
 
 import contextlib
+import ctypes
+import socket
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -54,7 +57,7 @@ class Node:
 
 @contextlib.contextmanager
 def machines(folder: Path, hosts: Sequence[str]) -> Iterator[list[Node]]:
-    """Up to three machines, `gpu-a`, `gpu-b` …, on one network as `10.77.0.1`, `10.77.0.2` …
+    """Up to six machines, `gpu-a`, `gpu-b` …, on one network as `10.77.0.1`, `10.77.0.2` …
 
     Each has a second interface, listed first, to a network that nobody else is on.
 
@@ -65,7 +68,7 @@ def machines(folder: Path, hosts: Sequence[str]) -> Iterator[list[Node]]:
     with contextlib.ExitStack() as stack:
         nodes = []
         for number, text in enumerate(hosts):
-            nodes.append(Node(f"gpu-{'abc'[number]}", text, folder))
+            nodes.append(Node(f"gpu-{'abcdef'[number]}", text, folder))
             stack.callback(nodes[-1].close)
         switch, *_ = nodes  # the bridge is in the first one; it ends with it
         switch.run("ip", "link", "add", "fabric", "type", "bridge")
@@ -81,3 +84,25 @@ def machines(folder: Path, hosts: Sequence[str]) -> Iterator[list[Node]]:
             node.run("ip", "addr", "add", f"10.77.0.{number}/24", "dev", "fabric")
             node.run("ip", "link", "set", "fabric", "up")
         yield nodes
+
+
+def listener(node: Node, host: str, port: int) -> socket.socket:
+    """A socket of this process that listens on a machine's network.
+
+    Args:
+        node: machine.
+        host: one of its addresses.
+        port: of it; 0 for any.
+    """
+    made: list[socket.socket] = []
+
+    def make() -> None:  # only this thread goes there
+        with Path(f"/proc/{node.process.pid}/ns/net").open() as network:
+            if ctypes.CDLL(None, use_errno=True).setns(network.fileno(), 0):
+                raise OSError(ctypes.get_errno(), "setns")
+        made.append(socket.create_server((host, port)))
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    return made[0]

@@ -14,7 +14,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 import jsonargparse  # noqa: F401  as a worker would
@@ -22,9 +23,12 @@ from torch.distributed.elastic.multiprocessing.subprocess_handler import subproc
 from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 
 from pattlite_dist.cli import main
+from pattlite_dist.model import build
 from pattlite_dist.runtime import elastic, launch
 from pattlite_dist.tracking import curves
 from pattlite_dist.train import run  # noqa: F401
+from pattlite_dist.train.saving import Saver
+from tests.train.small_network import TwoBlocks
 
 
 class Forked:
@@ -75,6 +79,10 @@ def _work(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(env)
+    if "SMALL" in env:
+        build.MobileNetV2 = TwoBlocks  # type: ignore[misc]
+    if "HOLDS" in env:
+        hold(env["HOLDS"])
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
         return main(arguments)
@@ -86,6 +94,37 @@ def _work(
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def hold(where: str) -> None:
+    """Have rank 0 wait, at the end of some steps, until it may go on or is asked to stop.
+
+    Args:
+        where: `FOLDER:STEP,STEP`; there, it leaves `STEP.reached` and waits for `STEP.go`.
+    """
+    folder, _, steps = where.partition(":")
+    ends = Saver.on_train_batch_end
+
+    def held(self: Saver, trainer: Any, *args: Any) -> None:
+        step = str(trainer.global_step)
+        if self.world.main and step in steps.split(","):
+            Path(folder, f"{step}.reached").touch()
+            while not Path(folder, f"{step}.go").exists() and not self.signals.got:
+                time.sleep(0.02)
+        ends(self, trainer, *args)
+
+    Saver.on_train_batch_end = held  # type: ignore[method-assign]
+
+
+def arguments_with(conf: str) -> Callable[..., list[str]]:
+    """Have a machine's agent started with more of torchrun's `--rdzv-conf`."""
+    original = launch.agent_arguments
+
+    def arguments(*given: Any) -> list[str]:
+        words = original(*given)
+        return [f"{word},{conf}" if word.startswith("--rdzv-conf") else word for word in words]
+
+    return arguments
 
 
 def _method_name(depth: int = 2) -> str:
@@ -101,7 +140,8 @@ if __name__ == "__main__":
     gc.freeze()  # see tests.zygote
     assert sys.argv[1] == "-m"
     if sys.argv[2] == launch.__name__:
-        launch.PORT = int(os.environ["PORT"])  # a pod has an address of its own, and all ports
+        if "RDZV_CONF" in os.environ:
+            launch.agent_arguments = arguments_with(os.environ["RDZV_CONF"])
         sys.exit(launch.main(sys.argv[3:]))
     assert sys.argv[2] == elastic.__name__
     sys.exit(elastic.main(sys.argv[3:]))

@@ -303,18 +303,10 @@ def test_two_machines_train_as_two_processes_of_one_also_when_killed_or_suspende
     tmp_path: Path,
     agents: Callable[..., Agent],
     address: str,
-    forking_python: str,
 ) -> None:
     run = tmp_path / "tiny"
-    host, _, port = address.partition(":")
     options = [*arguments(face_shards, tmp_path), f"--trainer.timeout_minutes={TIMEOUT}"]
-    # The second is the second pod of an indexed Job, as `pattlite render` has it.
-    pod = {"PATTLITE_NODES": "2", "PATTLITE_FIRST": host, "JOB_COMPLETION_INDEX": "1"}
-    launch = (forking_python, "-m", "pattlite_dist.runtime.launch")
-    both = [
-        agents(options, NPROC="1", NNODES="2", RDZV=address),
-        agents(options, program=launch, NPROC="1", PORT=port, **pod),
-    ]
+    both = [agents(options, NPROC="1", NNODES="2", RDZV=address) for _ in range(2)]
     until(lambda: step(run) >= STEPS, both)
     before = [agent.workers() for agent in both]
     assert [len(pids) for pids in before] == [1, 1]

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -67,10 +68,19 @@ class _Quiet(WSGIRequestHandler):
 
 
 @contextlib.contextmanager
-def s3_server() -> Iterator[S3Server]:
+def s3_server(listener: socket.socket | None = None) -> Iterator[S3Server]:
+    """Answer for a while.
+
+    Args:
+        listener: where; None: at a port of this machine.
+    """
     app = S3Server()
-    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Quiet)
-    app.address = f"http://127.0.0.1:{server.server_port}"
+    with listener or socket.create_server(("127.0.0.1", 0)) as bound:
+        host, port = bound.getsockname()
+        server = make_server(
+            host, port, app, threaded=True, request_handler=_Quiet, fd=bound.fileno()
+        )
+    app.address = f"http://{host}:{port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
