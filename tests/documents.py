@@ -66,6 +66,8 @@ def words(line: str) -> list[str]:
     parts = shlex.split(line, comments=True)
     while parts and re.fullmatch(r"[A-Z_]+=.*", parts[0]):
         del parts[0]
+    if ">" in parts:
+        del parts[parts.index(">") :]
     for start in (["pattlite"], ["launch/torchrun.sh"]):
         if parts[: len(start)] == start:
             return parts[len(start) :]

@@ -135,6 +135,7 @@ def serve(address: str) -> None:
 if __name__ == "__main__":
     import jsonargparse
     import pytorch_lightning
+    import s3fs
     import submitit
     import torch.distributed.run
     import torchmetrics
@@ -146,6 +147,6 @@ if __name__ == "__main__":
     assert (
         jsonargparse and pytorch_lightning and submitit and torchmetrics and torchvision and wandb
     )
-    assert backend_agg
+    assert backend_agg and s3fs
     gc.freeze()
     serve(sys.argv[1])

@@ -32,6 +32,7 @@ LONGEST = (
     "tests/train/test_kill.py",
     "tests/train/test_run.py",
     "tests/shards/test_create_real.py",
+    "tests/test_pods.py",
     "tests/test_nodes.py",
     "tests/gpu/test_gpu.py",
     "tests/test_types.py",
