@@ -206,7 +206,10 @@ def find(env: Mapping[str, str] = os.environ) -> Service | None:
 
 def _tree(answer: Answer) -> dict[str, Any]:
     """The content of an answer; empty unless it is a JSON object."""
-    tree = json.loads(answer.text) if answer.status == 200 else {}
+    try:
+        tree = json.loads(answer.text) if answer.status == 200 else {}
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     return tree if isinstance(tree, dict) else {}
 
 
@@ -223,7 +226,7 @@ def _moment(text: Any) -> float | None:
     except ValueError:
         try:
             moment = parsedate_to_datetime(text)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, IndexError, OverflowError):
             return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)

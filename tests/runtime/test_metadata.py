@@ -17,6 +17,7 @@ NONSENSE = [
     Answer(404), Answer(500, "Internal error"), Answer(200), Answer(200, "<html>\nLog in</html>"),
     Answer(200, "[]"), Answer(200, '{"Events": 7, "action": 8}'), Answer(200, '{"Events": [9]}'),
     Answer(302, "", {"Location": "http://127.0.0.1:9/"}), Answer(200, "\x00\u00ff" * 100_000),
+    Answer(200, "[" * 60_000),
 ]  # fmt: skip
 
 
@@ -117,6 +118,7 @@ def test_azure_tells_of_other_machines_and_events_too(machine: str, event: str) 
         ("Wed, 18 May 2033 03:33:20 GMT", AT),
         ("", None),
         ("soon", None),
+        ("Wed, 18 May 20330000000000000000 03:33:20 GMT", None),
         (7, None),
         (None, None),
     ],

@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,12 +17,15 @@ from hypothesis import strategies as st
 
 from pattlite_dist.cli import main
 from pattlite_dist.evaluation.calibrating import calibrate_run
+from pattlite_dist.runtime.signals import Signals, Stopped
+from pattlite_dist.runtime.world import Agreement, World
 from pattlite_dist.tracking import history
 from pattlite_dist.train import decision, temperature
 from pattlite_dist.train import run as runs
 from pattlite_dist.train.checkpoint import AtomicCheckpointIO, best
 from pattlite_dist.train.decision import next_save
 from pattlite_dist.train.names import listed, make_name
+from pattlite_dist.train.saving import Saver
 from pattlite_dist.train.temperature import CALIBRATION_NAME
 from tests.conftest import tiny
 from tests.starts import Zygote
@@ -285,3 +289,15 @@ def test_the_clock_saves_inside_an_epoch_but_takes_a_hundredth_of_the_time(
     inside = [name for name in saved if "top1" not in name]
     assert (len(inside) >= STEPS - 2) == many, saved
     assert len(saved) == len(inside) + 1
+
+
+def test_who_stops_says_until_when_there_is_time(tmp_path: Path) -> None:
+    with Signals() as signals:
+        signals.ends = 1030.5  # as after a cloud's notice
+        os.kill(os.getpid(), signal.SIGTERM)
+        saver = Saver(tmp_path, World(), signals, Agreement(World(), 1), 0, 0, 1)
+        trainer: Any = SimpleNamespace(global_step=7)
+        with pytest.raises(Stopped) as stop:
+            saver.on_train_epoch_start(trainer, trainer)
+    assert (stop.value.step, stop.value.noted) == (7, signals.noted)
+    assert stop.value.ends == 1030.5
