@@ -5,6 +5,7 @@ import pytest
 
 from pattlite_dist.buckets import home, living
 from pattlite_dist.buckets.living import Living
+from pattlite_dist.runtime import elastic
 from pattlite_dist.runtime.signals import Signals, Stopped
 from pattlite_dist.runtime.world import World
 
@@ -31,7 +32,7 @@ def test_the_last_checkpoint_has_until_the_machine_is_taken_or_for_the_grace_per
 ) -> None:
     monkeypatch.setattr(living, "Home", Closed)
     monkeypatch.setattr(home.time, "time", lambda: 1010.0)
-    monkeypatch.delenv(home.GRACE, raising=False)
+    monkeypatch.delenv(elastic.GRACE, raising=False)
     lives = Living("s3://bucket/runs/a", 0, 0)
     with (
         pytest.raises(Stopped),
