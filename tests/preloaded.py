@@ -23,12 +23,9 @@ from torch.distributed.elastic.multiprocessing.subprocess_handler import subproc
 from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 
 from pattlite_dist.cli import main
-from pattlite_dist.model import build
 from pattlite_dist.runtime import elastic, launch
 from pattlite_dist.tracking import curves
 from pattlite_dist.train import run  # noqa: F401
-from pattlite_dist.train.saving import Saver
-from tests.train.small_network import TwoBlocks
 
 
 class Forked:
@@ -80,6 +77,9 @@ def _work(
     os.environ.clear()
     os.environ.update(env)
     if "SMALL" in env:
+        from pattlite_dist.model import build
+        from tests.train.small_network import TwoBlocks
+
         build.MobileNetV2 = TwoBlocks  # type: ignore[misc]
     if "HOLDS" in env:
         hold(env["HOLDS"])
@@ -102,6 +102,8 @@ def hold(where: str) -> None:
     Args:
         where: `FOLDER:STEP,STEP`; there, it leaves `STEP.reached` and waits for `STEP.go`.
     """
+    from pattlite_dist.train.saving import Saver
+
     folder, _, steps = where.partition(":")
     ends = Saver.on_train_batch_end
 
