@@ -111,7 +111,7 @@ def place(
         (laptop := folder / "laptop").mkdir()
         stack.enter_context(pytest.MonkeyPatch.context()).chdir(laptop)
         shutil.copy(faces_csv, "fer2013.csv")
-        [profile] = [text for _, kind, text in blocks(PAGE) if kind == "yaml"]
+        [profile] = [text for _, _, text in blocks(PAGE) if text.startswith("# spot.yaml\n")]
         Path("spot.yaml").write_text(profile)
         bucket = ("s3://bucket", f"s3://{new_bucket(here)}")
         found = Place(nodes, env, bucket, service, holds, laptop)
