@@ -8,6 +8,7 @@ that all share, are no hang.
 
 import contextlib
 import faulthandler
+import functools
 import json
 import os
 import signal
@@ -20,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from pattlite_dist.runtime import failure
+from pattlite_dist.runtime import world as worlds
 from pattlite_dist.runtime.elastic import note_failure
 from pattlite_dist.runtime.pulse import Beat, Limits, Pulse, culprits
+from pattlite_dist.runtime.world import World
 
 STACKS = "stacks"  # folder in the run's
 _EVERY = 1.0  # seconds between two looks
@@ -38,8 +41,7 @@ class Watchdog:
         limits: how long it may take.
         run: folder.
         rank: this.
-        size: number of ranks.
-        store: common to the ranks, by a connection of its own; None for a single rank.
+        others: None for a single rank.
         note: adds to the run's history.
     """
 
@@ -49,13 +51,11 @@ class Watchdog:
         limits: Limits,
         run: Path,
         rank: int,
-        size: int,
-        store: Any,
+        others: "Others | None",
         note: Callable[[str], None],
     ) -> None:
         self.pulse, self.limits, self.run = pulse, limits, run
-        self.rank, self.size, self.note = rank, size, note
-        self._others = _Others(store, rank, size) if store is not None else None
+        self.rank, self.note, self._others = rank, note, others
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="pattlite-hang", daemon=True)
 
@@ -116,13 +116,21 @@ class Watchdog:
         return f"{self._others.told(found)}; their stacks are in {STACKS}/"
 
 
-class _Others:
+class Others:
     """The other ranks, as far as their store answers.
 
     A store whose rank is stopped answers never: a thread of its own waits for it.
+
+    Args:
+        store: common to the ranks, by a connection of its own.
+        rank: this.
+        size: number of ranks.
+        gather: a value of each rank. Fails where one has ended, for which the store would wait.
     """
 
-    def __init__(self, store: Any, rank: int, size: int) -> None:
+    def __init__(
+        self, store: Any, rank: int, size: int, gather: Callable[[Any], list[Any]]
+    ) -> None:
         self._store, self._rank, self._size = store, rank, size
         self._beat: Beat | None = None
         self._count = 0
@@ -130,15 +138,10 @@ class _Others:
         self._first: dict[int, int] = {}
         self._news = threading.Event()
         self._answered = time.monotonic()
-        self.who = self._introduce()
-        threading.Thread(target=self._exchange, name="pattlite-beats", daemon=True).start()
-
-    def _introduce(self) -> list[tuple[str, int]]:
         # A beat at once: of a rank that stops within its first second there would be none.
-        self._publish(Beat(self._rank, "start", 0, over=False))
-        self._store.set(f"who-{self._rank}", json.dumps([socket.gethostname(), os.getpid()]))
-        names = [f"who-{rank}" for rank in range(self._size)]
-        return [tuple(json.loads(value)) for value in self._store.multi_get(names)]
+        self._publish(Beat(rank, "start", 0, over=False))
+        self.who: list[tuple[str, int]] = gather((socket.gethostname(), os.getpid()))
+        threading.Thread(target=self._exchange, name="pattlite-beats", daemon=True).start()
 
     def _publish(self, beat: Beat) -> None:
         self._store.set(f"beat-{self._rank}", json.dumps([self._count, *beat]))
@@ -250,15 +253,18 @@ def being_debugged(process: int) -> bool:
 
 @contextlib.contextmanager
 def watched(
-    pulse: Pulse, limits: Limits, run: Path, rank: int, size: int, note: Callable[[str], None]
+    pulse: Pulse, limits: Limits, run: Path, world: World, note: Callable[[str], None]
 ) -> Iterator[None]:
     """End this rank, and all others, if one of them hangs in the meantime. Collective."""
     if limits.hang_minutes == 0:
         yield
         return
-    store = failure.another_store() if size > 1 else None
-    failure.on_hang(lambda: write_stacks(run, rank))
-    dog = Watchdog(pulse, limits, run, rank, size, store, note)
+    others = None
+    if world.size > 1:
+        gather = functools.partial(worlds.from_all, world)
+        others = Others(failure.another_store(), world.rank, world.size, gather)
+    failure.on_hang(lambda: write_stacks(run, world.rank))
+    dog = Watchdog(pulse, limits, run, world.rank, others, note)
     dog.start()
     try:
         yield

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pattlite_dist.errors import BadNode
 from pattlite_dist.runtime import world as worlds
@@ -150,7 +150,7 @@ def answer(node: str, checks: Checks, clock: float | None, seconds: float = SECO
 
 def meet(world: World) -> list[str]:
     """The names of the nodes, in the order of their ranks. Collective."""
-    return list(dict.fromkeys(_gathered(world, node_name())))
+    return list(dict.fromkeys(worlds.from_all(world, node_name())))
 
 
 def probe(
@@ -172,7 +172,7 @@ def probe(
         tolerated: gives, on rank 0, those of `judge`.
     """
     node = node_name()
-    _gathered(world, node)  # after it, all are at the same moment
+    worlds.from_all(world, node)  # after it, all are at the same moment
     clock = time.time()
     given: tuple[str | None, float | None, list[str]] = (None, None, [])
     if world.main:
@@ -192,21 +192,11 @@ def probe(
             checks["run folder"] = functools.partial(check_folder, run, token, node)
         checks["room"] = room
     own = answer(node, checks, clock, min(SECONDS, 20 * minutes))
-    answers = _gathered(world, own)
+    answers = worlds.from_all(world, own)
     if world.main and run is not None and token is not None:
         with contextlib.suppress(OSError):
             (run / token).unlink()
     return judge(answers, server, spared, world.launcher == "slurm")
-
-
-def _gathered(world: World, value: Any) -> list[Any]:
-    if world.size == 1:
-        return [value]
-    import torch.distributed as dist
-
-    values = [None] * world.size
-    dist.all_gather_object(values, value)
-    return values
 
 
 def refuse(verdict: Verdict) -> None:

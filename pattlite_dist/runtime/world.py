@@ -232,6 +232,17 @@ def from_main(world: World, value: Any) -> Any:
     return box[0]
 
 
+def from_all(world: World, value: Any) -> list[Any]:
+    """Every rank's `value`, on every rank. Collective, so it fails where a rank has ended."""
+    if world.size == 1:
+        return [value]
+    import torch.distributed as dist
+
+    values = [None] * world.size
+    dist.all_gather_object(values, value)
+    return values
+
+
 class Agreement:
     """Lets the ranks of a run agree on small numbers, always on the CPU.
 

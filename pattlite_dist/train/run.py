@@ -239,7 +239,7 @@ def fit(
     steady = not settings.compile
     limits = Limits(settings.hang_minutes, settings.timeout_minutes, world.size == 1, steady)
     note = functools.partial(note_failed, run, final=False)
-    watch = watched(saver.pulse, limits, run, world.rank, world.size, note)
+    watch = watched(saver.pulse, limits, run, world, note)
     # What is being written is whole before another process may write.
     with watch, contextlib.closing(saver.keeper):
         trainer.fit(module, datamodule=data, ckpt_path=found and str(found), weights_only=True)

@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from pattlite_dist.runtime.pulse import Beat, Limits, Pulse
 from pattlite_dist.tracking import history
 from tests.conftest import tiny
 from tests.starts import Start, Zygote
-from tests.train.faults import LOADER, RENAME, SKIP, Fault
+from tests.train.faults import LOADER, RENAME, SKIP, START, Fault
 from tests.train.harness import alive, until
 
 
@@ -89,6 +88,19 @@ def test_a_checkpoint_that_a_disk_does_not_take_is_told_by_the_next(
 
 
 @pytest.mark.slow
+def test_a_rank_that_ends_before_it_has_met_the_watchdog_ends_the_others(
+    zygote: Zygote, face_shards: Path, tmp_path: Path
+) -> None:
+    """By its lost connection: in their store they would wait for it until the timeout."""
+    arguments = tiny(face_shards, tmp_path, trainer__timeout_minutes=30)
+    start = zygote.with_small_networks().start(
+        arguments, 2, Fault(START, 0, rank=1), together=False
+    )
+    assert start.statuses == [1, -signal.SIGKILL]
+    assert "lost the connection to the other ranks" in start.log
+
+
+@pytest.mark.slow
 def test_a_rank_that_skips_a_collective_is_named(
     zygote: Zygote, face_shards: Path, tmp_path: Path
 ) -> None:
@@ -102,9 +114,7 @@ def test_a_rank_that_skips_a_collective_is_named(
 def test_a_rank_that_stops_before_its_first_look_is_named() -> None:
     """It has a second from its start until then, in which a small network takes many steps."""
     store = HashStore()
-    with ThreadPoolExecutor() as pool:
-        made = [pool.submit(hang._Others, store, rank, 2) for rank in range(2)]
-    mine = made[0].result()
+    mine, _ = (hang.Others(store, rank, 2, lambda own: [own, own]) for rank in range(2))
     deadline = time.monotonic() + 30
     while mine.culprits(window=60) != [1] and time.monotonic() < deadline:
         mine.tell(Beat(0, "step", 4, over=True))
@@ -132,7 +142,7 @@ def dog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watchdog:
         pulse.begin("step", step)
     limits = Limits(hang_minutes=0.001, timeout_minutes=1, alone=True)
     noted: list[str] = []
-    made = Watchdog(pulse, limits, tmp_path, 0, 1, None, noted.append)
+    made = Watchdog(pulse, limits, tmp_path, 0, None, noted.append)
     made.noted = noted  # type: ignore[attr-defined]
     return made
 

@@ -38,11 +38,12 @@ def adapted(line: str, python: str) -> str:
 def test_the_profiles_that_are_shown_are_some(tmp_path: Path) -> None:
     profiles = []
     for page in ("docs/slurm.md", "docs/cloud.md"):
-        [block] = [text for _, kind, text in blocks(page) if kind == "yaml"]
-        (tmp_path / "profile.yaml").write_text(block)
-        profiles.append(load_profile(str(tmp_path / "profile.yaml")))
-    profile, contained = profiles
+        for block in (text for _, kind, text in blocks(page) if kind == "yaml"):
+            (tmp_path / "profile.yaml").write_text(block)
+            profiles.append(load_profile(str(tmp_path / "profile.yaml")))
+    profile, spot, contained = profiles
     assert (profile.world_size, profile.minutes) == (8, 24 * 60)
+    assert spot.world_size == 2
     assert interpreter(contained).endswith("/images/pattlite -- /opt/pattlite/bin/python")
 
 

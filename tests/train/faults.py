@@ -25,7 +25,7 @@ from pattlite_dist.train import run as runs
 from pattlite_dist.train.names import parse_name
 
 WRITE, RENAME, RENAMED, REMOVE, REWIND = "write", "rename", "renamed", "remove", "rewind"
-SLOW, LOADER, SKIP = "slow", "loader", "skip"
+START, SLOW, LOADER, SKIP = "start", "slow", "loader", "skip"
 EVERY = -1
 
 
@@ -36,10 +36,11 @@ class Fault:
     Attributes:
         place: a Lightning hook, or a stage in saving a checkpoint: it is being written, about to
             be renamed, just renamed, or an older one is about to be removed after it; or the
-            metrics are about to be rewound as a run starts. `SLOW`: none, each step is longer.
+            metrics are about to be rewound as a run starts. `START`: all ranks are about to begin.
+            `SLOW`: none, each step is longer.
             `LOADER`: at a step's end, in its loader processes. `SKIP`: at a step's end it waits for
             what rank 0 never sends, and so skips what the others do together.
-        step: optimiser steps taken by then; ignored by `REWIND` and `SLOW`.
+        step: optimiser steps taken by then; ignored by `REWIND`, `START` and `SLOW`.
         late: in a hook, after the package's own callbacks instead of before them.
         detail: the batch of a validation, the percentage of a checkpoint that is written, or
             the milliseconds that it sleeps.
@@ -182,6 +183,8 @@ def install(fault: Fault | None, record: str | None, freeze: bool) -> None:
     build = runs.build_trainer
 
     def build_trainer(*args: Any) -> pl.Trainer:
+        if fault is not None and fault.place == START:
+            fault.strike()
         trainer = build(*args)
         if record is not None:  # the recorder also freezes
             trainer.callbacks.insert(0, Recorder(record, freeze))
