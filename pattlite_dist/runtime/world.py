@@ -234,12 +234,11 @@ def from_main(world: World, value: Any) -> Any:
 
 def from_all(world: World, value: Any) -> list[Any]:
     """Every rank's `value`, on every rank. Collective, so it fails where a rank has ended."""
-    if world.size == 1:
-        return [value]
-    import torch.distributed as dist
+    values = [value] * world.size
+    if world.size > 1:
+        import torch.distributed as dist
 
-    values = [None] * world.size
-    dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value)
     return values
 
 
