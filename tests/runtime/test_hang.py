@@ -93,9 +93,7 @@ def test_a_rank_that_ends_before_it_has_met_the_watchdog_ends_the_others(
 ) -> None:
     """By its lost connection: in their store they would wait for it until the timeout."""
     arguments = tiny(face_shards, tmp_path, trainer__timeout_minutes=30)
-    start = zygote.with_small_networks().start(
-        arguments, 2, Fault(START, 0, rank=1), together=False
-    )
+    start = zygote.with_small_networks().start(arguments, 2, Fault(START, 0, rank=1), together=True)
     assert start.statuses == [1, -signal.SIGKILL]
     assert "lost the connection to the other ranks" in start.log
 
