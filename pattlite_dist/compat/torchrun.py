@@ -93,6 +93,9 @@ class Meeting:
             meet = find_function(_NAME, handler, "next_rendezvous")
 
             def met() -> Any:
+                # The handler is freed as torchrun leaves it, in no circle with this: its store, of
+                # which a thread still ran at the interpreter's end, aborted the agent.
+                del handler.next_rendezvous
                 found = meet()
                 self.met = True
                 return found
