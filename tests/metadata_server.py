@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
+from tests.serving import serving
+
 AWS, GOOGLE, AZURE = "AWS", "Google Cloud", "Azure"
 MACHINE = "set_3"  # its name, as Azure knows it
 
@@ -150,14 +152,11 @@ def served(cloud: Cloud, listener: socket.socket | None = None) -> Iterator[Clou
         server.socket = bound
         server.server_activate()
         cloud.address = "http://{}:{}".format(*bound.getsockname()[:2])
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield cloud
-        finally:
-            cloud.close()
-            server.shutdown()
-            thread.join()
+        with serving(server):
+            try:
+                yield cloud
+            finally:
+                cloud.close()
 
 
 def addresses(cloud: Cloud) -> dict[str, str]:

@@ -6,7 +6,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.documents import commands
+from tests.serving import serving
 
 Make = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -97,10 +97,8 @@ class Index(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def index() -> Iterator[str]:
     """The address of an index of packages."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Index) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Index) as server, serving(server):
         yield f"http://127.0.0.1:{server.server_port}/cpu"
-        server.shutdown()
 
 
 def test_the_build_of_pytorch_is_that_for_the_machine_and_told_before_it_is_fetched(

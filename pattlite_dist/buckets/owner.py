@@ -132,10 +132,8 @@ class Owner:
 
     def check(self) -> None:
         """Ask whether another process has taken the run."""
-        assert self.head is not None
-        held = self.shelf.get(HEAD)
-        if held is not None and not (found := parse_head(held.data)).is_of(self.head):
-            raise Replaced(found)
+        if (held := self.shelf.get(HEAD)) is not None:
+            self._own(parse_head(held.data))
 
     def beat(self) -> None:
         """Show that this owner lives."""
@@ -194,19 +192,21 @@ class Owner:
             held = self.shelf.get(HEAD)
             if held is None:
                 raise Final(f"{HEAD} vanished; check who else writes there")
-            found = parse_head(held.data)
-            if not found.is_of(self.head):
-                raise Replaced(found)
+            found = self._own(parse_head(held.data))
             self.head, self._version = found, held.version  # an earlier try went through
             if found == new:
                 return
         raise Final("the bucket does not keep what is written to it")
 
-    def _adopt(self, head: Head, version: Any) -> None:
+    def _own(self, found: Head) -> Head:
+        """A pointer that was found, unless it is another owner's."""
         assert self.head is not None
-        if not head.is_of(self.head):
-            raise Replaced(head)
-        self.head, self._version = head, version
+        if not found.is_of(self.head):
+            raise Replaced(found)
+        return found
+
+    def _adopt(self, head: Head, version: Any) -> None:
+        self.head, self._version = self._own(head), version
         for key in head.states:
             try:
                 self._known |= {key, *self._state(key).keys}

@@ -20,6 +20,7 @@ from pattlite_dist.data.fetch import Origin, fetch_manifest
 from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.errors import Unreachable, UserError
 from tests.data.conftest import ShardSet, assert_is, read_all
+from tests.serving import serving
 from tests.train.harness import until
 
 
@@ -176,14 +177,11 @@ def served(folder: Path, fault: str = "", times: int = 0) -> Iterator[str]:
     handler = functools.partial(Server, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.handle_error = lambda *_: None  # type: ignore[method-assign]
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            Server.let_go.set()
-            server.shutdown()
-            thread.join()
+        with serving(server):
+            try:
+                yield f"http://127.0.0.1:{server.server_port}"
+            finally:
+                Server.let_go.set()
 
 
 def test_shards_and_manifest_come_over_http(shard_set: ShardSet, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 import contextlib
 import http.server
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -13,6 +12,7 @@ from pattlite_dist.data.web import read_web
 from pattlite_dist.errors import UserError
 from pattlite_dist.logins import VARIABLE, put_away
 from pattlite_dist.stores import Final
+from tests.serving import serving
 
 Seen = list[tuple[str, str | None]]  # paths asked for, and the login that came with each
 
@@ -51,12 +51,8 @@ def server() -> Iterator[tuple[str, Seen]]:
     """An address, and what it is asked for."""
     seen: Seen = []
     handler = type("Handler", (_Handler,), {"seen": seen})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as found:
-        threading.Thread(target=found.serve_forever, args=(0.01,), daemon=True).start()
-        try:
-            yield f"127.0.0.1:{found.server_port}", seen
-        finally:
-            found.shutdown()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as found, serving(found):
+        yield f"127.0.0.1:{found.server_port}", seen
 
 
 BASIC = "Basic YWRhOnB3"  # ada:pw

@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import socket
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -12,6 +11,8 @@ import pytest
 import s3fs
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
+
+from tests.serving import serving
 
 KEY, SECRET = "tester", "wonderful/secret"
 ERROR = "<Error><Code>{}</Code><Message>{}</Message></Error>"
@@ -81,14 +82,8 @@ def s3_server(listener: socket.socket | None = None) -> Iterator[S3Server]:
             host, port, app, threaded=True, request_handler=_Quiet, fd=bound.fileno()
         )
     app.address = f"http://{host}:{port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
+    with server, serving(server):
         yield app
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @contextlib.contextmanager

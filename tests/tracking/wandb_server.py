@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.serving import serving
+
 KEY = "0123456789" * 4  # of the right format
 SWEEP = "swe3p1dx"
 
@@ -193,15 +195,8 @@ def project(name: str, entity: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def wandb_server() -> Iterator[Server]:
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with Server() as server, serving(server):
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def closed_port() -> int:

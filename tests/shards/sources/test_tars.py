@@ -1,6 +1,5 @@
 import functools
 import http.server
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from pattlite_dist.data.foreign import fetch_file
 from pattlite_dist.shards.sources import tars
 from pattlite_dist.shards.sources.base import Reading, Source
 from pattlite_dist.shards.sources.registry import open_source
+from tests.serving import serving
 from tests.shards.sources.conftest import refused, write_tree
 from tests.shards.sources.test_webshards import NAMES, samples, told, write_tar
 
@@ -37,12 +37,8 @@ def folder(tmp_path: Path) -> Path:
 def address(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(stores, "_first_pause", 0.01)
     handler = functools.partial(_Quiet, directory=str(folder.parent))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, serving(server):
         yield f"http://me:secret@127.0.0.1:{server.server_port}/wds"
-        server.shutdown()
-        thread.join()
 
 
 def test_shards_come_over_http_with_the_names_of_their_classes(folder: Path, address: str) -> None:
