@@ -95,6 +95,10 @@ def test_help_is_asked_for_in_several_ways(
         (["train", "--optim.lr=-1"], "optim.lr"),
         (["train", "optim.lr=fast"], "optim.lr"),
         (["train", "--model.heads=7"], "not a multiple of heads 7"),
+        (
+            ["train", "--model.width_mult=0.5", "--model.weights=imagenet"],
+            "those of width_mult 1, not",
+        ),
         (["train", "-c", "nowhere.yaml"], "nowhere.yaml does not exist; give a configuration's"),
         (["train", "-c", "x/demo.yaml"], "did you mean -c demo?"),
         (["train", "-c", "."], ". does not exist"),

@@ -62,43 +62,47 @@ class MobileNetV1(nn.Module):
     """MobileNetV1 1.0 (Howard et al., arXiv:1704.04861) as in Keras, cut after conv_dw_9_relu.
 
     This is where the reference code of PAtt-Lite cuts (`layers[-29]`): 512 channels at stride 16.
+
+    Args:
+        width_mult: factor of the channels; as Keras does with its `alpha`, the products are cut off
+            to whole numbers.
     """
 
     mean: ClassVar = (0.5, 0.5, 0.5)
     std: ClassVar = (0.5, 0.5, 0.5)
 
-    def __init__(self) -> None:
+    def __init__(self, width_mult: float = 1.0) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            OrderedDict(conv=SameConv2d(3, 32, 3, 2, bias=False), bn=_keras_norm(32))
-        )
-        widths = (32, 64, 128, 128, 256, 256, 512, 512, 512, None)
+        published = (32, 64, 128, 128, 256, 256, 512, 512, 512)
+        widths = [max(int(width * width_mult), 1) for width in published]
+        stem = SameConv2d(3, widths[0], 3, 2, bias=False)
+        self.stem = nn.Sequential(OrderedDict(conv=stem, bn=_keras_norm(widths[0])))
         strides = (1, 2, 1, 2, 1, 2, 1, 1, 1)
-        self.blocks = nn.Sequential(
-            *(_SeparableBlock(widths[i] or 0, widths[i + 1], s) for i, s in enumerate(strides))
-        )
+        self.blocks = nn.Sequential(*map(_SeparableBlock, widths, [*widths[1:], None], strides))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map [n, 3, S, S] to [n, 512, ceil(S / 16), ceil(S / 16)]."""
+        """Map [n, 3, S, S] to [n, 512 * width_mult, ceil(S / 16), ceil(S / 16)]."""
         return self.blocks(F.relu6(self.stem(x)))  # type: ignore[no-any-return]
 
 
 class MobileNetV2(nn.Module):
-    """torchvision's MobileNetV2 1.0 (Sandler et al., arXiv:1801.04381), `features[:cut]`.
+    """torchvision's MobileNetV2 (Sandler et al., arXiv:1801.04381), `features[:cut]`.
 
     Args:
         cut: blocks kept. 14: 96 channels at stride 16, 0.54 M parameters. 19: up to and including
             the last convolution, 1,280 channels at stride 32.
+        width_mult: factor of the channels, rounded to multiples of 8 by torchvision, which never
+            has fewer than 1,280 at the end.
     """
 
     mean: ClassVar = (0.485, 0.456, 0.406)
     std: ClassVar = (0.229, 0.224, 0.225)
 
-    def __init__(self, cut: int) -> None:
+    def __init__(self, cut: int, width_mult: float = 1.0) -> None:
         super().__init__()
         from torchvision.models import mobilenet_v2
 
-        self.features = mobilenet_v2(weights=None).features[:cut]
+        self.features = mobilenet_v2(weights=None, width_mult=width_mult).features[:cut]
         for module in self.features.modules():
             if isinstance(module, nn.ReLU6):
                 module.inplace = False  # in place, its input would be copied for the backward pass

@@ -27,11 +27,16 @@ class PattLite(nn.Module):
     """
 
     def __init__(
-        self, image_size: int, classes: int, dropout: float, attention: Attention = "patches"
+        self,
+        image_size: int,
+        classes: int,
+        dropout: float,
+        attention: Attention = "patches",
+        width_mult: float = 1.0,
     ) -> None:
         super().__init__()
         self.batch_dependent = attention == "batch"
-        self.backbone = MobileNetV1()
+        self.backbone = MobileNetV1(width_mult)
         self.patches = PatchExtraction(probe(self.backbone, image_size)[0])
         self.classifier = AttentionClassifier(256, classes, dropout=dropout, attention=attention)
 
@@ -47,7 +52,7 @@ class MobileNetV2ViT(nn.Module):
 
     def __init__(self, config: ModelConfig, image_size: int, classes: int) -> None:
         super().__init__()
-        self.backbone = MobileNetV2(config.cut)
+        self.backbone = MobileNetV2(config.cut, config.width_mult)
         self.patches = PatchEmbedding(*probe(self.backbone, image_size), config.width)
         self.block = ViTBlock(config.width, config.heads, config.dropout)
         self.norm = nn.LayerNorm(config.width)
@@ -63,7 +68,7 @@ class MobileNetV2ViT(nn.Module):
 def network(config: ModelConfig, image_size: int, classes: int) -> PattLite | MobileNetV2ViT:
     """The network with randomly initialised weights."""
     if config.name == "pattlite":
-        return PattLite(image_size, classes, config.dropout, config.attention)
+        return PattLite(image_size, classes, config.dropout, config.attention, config.width_mult)
     return MobileNetV2ViT(config, image_size, classes)
 
 

@@ -33,6 +33,12 @@ class ModelConfig(Strict):
         description="mobilenetv2-vit: keep MobileNetV2 features[:cut]; 14 ends at stride 16, 19 "
         "keeps all.",
     )
+    width_mult: float = setting(
+        1.0,
+        free=False,
+        gt=0,
+        description="Factor of the backbone's channels, as Keras' alpha. `imagenet` is of 1.",
+    )
     weights: Weights | None = setting(
         None,
         free=True,
@@ -74,6 +80,14 @@ class ModelConfig(Strict):
     def _backbone_has_what_is_frozen(self) -> "ModelConfig":
         if self.freeze > self.blocks:
             raise ValueError(f"freeze {self.freeze} is above the backbone's {self.blocks} blocks")
+        return self
+
+    @model_validator(mode="after")
+    def _imagenet_has_this_width(self) -> "ModelConfig":
+        if self.weights == "imagenet" and self.width_mult != 1:
+            raise ValueError(
+                f"weights imagenet are those of width_mult 1, not {self.width_mult:g}; give a file"
+            )
         return self
 
     @model_validator(mode="after")

@@ -153,7 +153,7 @@ def transfer(
     if wrong is not None:
         raise UserError(
             f"model.weights: {path} is of a network with another backbone ({wrong} is missing or "
-            "has another shape); set model.name and model.cut as in its run"
+            "has another shape); set model.name, model.cut and model.width_mult as in its run"
         )
     model.load_state_dict({**own, **fitting})
     return left_out

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.models import mobilenet_v2
 
 from pattlite_dist.errors import UserError
 from pattlite_dist.files import load_tensors
@@ -23,6 +24,8 @@ from pattlite_dist.model.backbones import (
     same_padding,
     state_of,
 )
+from pattlite_dist.model.build import build_model
+from pattlite_dist.model.settings import ModelConfig
 from tests.conftest import ROOT
 
 # Sums of 3 neighbours at stride 2 over 1, 2, 3, ... as TensorFlow's SAME computes them: for an
@@ -80,6 +83,35 @@ def test_v1_has_as_many_parameters_as_keras_up_to_its_ninth_block() -> None:
 
 def test_v2_keeps_half_a_million_parameters_at_cut_14() -> None:
     assert sum(p.numel() for p in MobileNetV2(14).parameters()) == 542_528
+
+
+@pytest.mark.parametrize(
+    ("width_mult", "parameters", "channels"),
+    # As keras.applications.MobileNet(alpha=...) has up to conv_dw_9_bn, statistics left out.
+    [(0.75, 462_960, 384), (0.5, 211_104, 256), (0.25, 56_784, 128)],
+)
+def test_a_narrower_v1_is_kerass_of_that_alpha(
+    width_mult: float, parameters: int, channels: int
+) -> None:
+    backbone = MobileNetV1(width_mult)
+    assert sum(p.numel() for p in backbone.parameters()) == parameters
+    assert probe(backbone, 64) == (channels, 4)
+
+
+@pytest.mark.parametrize("width_mult", [0.5, 0.75, 1.4])
+def test_v2_of_another_width_is_torchvisions(width_mult: float) -> None:
+    theirs = mobilenet_v2(weights=None, width_mult=width_mult).features[:14].state_dict()
+    ours = MobileNetV2(14, width_mult).features.state_dict()
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+
+
+@pytest.mark.parametrize("width_mult", [0.01, 0.3, 2.0])
+@pytest.mark.parametrize("name", ["pattlite", "mobilenetv2-vit"])
+def test_networks_of_any_width_train(name: str, width_mult: float) -> None:
+    config = ModelConfig.model_validate({"name": name, "width_mult": width_mult})
+    net = build_model(config, 48, 7)
+    net(torch.randn(2, 3, 48, 48)).sum().backward()
+    assert all(p.grad is not None for p in net.backbone.parameters())
 
 
 @pytest.mark.parametrize(
