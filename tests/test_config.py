@@ -80,6 +80,7 @@ def test_an_unknown_key_is_named(key: str) -> None:
         ("model.cut", 6),
         ("model.cut", 20),
         ("model.width_mult", 0),
+        ("model.width_mult", 4.1),
         ("model.dropout", 1),
         ("model.heads", 0),
         ("optim.lr", 0),

@@ -37,6 +37,7 @@ class ModelConfig(Strict):
         1.0,
         free=False,
         gt=0,
+        le=4,
         description="Factor of the backbone's channels, as Keras' alpha. `imagenet` is of 1.",
     )
     weights: Weights | None = setting(
