@@ -19,7 +19,7 @@ from pattlite_dist.model.backbones import MobileNetV2
 class SmallBackbone(MobileNetV2):
     """One convolution instead of the layers before the cut."""
 
-    def __init__(self, cut: int) -> None:
+    def __init__(self, cut: int, width_mult: float = 1.0) -> None:
         nn.Module.__init__(self)
         self.features = nn.Sequential(nn.Conv2d(3, 32, 16, stride=16))
 
@@ -30,7 +30,7 @@ class TwoBlocks(MobileNetV2):
     A step takes a quarter of the time.
     """
 
-    def __init__(self, cut: int) -> None:
+    def __init__(self, cut: int, width_mult: float = 1.0) -> None:
         nn.Module.__init__(self)
         self.features = nn.Sequential(
             Conv2dNormActivation(3, 32, 8, 8, 0, activation_layer=nn.ReLU6, inplace=False),
