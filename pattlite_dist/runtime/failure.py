@@ -198,17 +198,6 @@ def tell(text: str) -> None:
         sys.stderr.flush()
 
 
-def tell_hang(store: Any, text: str) -> None:
-    """Have all ranks end, and write their stacks first.
-
-    Args:
-        store: of `another_store`.
-        text: why, in one line.
-    """
-    store.set("hang", "")
-    store.compare_set("failed", "", text)
-
-
 class _State:
     """Of this process.
 

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from pattlite_dist.files import read_json_lines
 
 HISTORY_NAME = "history.jsonl"
 LONGEST = 300  # characters of an error
+_NOTING = threading.Lock()  # threads of a process note the same failure at once
 Event = Literal[
     "submitted",
     "started",
@@ -88,9 +90,11 @@ def append(run: Path, event: Event, **facts: Any) -> None:
 
 def note_failed(run: Path, error: str, final: bool, **facts: Any) -> None:
     """Add why this start failed, if that is news; `final` if a further one would fail as well."""
-    last = of_this_start(read(run))[-1:]
-    if [(event["event"], event.get("error")) for event in last] != [("failed", error[:LONGEST])]:
-        append(run, "failed", error=error[:LONGEST], **({"final": True} if final else {}), **facts)
+    error = error[:LONGEST]
+    with _NOTING:
+        last = of_this_start(read(run))[-1:]
+        if [(event["event"], event.get("error")) for event in last] != [("failed", error)]:
+            append(run, "failed", error=error, **({"final": True} if final else {}), **facts)
 
 
 def of_this_start(
