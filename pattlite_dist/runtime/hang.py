@@ -20,13 +20,12 @@ from pattlite_dist.runtime import failure
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.runtime.elastic import note_failure
 from pattlite_dist.runtime.others import GOODBYE, WORDS, Others, being_debugged
-from pattlite_dist.runtime.pulse import Beat, Limits, Pulse
+from pattlite_dist.runtime.pulse import Beat, Limits, Pulse, window
 from pattlite_dist.runtime.world import World
 
 STACKS = "stacks"  # folder in the run's
 _EVERY = 1.0  # seconds between two looks
 _PAUSE = 5.0  # seconds between two looks that mean that this process stood still
-_WINDOW = (5.0, 30.0)  # seconds without news until a rank counts as silent, least and most
 
 
 class Watchdog:
@@ -82,14 +81,14 @@ class Watchdog:
                 if self._others is not None:
                     self._others.forget()
             waits = over
-            window = min(max(patience / 4, _WINDOW[0]), _WINDOW[1])
-            if waits and moment - began > window and not being_debugged(os.getpid()):
-                found = self._culprits(window)
+            news = window(patience)
+            if waits and moment - began > news and not being_debugged(os.getpid()):
+                found = self._culprits(news)
                 if found and not self._over.is_set():
                     self._end(found)
 
-    def _culprits(self, window: float) -> list[int]:
-        return [self.rank] if self._others is None else self._others.culprits(window)
+    def _culprits(self, news: float) -> list[int]:
+        return [self.rank] if self._others is None else self._others.culprits(news)
 
     def _end(self, found: list[int]) -> None:
         text = self._told(found)

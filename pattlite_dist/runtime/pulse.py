@@ -12,7 +12,7 @@ Phase = Literal["start", "data", "step", "save", "validation", "epoch end"]
 _LEARNED: tuple[Phase, ...] = ("step", "validation")  # whose length is much the same every time
 _LEAST = 120.0  # seconds
 _TIMES = 10.0  # as long as the slowest so far
-_OF_TIMEOUT = 0.9  # before the collectives give up, who can only say that they waited
+_WINDOW = (5.0, 30.0)  # seconds without news until a rank counts as silent, least and most
 
 
 class Now(NamedTuple):
@@ -88,7 +88,7 @@ class Limits:
         what rank 0 draws: all that is bounded by how long ranks wait for each other anyway.
         """
         phase = pulse.now.phase
-        longest = math.inf if self.hang_minutes == 0 else _OF_TIMEOUT * 60 * self.timeout_minutes
+        longest = math.inf if self.hang_minutes == 0 else longest_within(60 * self.timeout_minutes)
         if phase == "start" or not pulse.seen[phase]:
             return math.inf if self.alone else longest
         if self.hang_minutes is not None:
@@ -96,6 +96,22 @@ class Limits:
         if phase in _LEARNED and self.steady:
             return min(max(_LEAST, _TIMES * pulse.slowest[phase]), longest)
         return math.inf if self.alone and phase != "data" else longest
+
+
+def window(patience: float) -> float:
+    """Seconds without news, after that patience, until a rank counts as silent."""
+    return min(max(patience / 4, _WINDOW[0]), _WINDOW[1])
+
+
+def longest_within(timeout: float) -> float:
+    """The longest patience that ends, its window included, before the collectives give up.
+
+    They can only say that they waited.
+
+    Args:
+        timeout: of the collectives, seconds.
+    """
+    return max(0.75 * timeout, 0.95 * timeout - _WINDOW[1])
 
 
 class Beat(NamedTuple):

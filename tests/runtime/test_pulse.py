@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pattlite_dist.runtime import pulse as pulses
-from pattlite_dist.runtime.pulse import Beat, Limits, Phase, Pulse, culprits
+from pattlite_dist.runtime.pulse import Beat, Limits, Phase, Pulse, culprits, window
 
 PHASES = get_args(Phase)
 
@@ -122,3 +122,14 @@ def test_there_is_one_to_blame_exactly_if_all_wait_or_one_is_silent(
     found = culprits(beats(*told), silent)
     assert bool(found) == (bool(silent) or all(over for _, _, over in told))
     assert set(found) <= silent or not silent
+
+
+@given(st.sampled_from(PHASES), st.floats(min_value=1, max_value=600))
+def test_whoever_is_silent_is_named_before_the_collectives_give_up(
+    phase: Phase, timeout_minutes: float
+) -> None:
+    """Also in the first phase of its kind, for which there is no other measure."""
+    pulse = Pulse()
+    pulse.begin(phase, 1)
+    patience = Limits(None, timeout_minutes, alone=False).patience(pulse)
+    assert patience + window(patience) + 3 < 60 * timeout_minutes, "and three looks"
