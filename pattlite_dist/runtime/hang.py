@@ -20,7 +20,7 @@ from pattlite_dist.runtime import failure
 from pattlite_dist.runtime import world as worlds
 from pattlite_dist.runtime.elastic import note_failure
 from pattlite_dist.runtime.others import GOODBYE, WORDS, Others, being_debugged
-from pattlite_dist.runtime.pulse import Beat, Limits, Pulse, window
+from pattlite_dist.runtime.pulse import Beat, Limits, Pulse, window_of
 from pattlite_dist.runtime.world import World
 
 STACKS = "stacks"  # folder in the run's
@@ -81,14 +81,14 @@ class Watchdog:
                 if self._others is not None:
                     self._others.forget()
             waits = over
-            news = window(patience)
-            if waits and moment - began > news and not being_debugged(os.getpid()):
-                found = self._culprits(news)
+            window = window_of(patience)
+            if waits and moment - began > window and not being_debugged(os.getpid()):
+                found = self._culprits(window)
                 if found and not self._over.is_set():
                     self._end(found)
 
-    def _culprits(self, news: float) -> list[int]:
-        return [self.rank] if self._others is None else self._others.culprits(news)
+    def _culprits(self, window: float) -> list[int]:
+        return [self.rank] if self._others is None else self._others.culprits(window)
 
     def _end(self, found: list[int]) -> None:
         text = self._told(found)

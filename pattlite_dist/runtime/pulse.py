@@ -88,7 +88,7 @@ class Limits:
         what rank 0 draws: all that is bounded by how long ranks wait for each other anyway.
         """
         phase = pulse.now.phase
-        longest = math.inf if self.hang_minutes == 0 else longest_within(60 * self.timeout_minutes)
+        longest = math.inf if self.hang_minutes == 0 else _longest_within(60 * self.timeout_minutes)
         if phase == "start" or not pulse.seen[phase]:
             return math.inf if self.alone else longest
         if self.hang_minutes is not None:
@@ -98,12 +98,12 @@ class Limits:
         return math.inf if self.alone and phase != "data" else longest
 
 
-def window(patience: float) -> float:
+def window_of(patience: float) -> float:
     """Seconds without news, after that patience, until a rank counts as silent."""
     return min(max(patience / 4, _WINDOW[0]), _WINDOW[1])
 
 
-def longest_within(timeout: float) -> float:
+def _longest_within(timeout: float) -> float:
     """The longest patience that ends, its window included, before the collectives give up.
 
     They can only say that they waited.

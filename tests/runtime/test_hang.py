@@ -116,7 +116,7 @@ class Exited(BaseException):
 def dog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watchdog:
     """Of a single rank whose step hangs, in a hurry."""
     monkeypatch.setattr(hang, "_EVERY", 0.01)
-    monkeypatch.setattr(hang, "window", lambda patience: 0.02)
+    monkeypatch.setattr(hang, "window_of", lambda patience: 0.02)
 
     def leave(status: int) -> None:
         raise Exited

@@ -12,6 +12,7 @@ from pattlite_dist.runtime import others
 from pattlite_dist.runtime.others import Others
 from pattlite_dist.runtime.pulse import Beat
 from pattlite_dist.tracking import history
+from tests.threads import at_once
 
 
 def ranks(store: Any, size: int) -> list[Others]:
@@ -32,17 +33,7 @@ def test_a_rank_that_stops_before_its_first_look_is_named() -> None:
 
 def end_all(all_ranks: list[Others], note: Any) -> None:
     """Each in words of its own, all at once."""
-    barrier = threading.Barrier(len(all_ranks))
-
-    def end(rank: int) -> None:
-        barrier.wait()
-        all_ranks[rank].tell_end(f"rank {rank} says so", note)
-
-    threads = [threading.Thread(target=end, args=[rank]) for rank in range(len(all_ranks))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(len(all_ranks), lambda rank: all_ranks[rank].tell_end(f"rank {rank} says so", note))
 
 
 @pytest.mark.parametrize("size", [2, 3, 8])
@@ -90,19 +81,3 @@ def test_where_the_store_does_not_answer_each_notes_what_it_last_saw(
     end_all(ranks(Stopped(), 3), noted.append)
     over.set()
     assert sorted(noted) == [f"rank {rank} says so" for rank in range(3)]
-
-
-def test_threads_that_note_the_same_failure_at_once_note_it_once(tmp_path: Path) -> None:
-    """The watchdog of rank 0, and its thread that hears of the failures of others."""
-    barrier = threading.Barrier(8)
-
-    def note() -> None:
-        barrier.wait()
-        history.note_failed(tmp_path, "rank 1 hung", final=False)
-
-    threads = [threading.Thread(target=note) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(history.read(tmp_path)) == 1

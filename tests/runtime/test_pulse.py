@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pattlite_dist.runtime import pulse as pulses
-from pattlite_dist.runtime.pulse import Beat, Limits, Phase, Pulse, culprits, window
+from pattlite_dist.runtime.pulse import Beat, Limits, Phase, Pulse, culprits, window_of
 
 PHASES = get_args(Phase)
 
@@ -132,4 +132,4 @@ def test_whoever_is_silent_is_named_before_the_collectives_give_up(
     pulse = Pulse()
     pulse.begin(phase, 1)
     patience = Limits(None, timeout_minutes, alone=False).patience(pulse)
-    assert patience + window(patience) + 3 < 60 * timeout_minutes, "and three looks"
+    assert patience + window_of(patience) + 3 < 60 * timeout_minutes, "and three looks"

@@ -18,6 +18,7 @@ from pattlite_dist.tracking.history import (
     standing,
     submissions,
 )
+from tests.threads import at_once
 
 
 def events(*pairs: tuple[str, dict[str, Any]] | str) -> list[dict[str, Any]]:
@@ -177,3 +178,9 @@ def test_any_events_can_be_summed_up(history: list[dict[str, Any]]) -> None:
     )
     assert isinstance(found.step, int)
     assert json.dumps(found)
+
+
+def test_threads_that_note_the_same_failure_at_once_note_it_once(tmp_path: Path) -> None:
+    """The watchdog of rank 0, and its thread that hears of the failures of others."""
+    at_once(8, lambda _: note_failed(tmp_path, "rank 1 hung", final=False))
+    assert len(read(tmp_path)) == 1
