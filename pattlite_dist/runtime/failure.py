@@ -15,10 +15,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from pattlite_dist.errors import Unreachable, UserError
 from pattlite_dist.runtime import network
+from pattlite_dist.runtime.bounded import within
 from pattlite_dist.runtime.elastic import first_to_end, note_failure
 
 EVERY = 0.25  # seconds between two looks
@@ -175,9 +176,7 @@ class Watch:
         if self._over.wait(GRACE):
             return  # this rank has failed as well
         if self.heard is not None:
-            if self.on_failure is not None:
-                self.on_failure(self.heard, self.mistake)
-                self.noted = True
+            self.noted = self._tell_of(self.heard)
             with contextlib.suppress(Exception):
                 self._look.add("known", 1)
                 if self._rank:
@@ -186,16 +185,39 @@ class Watch:
             text = self.heard or "rank 0 has ended: its own output says why"
             note_failure(text, primary=self.heard is not None)
             tell(text)
-            sys.stdout.flush()
-            os._exit(1)
+            leave(1)
+
+    def _tell_of(self, heard: str) -> bool:
+        work, noted = self.on_failure, False
+        with contextlib.suppress(OSError):
+            noted = work is not None and within(PATIENCE, lambda: work(heard, self.mistake), "note")
+        return noted
 
 
 def tell(text: str) -> None:
     """Print the error that ends this rank, once for all ranks of a machine under torchrun."""
     if first_to_end():
+        say(f"pattlite: error: {text}")
+
+
+def say(text: str) -> None:
+    """Print a line on the standard error, in bounded time: it may be a file on a lost disk."""
+
+    def write() -> None:
         # At once: with `python -u`, `print` writes the end of the line by itself, after another's.
-        sys.stderr.write(f"pattlite: error: {text}\n")
+        sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
+
+    with contextlib.suppress(OSError, ValueError):
+        within(PATIENCE, write, "say")
+
+
+def leave(status: int) -> NoReturn:
+    """End this process at once, waiting for nothing that may not come."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            within(PATIENCE, stream.flush, "flush")
+    os._exit(status)
 
 
 class _State:
@@ -274,6 +296,4 @@ def judge(error: Exception) -> Exception:
 def _leave() -> None:
     """At exit, after a failure: end at once, as the group's own end may wait for lost ranks."""
     if _State.watch is not None and _State.status is not None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(_State.status)
+        leave(_State.status)

@@ -10,7 +10,6 @@ import contextlib
 import faulthandler
 import functools
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,8 +17,9 @@ from pathlib import Path
 
 from pattlite_dist.runtime import failure
 from pattlite_dist.runtime import world as worlds
+from pattlite_dist.runtime.bounded import within
 from pattlite_dist.runtime.elastic import note_failure
-from pattlite_dist.runtime.others import GOODBYE, WORDS, Others, being_debugged
+from pattlite_dist.runtime.others import GOODBYE, Others, being_debugged, hung
 from pattlite_dist.runtime.pulse import Beat, Limits, Pulse, window_of
 from pattlite_dist.runtime.world import World
 
@@ -96,14 +96,13 @@ class Watchdog:
         note_failure(text, primary=True)
         failure.tell(text)
         if self._others is None:
-            self._note(text)
+            within(GOODBYE, lambda: self._note(text), "note")
         else:
             speaks = self.rank == 0 or 0 in found  # else rank 0 hears of it
             self._others.tell_end(text, self._note if speaks else None)
             time.sleep(GOODBYE)
             self._others.kill(found)  # last: what started the ranks ends all as soon as one has
-        sys.stdout.flush()
-        os._exit(1)
+        failure.leave(1)
 
     def _note(self, text: str) -> None:
         with contextlib.suppress(OSError):  # it ends for want of this disk, perhaps
@@ -111,19 +110,24 @@ class Watchdog:
 
     def _told(self, found: list[int]) -> str:
         if self._others is None:
-            now = self.pulse.now
-            return f"hung in {WORDS[now.phase]} at step {now.step:,}; its stacks are in {STACKS}/"
+            return f"{hung(self.pulse.now)}; its stacks are in {STACKS}/"
         return f"{self._others.told(found)}; their stacks are in {STACKS}/"
 
 
 def write_stacks(run: Path, rank: int) -> None:
-    """Write the Python stacks of this process's threads into the run's folder."""
-    try:
+    """Write the Python stacks of this process's threads into the run's folder, in bounded time."""
+
+    def write() -> None:
         (run / STACKS).mkdir(exist_ok=True)
         with (run / STACKS / f"rank-{rank}.txt").open("w") as stream:
             faulthandler.dump_traceback(stream, all_threads=True)
+
+    try:
+        why = None if within(GOODBYE, write, "stacks") else "the disk does not answer"
     except OSError as error:
-        print(f"pattlite: cannot write stacks: {error.strerror}", file=sys.stderr, flush=True)
+        why = error.strerror
+    if why is not None:
+        failure.say(f"pattlite: cannot write stacks: {why}")
 
 
 @contextlib.contextmanager

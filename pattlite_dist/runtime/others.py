@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pattlite_dist.runtime.pulse import Beat, culprits
+from pattlite_dist.runtime.bounded import within
+from pattlite_dist.runtime.pulse import Beat, Now, culprits
 
 GOODBYE = 3.0  # seconds that a rank waits for the others, so that they write their stacks
-WORDS = {
+_WORDS = {
     "start": "its start",
     "data": "a wait for data",
     "step": "a step",
@@ -104,10 +105,10 @@ class Others:
             where = f"rank {rank} on {self.who[rank][0]}"
             if beat is None or self._seen[rank][0] == self._first.get(rank):
                 # Up to a second before it stopped, in which it may have taken many steps.
-                seen = f", last seen in {WORDS[beat.phase]} at step {beat.step:,}" if beat else ""
+                seen = f", last seen in {_at(beat)}" if beat else ""
                 parts.append(f"{where} stopped answering{seen}")
             else:
-                parts.append(f"{where} hung in {WORDS[beat.phase]} at step {beat.step:,}")
+                parts.append(f"{where} {hung(beat)}")
         return ", ".join(parts)
 
     def tell_end(self, text: str, note: Callable[[str], None] | None) -> None:
@@ -123,21 +124,22 @@ class Others:
         """
         answered = threading.Event()
 
+        def noted(what: str) -> None:
+            if note is not None:  # the run hangs for want of its disk, perhaps
+                within(GOODBYE / 2, lambda: note(what), "note")
+
         def tell() -> None:
             with contextlib.suppress(Exception):
                 told = self._store.compare_set("hang", "", text).decode()
                 first = note is None or self._store.add("noted", 1) == 1
                 answered.set()
-                if note is not None and first:
-                    note(told)
                 if first:
+                    noted(told)
                     self._store.compare_set("failed", "", told)
 
-        thread = threading.Thread(target=tell, daemon=True)
-        thread.start()
-        thread.join(GOODBYE)
-        if note is not None and not answered.is_set():
-            note(text)
+        within(GOODBYE, tell, "goodbye")
+        if not answered.is_set():
+            noted(text)
 
     def kill(self, found: list[int]) -> None:
         """End those that cannot, where they are on this machine."""
@@ -146,6 +148,15 @@ class Others:
             if self.who[rank][0] == host:
                 with contextlib.suppress(OSError):
                     os.kill(self.who[rank][1], signal.SIGKILL)
+
+
+def hung(now: Now | Beat) -> str:
+    """What to say of a rank that takes too long at what it does."""
+    return f"hung in {_at(now)}"
+
+
+def _at(now: Now | Beat) -> str:
+    return f"{_WORDS[now.phase]} at step {now.step:,}"
 
 
 def being_debugged(process: int) -> bool:

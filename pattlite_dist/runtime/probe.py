@@ -8,7 +8,6 @@ import contextlib
 import functools
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import NamedTuple
 
 from pattlite_dist.errors import BadNode
 from pattlite_dist.runtime import world as worlds
+from pattlite_dist.runtime.bounded import within
 from pattlite_dist.runtime.checkup import (
     check_device,
     check_folder,
@@ -136,14 +136,9 @@ def answer(node: str, checks: Checks, clock: float | None, seconds: float = SECO
             if what is not None:
                 failed[name] = what
 
-    # A file system that does not answer holds its thread for ever, and the process's end as well
-    # unless it is a daemon.
-    thread = threading.Thread(target=work, name="pattlite-probe", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    late = thread.is_alive()  # before what it has found is read
+    done = within(seconds, work, "probe")  # before what it has found is read
     found = dict(failed)
-    if late:
+    if not done:
         found[at[0]] = f"no answer in {seconds:.0f} s to the check of its {at[0]}"
     return Answer(node, found, clock, "; ".join(crashed) or None)
 

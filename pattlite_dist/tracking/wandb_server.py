@@ -4,14 +4,13 @@ import http.client
 import netrc
 import os
 import ssl
-import threading
 import urllib.error
 import urllib.request
 from typing import Any
 from urllib.parse import urlsplit
 
 from pattlite_dist.logins import without_secrets
-from pattlite_dist.runtime.signals import held_back
+from pattlite_dist.runtime.bounded import within
 
 PATIENCE = 5.0  # seconds; wandb itself would wait for a minute and a half, and then fail
 
@@ -53,11 +52,7 @@ def unreachable(patience: float = PATIENCE) -> str | None:
         answer = _ask(patience)
         found[0] = f"{where} cannot be reached ({answer})" if answer else ""
 
-    # In a thread, because looking up a name knows no time limit.
-    thread = threading.Thread(target=ask, name="pattlite-wandb", daemon=True)
-    with held_back():
-        thread.start()
-    thread.join(patience)
+    within(patience, ask, "wandb")  # looking up a name knows no time limit
     return found[0] or None
 
 

@@ -4,12 +4,13 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch.distributed as dist
 
 from pattlite_dist.errors import UserError
-from pattlite_dist.runtime import failure
+from pattlite_dist.runtime import failure, hang
 from pattlite_dist.runtime.failure import PeerFailed, Watch
 
 GLOO = "[/x/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [::1]:5"
@@ -110,6 +111,47 @@ def test_a_rank_that_waits_for_something_else_is_ended(
     assert ended == [1, 1]  # of the two others
     line = "pattlite: error: rank 1 failed: ArithmeticError: seven"
     assert capsys.readouterr().err.splitlines() == [line, line]
+
+
+class Held:
+    """A stream into a file on a lost disk."""
+
+    def __init__(self, over: threading.Event) -> None:
+        self.over = over
+
+    def write(self, text: str) -> None:
+        self.over.wait(60)
+
+    def flush(self) -> None:
+        self.over.wait(60)
+
+
+@pytest.mark.parametrize("lost", ["history", "output", "both", "output that fails"])
+def test_a_rank_ends_also_where_a_lost_disk_holds_what_it_writes(
+    lost: str, watches: list[Watch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failure, "LIMIT", 0.2)
+    monkeypatch.setattr(failure, "PATIENCE", 0.2)
+    ended, over = threading.Event(), threading.Event()
+    monkeypatch.setattr(os, "_exit", lambda status: ended.set())
+    if lost in ("history", "both"):
+        watches[0].on_failure = lambda text, mistake: over.wait(60)
+        watches[0].on_hang = lambda: hang.write_stacks(Path("/dev/null"), 0)
+    if lost == "output that fails":
+        with Path(os.devnull).open("w") as closed:
+            pass
+        monkeypatch.setattr("sys.stderr", closed)
+    elif lost != "history":
+        monkeypatch.setattr("sys.stderr", Held(over))
+        monkeypatch.setattr("sys.stdout", Held(over))
+    store = watches[1]._store
+    store.set("hang", "rank 1 hung")
+    store.set("failed", "rank 1 hung")
+    try:
+        assert ended.wait(20)
+        assert not watches[0].noted or lost.startswith("output")
+    finally:
+        over.set()
 
 
 def test_without_a_group_an_error_stays_what_it_is() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -148,6 +149,29 @@ def test_a_single_rank_that_cannot_write_its_history_ends(dog: Watchdog) -> None
     dog.note = fail
     with pytest.raises(Exited):
         dog._watch()
+
+
+@pytest.mark.parametrize("stage", ["stacks", "note"])
+def test_a_single_rank_ends_where_a_lost_disk_never_answers(
+    stage: str, dog: Watchdog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Perhaps it hangs for want of that very disk."""
+    monkeypatch.setattr(hang, "GOODBYE", 0.2)
+    over = threading.Event()
+    if stage == "stacks":
+        (tmp_path / STACKS).mkdir()
+        os.mkfifo(tmp_path / STACKS / "rank-0.txt")  # opened for ever: nobody reads
+    else:
+        dog.note = lambda text: over.wait(60)  # type: ignore[assignment,return-value]
+    with pytest.raises(Exited):
+        dog._watch()
+    assert ("cannot write stacks: the disk does not answer" in capfd.readouterr().err) == (
+        stage == "stacks"
+    )
+    over.set()
+    if stage == "stacks":  # let its thread go
+        os.close(os.open(tmp_path / STACKS / "rank-0.txt", os.O_RDONLY | os.O_NONBLOCK))
 
 
 def test_a_pause_that_all_share_is_no_hang(dog: Watchdog, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,3 +81,15 @@ def test_where_the_store_does_not_answer_each_notes_what_it_last_saw(
     end_all(ranks(Stopped(), 3), noted.append)
     over.set()
     assert sorted(noted) == [f"rank {rank} says so" for rank in range(3)]
+
+
+def test_a_note_that_a_lost_disk_holds_keeps_nobody_from_hearing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(others, "GOODBYE", 0.4)
+    over = threading.Event()
+    store = HashStore()
+    mine, _ = ranks(store, 2)
+    mine.tell_end("rank 0 hung", lambda text: over.wait(60))  # type: ignore[arg-type,return-value]
+    assert store.get("failed") == b"rank 0 hung"
+    over.set()
