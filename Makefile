@@ -1,6 +1,9 @@
 # make demo                       install, then run everything end to end on generated faces
 # make demo SOURCE=fer2013.csv    the same on real data (hours on a CPU; minutes with a GPU);
 #                                 SOURCE="my data/x.csv", if its path has blanks
+# make reproduce SOURCE=fer2013.csv WEIGHTS=mobilenet_v1.pt
+#                                 both runs that give the README's best figure (docs/training.md), and
+#                                 their evaluation; the same line continues after a stop; SEED (0)
 # make test                       install, then run lint, types and tests
 # make docs                       build the documentation as a site, in docs/_build
 # make fuzz                       try 10,000 damaged files of each kind (an hour)
@@ -18,6 +21,7 @@ PYTHON ?= python3
 PIP_ARGS ?=
 INSTALL ?= $(BIN)/python -m pip install
 SOURCE ?=
+WEIGHTS ?=
 MINUTES ?= 20
 SEED ?= 0
 GPUS ?= $(wildcard /dev/nvidia[0-9]* /dev/kfd /dev/dxg)
@@ -29,9 +33,10 @@ NPROC ?= $(eval NPROC := $(shell $(BIN)/python -m pattlite_dist.runtime.devices 
 WORKERS ?= $(eval WORKERS := $(shell expr $$($(PYTHON) -m pattlite_dist.runtime.limits) + 2))$(WORKERS)
 BIN := .venv/bin
 DEMO := demo
+REPRODUCED = reproduced/seed-$(SEED)
 PYTEST_WORKERS = -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
-.PHONY: demo test lint types tests docs fuzz soak test-pythons test-oldest test-newest test-cloud \
+.PHONY: demo reproduce test lint types tests docs fuzz soak test-pythons test-oldest test-newest test-cloud \
   test-container clean help
 
 help:
@@ -85,6 +90,23 @@ else
 	  --data.shards $(DEMO)/fer2013 $(TRAIN_ARGS)
 	NPROC=$(NPROC) launch/torchrun.sh evaluate $(DEMO)/runs/fer2013
 endif
+
+reproduce: export PATH := $(CURDIR)/$(BIN):$(PATH)
+reproduce: .venv/installed
+ifeq ($(if $(value SOURCE),$(value WEIGHTS)),)
+	@echo "make: reproduce requires SOURCE=fer2013.csv WEIGHTS=mobilenet_v1.pt, the weights that" \
+	  "docs/weights.md makes" >&2; exit 2
+endif
+	pattlite shards create $(call quoted,$(value SOURCE)) reproduced/fer2013
+	$(train) -c configs/fer2013-pattlite.yaml $(REPRODUCING) \
+	  --model.weights $(call quoted,$(value WEIGHTS))
+	$(train) -c configs/fer2013-distilled.yaml $(REPRODUCING) \
+	  --model.weights $(REPRODUCED)/fer2013-pattlite \
+	  --distill.teachers "[$(REPRODUCED)/fer2013-pattlite, pretrained:mobilenetv2-vit]"
+	NPROC=$(NPROC) launch/torchrun.sh evaluate $(REPRODUCED)/fer2013-distilled
+reproduce: train = NPROC=$(NPROC) launch/torchrun.sh train
+reproduce: REPRODUCING = --seed $(SEED) --runs $(REPRODUCED) --data.shards reproduced/fer2013 \
+  $(TRAIN_ARGS)
 
 # Types are checked by one of the tests, in parallel with the others.
 test: lint tests

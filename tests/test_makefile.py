@@ -85,6 +85,41 @@ def test_the_source_of_the_demo_may_be_any_path(
     assert [call.split("]")[1] for call in calls[1:]] == ["[train", "[evaluate"]
 
 
+def test_the_best_figure_is_repeated_by_one_line(make: Make, tmp_path: Path) -> None:
+    script(tmp_path / ".venv" / "bin" / "pattlite", _SHOWS)
+    (tmp_path / ".venv" / "installed").touch()
+    given = ("SOURCE=my fer.csv", "WEIGHTS=~/mobile net.pt", "SEED=3")
+    done = make("reproduce", *given, "TRAIN_ARGS=--wandb.mode disabled")
+    calls = [line for line in done.stdout.splitlines() if line[0] == "["]
+    place, first = "reproduced/seed-3", "reproduced/seed-3/fer2013-pattlite"
+    both = (
+        f"[--seed][3][--runs][{place}][--data.shards][reproduced/fer2013][--wandb.mode][disabled]"
+    )
+    assert calls == [
+        "[pattlite][shards][create][my fer.csv][reproduced/fer2013]",
+        f"[torchrun.sh][train][-c][configs/fer2013-pattlite.yaml]{both}"
+        "[--model.weights][/home/me/mobile net.pt]",
+        f"[torchrun.sh][train][-c][configs/fer2013-distilled.yaml]{both}"
+        f"[--model.weights][{first}][--distill.teachers][[{first}, pretrained:mobilenetv2-vit]]",
+        f"[torchrun.sh][evaluate][{place}/fer2013-distilled]",
+    ]
+    for name in ("fer2013-pattlite", "fer2013-distilled"):  # the runs have their files' names
+        assert f"\nname: {name}\n" in (ROOT / "configs" / f"{name}.yaml").read_text()
+
+
+@pytest.mark.parametrize("given", [(), ("SOURCE=fer.csv",), ("WEIGHTS=net.pt",)])
+def test_the_best_figure_is_not_begun_without_what_it_requires(
+    given: tuple[str, ...], make: Make, tmp_path: Path
+) -> None:
+    script(tmp_path / ".venv" / "bin" / "pattlite", _SHOWS)
+    (tmp_path / ".venv" / "installed").touch()
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        make("reproduce", *given)
+    assert caught.value.returncode == 2 and not caught.value.stdout
+    said, *_ = caught.value.stderr.splitlines()
+    assert said.startswith("make: reproduce requires SOURCE=fer2013.csv WEIGHTS=mobilenet_v1.pt")
+
+
 class Index(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(200 if self.path == "/cpu/torch/" else 404)
