@@ -1,7 +1,5 @@
 """The pure parts of `benchmarks/predict.py`."""
 
-import importlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,15 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.benchmarked import benchmark
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    yield importlib.import_module("predict")
-    for name in ("predict", "fer_wheel"):
-        sys.modules.pop(name)
+def script() -> Iterator[Any]:
+    with benchmark("predict") as module:
+        yield module
 
 
 def test_each_network_is_a_row_and_the_wheel_reads_no_files(script: Any) -> None:

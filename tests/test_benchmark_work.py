@@ -1,8 +1,6 @@
 """`benchmarks/work.py`, on records written here."""
 
-import importlib
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,15 +9,13 @@ import pytest
 
 from pattlite_dist.config import Config, to_yaml
 from pattlite_dist.report.record import read_records
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.benchmarked import benchmark
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    yield importlib.import_module("work")
-    sys.modules.pop("work")
+def script() -> Iterator[Any]:
+    with benchmark("work") as module:
+        yield module
 
 
 def test_a_goal_is_reached_by_the_first_validation_that_has_it(script: Any) -> None:

