@@ -2,8 +2,8 @@
 # make demo SOURCE=fer2013.csv    the same on real data (hours on a CPU; minutes with a GPU);
 #                                 SOURCE="my data/x.csv", if its path has blanks
 # make reproduce SOURCE=fer2013.csv WEIGHTS=mobilenet_v1.pt
-#                                 both runs that give the README's best figure (docs/training.md), and
-#                                 their evaluation; the same line continues after a stop; SEED (0)
+#                                 train twice, as for README's best figure (docs/training.md), and
+#                                 evaluate; the same line continues after a stop; SEED (0)
 # make test                       install, then run lint, types and tests
 # make docs                       build the documentation as a site, in docs/_build
 # make fuzz                       try 10,000 damaged files of each kind (an hour)
