@@ -150,15 +150,15 @@ def cache(config: Config, manifest: Manifest | None) -> Finding:
 
 
 def shared_memory(folder: Path) -> Finding:
-    """Whether loader processes and NCCL have enough of it."""
-    cure = "they may fail; in a container, start it with --shm-size=2g, or --ipc=host"
-    who = "NCCL and loader processes (data.workers) use shared memory"
+    """Whether NCCL, and the locks of loader processes, have enough of it."""
+    cure = "may fail; in a container, start it with --shm-size=2g, or --ipc=host"
     try:
         size = shutil.disk_usage(folder).total
     except OSError:
-        return Finding("warning", str(folder), f"does not exist: {who} and {cure}")
+        text = f"does not exist: NCCL and loader processes (data.workers) use it and {cure}"
+        return Finding("warning", str(folder), text)
     if size < _LITTLE:
-        return Finding("warning", str(folder), f"has only {_size(size)}: {who} and {cure}")
+        return Finding("warning", str(folder), f"has only {_size(size)}: NCCL uses it and {cure}")
     return Finding("ok", str(folder), _size(size))
 
 

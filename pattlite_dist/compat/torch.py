@@ -1,4 +1,4 @@
-"""PyTorch's loader processes, operations on lists of tensors, and a name in state dicts."""
+"""PyTorch's loader processes and their memory, lists of tensors, and a name in state dicts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +23,7 @@ def check() -> None:
 
     for name in ("_foreach_copy_", "_foreach_lerp_"):
         find_function(_NAME, torch, name)
+    find_function(_NAME, torch.UntypedStorage, "_new_shared_fd_cpu")
     loader: DataLoader[Any] = DataLoader([0])  # type: ignore[arg-type]
     if running_iterator(loader) is not None:
         raise changed(_NAME, "`DataLoader._iterator` that is None before a run")
@@ -73,3 +74,21 @@ def loader_processes(iterator: Any) -> list[Any]:
 def shut_down(iterator: Any) -> None:
     """Ask the processes of a loader's iterator to exit."""
     find(_NAME, iterator, "_shutdown_workers")()
+
+
+def move_into(descriptor: int, tensor: torch.Tensor) -> None:
+    """Move a tensor's values into memory that processes share, and let it keep them there.
+
+    Args:
+        descriptor: of that memory, of the tensor's size in bytes; may be closed afterwards.
+        tensor: on the CPU, not empty.
+
+    Raises:
+        RuntimeError: the memory cannot be mapped.
+    """
+    values = tensor.detach().contiguous()
+    storage = torch.UntypedStorage._new_shared_fd_cpu(  # type: ignore[attr-defined]
+        descriptor, values.nbytes
+    )
+    with torch.no_grad():
+        tensor.set_(storage, 0, values.shape, values.stride()).copy_(values)

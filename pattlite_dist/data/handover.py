@@ -1,18 +1,20 @@
-"""How a loader process hands a batch over: in shared memory, which may be small, or missing.
+"""How a loader process hands a batch over: in memory that it shares with its rank.
 
 PyTorch copies a batch there in a thread, whose error ends nowhere: the rank would wait for ever.
-Here the loader process does so itself, and passes on that there is no room.
+Here the loader process does so itself, and passes on that there is no room. PyTorch's memory has a
+name in /dev/shm for a moment, and keeps it if the process is killed then: the next runs on that
+machine have a batch less room each time. Linux has memory without a name.
 """
 
-import multiprocessing
 import os
 import time
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch.utils.data import get_worker_info
 
+from pattlite_dist.compat.torch import move_into
 from pattlite_dist.errors import UserError
 
 B = TypeVar("B", bound=Mapping[str, object])
@@ -22,21 +24,12 @@ _PAUSE = 0.1
 _CURE = "start a container with --shm-size=2g or --ipc=host, or set data.workers=0"
 
 
-def check_processes(context: Any) -> None:
-    """Check that loader processes and their rank can share locks, which are in shared memory too.
+def cannot_start(error: OSError) -> UserError:
+    """What to tell if loader processes, or the locks they share with their rank, cannot be made.
 
-    Args:
-        context: of multiprocessing; None stands for the default one.
-
-    Raises:
-        UserError: they cannot.
+    The locks are in shared memory, too.
     """
-    try:
-        (context or multiprocessing).Lock()
-    except OSError as error:
-        raise UserError(
-            f"cannot start loader processes ({error.strerror or error}); {_CURE}"
-        ) from error
+    return UserError(f"cannot start loader processes ({error.strerror or error}); {_CURE}")
 
 
 def ready_to_send(batch: B, patience: float = _PATIENCE) -> B:
@@ -61,16 +54,31 @@ def ready_to_send(batch: B, patience: float = _PATIENCE) -> B:
 def _share(tensor: torch.Tensor, deadline: float) -> None:
     while True:
         try:
-            tensor.share_memory_()  # type: ignore[no-untyped-call]
+            _move(tensor)
             return
         except (RuntimeError, OSError) as error:
             if time.monotonic() > deadline:
                 reason = str(error).splitlines()[0].rpartition(": ")[2]
                 raise UserError(
-                    f"a loader process cannot hand over its batch in shared memory: {_room()} "
-                    f"({reason}); {_CURE}"
+                    f"a loader process cannot hand over its batch in shared memory: {reason}; "
+                    f"{_room()}; {_CURE}"
                 ) from error
         time.sleep(_PAUSE)
+
+
+def _move(tensor: torch.Tensor) -> None:
+    if not tensor.nbytes:
+        return
+    try:
+        memory = os.memfd_create("batch")
+    except (AttributeError, OSError):  # another system, or a sandbox that has none
+        tensor.share_memory_()  # type: ignore[no-untyped-call]
+        return
+    try:
+        os.posix_fallocate(memory, 0, tensor.nbytes)  # else no room would be a bus error
+        move_into(memory, tensor)
+    finally:
+        os.close(memory)
 
 
 def _room() -> str:

@@ -1,6 +1,7 @@
 """A DataLoader that follows the plan: exact, resumable, independent of the number of ranks."""
 
 import atexit
+import multiprocessing
 import time
 import warnings
 import weakref
@@ -19,7 +20,7 @@ from pattlite_dist.compat.torch import (
 )
 from pattlite_dist.data.ahead import Ahead
 from pattlite_dist.data.batch import Batch, frame
-from pattlite_dist.data.handover import check_processes, ready_to_send
+from pattlite_dist.data.handover import cannot_start, ready_to_send
 from pattlite_dist.data.plan import EvalPlan, TrainPlan
 from pattlite_dist.data.reader import ShardReader
 from pattlite_dist.data.sampler import EvalSampler, Place, TrainSampler
@@ -111,11 +112,14 @@ class BatchLoader(DataLoader[Batch]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # A generator, so that workers start reading only when the first batch is requested.
         starts = self.num_workers > 0 and running_iterator(self) is None  # they outlive an epoch
-        if starts:
-            start_helpers(self.multiprocessing_context)
-            check_processes(self.multiprocessing_context)  # may use the former
-        with held_back():
-            batches: Any = super().__iter__()
+        try:
+            if starts:
+                start_helpers(self.multiprocessing_context)
+                (self.multiprocessing_context or multiprocessing).Lock()  # else `__del__` complains
+            with held_back():
+                batches: Any = super().__iter__()
+        except OSError as error:
+            raise cannot_start(error) from error
         if starts:
             # In case `close` is never called: multiprocessing would send SIGTERM, which they
             # ignore, and then wait. Registered last, this runs first.

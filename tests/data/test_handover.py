@@ -2,7 +2,9 @@
 
 import errno
 import os
+import random
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,6 +43,22 @@ class Batches(Dataset[Any]):
             return error
 
 
+def tensors(place: int) -> dict[str, torch.Tensor]:
+    """As large as a few pages, of one element, and empty."""
+    return {
+        "image": torch.arange(place, place + 9000).reshape(3, 3000),
+        "label": torch.tensor([place], dtype=torch.uint8),
+        "flags": torch.empty(0, 2, dtype=torch.bool),
+    }
+
+
+class Tensors(Dataset[Any]):
+    """Batches of several tensors, handed over as `BatchDataset` does."""
+
+    def __getitem__(self, place: int) -> Any:
+        return handover.ready_to_send(tensors(place))
+
+
 @pytest.fixture
 def made(request: pytest.FixtureRequest) -> Iterator[BatchLoader]:
     batches: Any = Batches(**request.param)
@@ -53,16 +71,96 @@ def full(*_: object) -> None:
     raise RuntimeError(FULL)
 
 
+def exhausted(*_: object) -> None:
+    raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+
+@pytest.fixture
+def named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system without memory that has no name."""
+    monkeypatch.delattr(os, "memfd_create")
+
+
+@pytest.mark.usefixtures("named")
 @pytest.mark.parametrize("made", [{}], indirect=True)
 def test_without_room_in_shared_memory_a_loader_process_says_what_to_do(
     made: BatchLoader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PyTorch only prints it, from a thread of the loader process, and waits for ever."""
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
-    with pytest.raises(UserError, match=r"/dev/shm has [\d,]+ MB.*--shm-size=2g.*data\.workers=0"):
+    with pytest.raises(UserError, match=r"No space left.*/dev/shm has [\d,]+ MB.*--shm-size=2g"):
         next(iter(made))
 
 
+@pytest.mark.parametrize("made", [{}], indirect=True)
+def test_without_memory_a_loader_process_says_so(
+    made: BatchLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "posix_fallocate", exhausted)
+    with pytest.raises(UserError, match=r"Cannot allocate memory.*data\.workers=0"):
+        next(iter(made))
+
+
+def forbidden(*_: object) -> None:
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+
+@pytest.mark.parametrize("sandboxed", [False, True])
+def test_a_batch_arrives_as_it_was_made(sandboxed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if sandboxed:
+        monkeypatch.setattr(os, "memfd_create", forbidden)
+    made = BatchLoader(Tensors(), SequentialSampler(range(3)), 2, "fork")
+    try:
+        for place, batch in enumerate(made):
+            for name, values in tensors(place).items():
+                assert batch[name].is_shared() == bool(values.nbytes)
+                assert batch[name].dtype == values.dtype
+                assert torch.equal(batch[name], values)
+    finally:
+        made.close()
+
+
+def count_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_memory_that_is_handed_over_has_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the tensor's strides, and the rest of what it was a part of, do not matter."""
+    monkeypatch.setattr(handover, "get_worker_info", lambda: SimpleNamespace(id=0))
+    whole = torch.arange(24.0).reshape(4, 6)
+    part = whole.t()[1:4:2]
+    before = part.clone()
+    descriptors = count_descriptors()
+    handover.ready_to_send({"image": part})
+    assert torch.equal(part, before)
+    assert torch.equal(whole, torch.arange(24.0).reshape(4, 6))
+    maps = Path("/proc/self/maps").read_text()
+    assert "/memfd:batch" in maps
+    assert "/dev/shm/torch_" not in maps
+    assert count_descriptors() == descriptors + 1, "its storage's own"
+
+
+def left_by(pid: int) -> list[Path]:
+    return list(Path("/dev/shm").glob(f"torch_{pid}_*"))
+
+
+def test_a_loader_process_that_is_killed_leaves_no_batch_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PyTorch's own way left one a third of the time, when killed in the middle of it."""
+    monkeypatch.setattr(handover, "get_worker_info", lambda: SimpleNamespace(id=0))
+    for _ in range(25):
+        pid = os.fork()
+        if not pid:
+            while True:
+                handover.ready_to_send({"image": torch.empty(16, 3, 56, 56)})
+        time.sleep(random.uniform(0.01, 0.03))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        assert not left_by(pid)
+
+
+@pytest.mark.usefixtures("named")
 def test_room_that_others_make_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     tries = iter([full, full, lambda *_: None])
     monkeypatch.setattr(torch.Tensor, "share_memory_", lambda tensor: next(tries)())
@@ -110,11 +208,32 @@ def test_a_rank_that_waits_for_data_can_be_asked_to_stop(made: BatchLoader) -> N
 
 
 @pytest.fixture
-def crowded(zygote: Zygote) -> Iterator[Zygote]:
-    """Shared memory in which there is no room for a batch."""
-    zygote.inside("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "/dev/shm")
+def crowded(zygote: Zygote, request: pytest.FixtureRequest) -> Iterator[Zygote]:
+    """Shared memory in which there is room for locks, of a page each, but not for a batch."""
+    size = getattr(request, "param", "256k")
+    zygote.inside("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", "/dev/shm")
     yield zygote.with_small_networks()
     zygote.inside("umount", "/dev/shm")
+
+
+@pytest.mark.slow
+def test_a_training_needs_no_room_of_its_own_for_its_batches(
+    crowded: Zygote, face_shards: Path, tmp_path: Path
+) -> None:
+    """As in a container that was started without `--shm-size`."""
+    start = crowded.start(tiny(face_shards, tmp_path, data__workers=1, trainer__global_batch=104))
+    assert start.ended, start.log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("crowded", ["16k"], indirect=True)
+def test_a_training_without_room_for_its_locks_says_so(
+    crowded: Zygote, face_shards: Path, tmp_path: Path
+) -> None:
+    start = crowded.start(tiny(face_shards, tmp_path, data__workers=1))
+    assert start.statuses == [2]
+    assert start.stderr.startswith("pattlite: error: cannot start loader processes"), start.log
+    assert "Traceback" not in start.log
 
 
 @pytest.mark.slow
@@ -125,7 +244,7 @@ def test_a_training_without_room_for_its_batches_ends(
     """By itself, and sooner by a signal."""
     fault = Fault("on_train_epoch_start", 0, late=True, signum=signum) if signum else None
     options = tiny(face_shards, tmp_path, data__workers=1, trainer__global_batch=104)
-    start = crowded.start(options, 1, fault)
+    start = crowded.start(options, 1, fault, module="tests.data.named_memory")
     [event] = [
         event
         for event in history.read(tmp_path / "tiny")

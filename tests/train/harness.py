@@ -91,8 +91,10 @@ def nothing_left_over(zygote: Zygote, sessions: list[int]) -> Iterator[None]:
     """Check that afterwards no process of `sessions` is alive and shared memory is unchanged."""
     before = zygote.shared_memory()
     yield
-    assert not until(lambda: alive(sessions))
-    assert not until(lambda: zygote.shared_memory() - before)
+    left = until(lambda: alive(sessions))
+    assert not left, f"processes {left}"
+    left = until(lambda: zygote.shared_memory() - before)
+    assert not left, f"shared memory {left}"
 
 
 @contextlib.contextmanager
