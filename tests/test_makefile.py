@@ -16,6 +16,7 @@ from tests.documents import commands
 from tests.serving import serving
 
 Make = Callable[..., "subprocess.CompletedProcess[str]"]
+Calls = Callable[..., list[str]]
 
 # Shows its arguments, a line each.
 _SHOWS = """#!/bin/sh
@@ -60,6 +61,16 @@ def make(tmp_path: Path) -> Make:
     return run
 
 
+@pytest.fixture
+def calls(make: Make, tmp_path: Path) -> Calls:
+    """What make calls in an environment that has been made."""
+    script(tmp_path / ".venv" / "bin" / "pattlite", _SHOWS)
+    (tmp_path / ".venv" / "installed").touch()
+    return lambda *arguments: [
+        line for line in make(*arguments).stdout.splitlines() if line[0] == "["
+    ]
+
+
 @pytest.mark.parametrize(
     ("source", "path"),
     [
@@ -73,29 +84,19 @@ def make(tmp_path: Path) -> Make:
         ("a~/x.csv", "a~/x.csv"),
     ],
 )
-def test_the_source_of_the_demo_may_be_any_path(
-    source: str, path: str, make: Make, tmp_path: Path
-) -> None:
-    script(tmp_path / ".venv" / "bin" / "pattlite", _SHOWS)
-    (tmp_path / ".venv" / "installed").touch()
-    calls = [
-        line for line in make("demo", f"SOURCE={source}").stdout.splitlines() if line[0] == "["
-    ]
-    assert calls[0] == f"[pattlite][shards][create][{path}][demo/fer2013]"
-    assert [call.split("]")[1] for call in calls[1:]] == ["[train", "[evaluate"]
+def test_the_source_of_the_demo_may_be_any_path(source: str, path: str, calls: Calls) -> None:
+    create, *others = calls("demo", f"SOURCE={source}")
+    assert create == f"[pattlite][shards][create][{path}][demo/fer2013]"
+    assert [call.split("]")[1] for call in others] == ["[train", "[evaluate"]
 
 
-def test_the_best_figure_is_repeated_by_one_line(make: Make, tmp_path: Path) -> None:
-    script(tmp_path / ".venv" / "bin" / "pattlite", _SHOWS)
-    (tmp_path / ".venv" / "installed").touch()
+def test_the_best_figure_is_repeated_by_one_line(calls: Calls) -> None:
     given = ("SOURCE=my fer.csv", "WEIGHTS=~/mobile net.pt", "SEED=3")
-    done = make("reproduce", *given, "TRAIN_ARGS=--wandb.mode disabled")
-    calls = [line for line in done.stdout.splitlines() if line[0] == "["]
     place, first = "reproduced/seed-3", "reproduced/seed-3/fer2013-pattlite"
     both = (
         f"[--seed][3][--runs][{place}][--data.shards][reproduced/fer2013][--wandb.mode][disabled]"
     )
-    assert calls == [
+    assert calls("reproduce", *given, "TRAIN_ARGS=--wandb.mode disabled") == [
         "[pattlite][shards][create][my fer.csv][reproduced/fer2013]",
         f"[torchrun.sh][train][-c][configs/fer2013-pattlite.yaml]{both}"
         "[--model.weights][/home/me/mobile net.pt]",
@@ -109,12 +110,10 @@ def test_the_best_figure_is_repeated_by_one_line(make: Make, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("given", [(), ("SOURCE=fer.csv",), ("WEIGHTS=net.pt",)])
 def test_the_best_figure_is_not_begun_without_what_it_requires(
-    given: tuple[str, ...], make: Make, tmp_path: Path
+    given: tuple[str, ...], calls: Calls
 ) -> None:
-    script(tmp_path / ".venv" / "bin" / "pattlite", _SHOWS)
-    (tmp_path / ".venv" / "installed").touch()
     with pytest.raises(subprocess.CalledProcessError) as caught:
-        make("reproduce", *given)
+        calls("reproduce", *given)
     assert caught.value.returncode == 2 and not caught.value.stdout
     said, *_ = caught.value.stderr.splitlines()
     assert said.startswith("make: reproduce requires SOURCE=fer2013.csv WEIGHTS=mobilenet_v1.pt")
