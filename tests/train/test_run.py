@@ -187,6 +187,7 @@ def test_gpus_that_torch_does_not_see_are_one_line_for_all_ranks_and_nothing_is_
         ("notebook", ()),
         ("fer2013", ()),
         ("fer2013-pattlite", ("--augment.calm_epochs=0",)),
+        ("fer2013-quick", ("--model.weights=pretrained",)),
         (
             "fer2013-distilled",
             ("--model.weights=pretrained", "--distill.teachers=[pretrained:mobilenetv2-vit]"),
