@@ -1,8 +1,12 @@
 import re
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from tests import versions
 from tests.evaluation import test_evaluate as evaluation
@@ -32,6 +36,37 @@ def test_the_supported_pythons_are_those_that_are_looked_for() -> None:
     told = re.findall(r"Python :: 3\.(\d+)", versions.settings()["metadata"]["classifiers"])
     assert int(told[0]) == versions.oldest_minor()
     assert int(told[-1]) <= versions.NEWEST
+
+
+def newest_only(requirement: Requirement, installed: Version, needs: SpecifierSet) -> bool:
+    """Whether a requirement admits no release series older than one that leaves our oldest Python.
+
+    Args:
+        requirement: with a lower bound.
+        installed: version of it.
+        needs: the Pythons of that version.
+    """
+    if needs.contains(f"3.{versions.oldest_minor()}"):
+        return False
+    [bound] = [Version(one.version) for one in requirement.specifier if one.operator == ">="]
+    return bound.release[:2] >= installed.release[:2]
+
+
+def test_the_oldest_python_is_not_left_behind() -> None:
+    """A library that has left it must be allowed in a version from before."""
+    assert newest_only(Requirement("x>=0.12"), Version("0.12.1"), SpecifierSet(">=3.11"))
+    assert not newest_only(Requirement("x>=0.11"), Version("0.12.1"), SpecifierSet(">=3.11"))
+    assert not newest_only(Requirement("x>=0.12"), Version("0.12.1"), SpecifierSet(">=3.10"))
+    checked = 0
+    for requirement in map(Requirement, versions.requirements()):
+        try:
+            found = metadata.distribution(requirement.name)
+        except metadata.PackageNotFoundError:
+            continue
+        needs = SpecifierSet(found.metadata["Requires-Python"] or "")
+        assert not newest_only(requirement, Version(found.version), needs), requirement
+        checked += 1
+    assert checked > 30
 
 
 def test_a_python_that_is_found_but_does_not_run_is_passed_over(
