@@ -155,14 +155,19 @@ def test_a_loader_process_that_is_killed_leaves_no_batch_behind(
 ) -> None:
     """PyTorch's own way left one a third of the time, when killed in the middle of it."""
     monkeypatch.setattr(handover, "get_worker_info", lambda: SimpleNamespace(id=0))
+    parent = os.getpid()
     for _ in range(25):
         pid = os.fork()
         if not pid:
-            while True:
-                handover.ready_to_send({"image": torch.empty(16, 3, 56, 56)})
+            try:
+                while os.getppid() == parent:
+                    handover.ready_to_send({"image": torch.empty(16, 3, 56, 56)})
+            finally:
+                os._exit(1)
         time.sleep(random.uniform(0.01, 0.03))
         os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        _, status = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
         assert not left_by(pid)
 
 
