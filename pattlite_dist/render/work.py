@@ -135,12 +135,11 @@ def remarks(work: Work, target: str, mounted: str | None = None) -> list[str]:
         target: its name.
         mounted: the folder that is on a volume, if one is.
     """
-    profile = work.profile
+    profile, default = work.profile, Profile()
     unused = [
         key
-        for key, field in type(profile).model_fields.items()
-        if key not in _MEANT
-        and getattr(profile, key) != field.get_default(call_default_factory=True)
+        for key in Profile.model_fields
+        if key not in _MEANT and getattr(profile, key) != getattr(default, key)
     ]
     found = []
     if unused:
