@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,8 +26,17 @@ from tests.train.faults import Fault
 FULL = "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
 
 
+def tensors(place: int) -> dict[str, torch.Tensor]:
+    """As large as a few pages, of one element, and empty."""
+    return {
+        "image": torch.arange(place, place + 9000).reshape(3, 3000),
+        "label": torch.tensor([place], dtype=torch.uint8),
+        "flags": torch.empty(0, 2, dtype=torch.bool),
+    }
+
+
 class Batches(Dataset[Any]):
-    """As `BatchDataset`, of one number each; `hangs` makes none."""
+    """As `BatchDataset`, of `tensors`; `hangs` makes none."""
 
     def __init__(self, hangs: bool = False) -> None:
         self.hangs = hangs
@@ -39,25 +48,9 @@ class Batches(Dataset[Any]):
         if self.hangs:
             os.read(os.pipe()[0], 1)  # which nobody writes
         try:
-            return handover.ready_to_send({"image": torch.tensor([place]), "epoch": 0}, 0.2)
+            return handover.ready_to_send({**tensors(place), "epoch": 0}, 0.2)
         except UserError as error:
             return error
-
-
-def tensors(place: int) -> dict[str, torch.Tensor]:
-    """As large as a few pages, of one element, and empty."""
-    return {
-        "image": torch.arange(place, place + 9000).reshape(3, 3000),
-        "label": torch.tensor([place], dtype=torch.uint8),
-        "flags": torch.empty(0, 2, dtype=torch.bool),
-    }
-
-
-class Tensors(Dataset[Any]):
-    """Batches of several tensors, handed over as `BatchDataset` does."""
-
-    def __getitem__(self, place: int) -> Any:
-        return handover.ready_to_send(tensors(place))
 
 
 @pytest.fixture
@@ -72,8 +65,19 @@ def full(*_: object) -> None:
     raise RuntimeError(FULL)
 
 
-def exhausted(*_: object) -> None:
-    raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+def failing(number: int) -> Callable[..., None]:
+    """A call of the system that fails."""
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.fixture
+def in_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process takes itself for a loader process."""
+    monkeypatch.setattr(handover, "get_worker_info", lambda: SimpleNamespace(id=0))
 
 
 @pytest.fixture
@@ -89,7 +93,8 @@ def test_without_room_in_shared_memory_a_loader_process_says_what_to_do(
 ) -> None:
     """PyTorch only prints it, from a thread of the loader process, and waits for ever."""
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
-    with pytest.raises(UserError, match=r"No space left.*/dev/shm has [\d,]+ MB.*--shm-size=2g"):
+    told = r"No space left.*/dev/shm has [\d,]+ MB.*--shm-size=2g.*data\.workers=0"
+    with pytest.raises(UserError, match=told):
         next(iter(made))
 
 
@@ -97,28 +102,25 @@ def test_without_room_in_shared_memory_a_loader_process_says_what_to_do(
 def test_without_memory_a_loader_process_says_so(
     made: BatchLoader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "posix_fallocate", exhausted)
+    monkeypatch.setattr(os, "posix_fallocate", failing(errno.ENOMEM))
     with pytest.raises(UserError, match=r"Cannot allocate memory.*data\.workers=0"):
         next(iter(made))
 
 
-def forbidden(*_: object) -> None:
-    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-
-
+@pytest.mark.parametrize("made", [{}], indirect=True)
 @pytest.mark.parametrize("sandboxed", [False, True])
-def test_a_batch_arrives_as_it_was_made(sandboxed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_arrives_as_it_was_made(
+    sandboxed: bool, made: BatchLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if sandboxed:
-        monkeypatch.setattr(os, "memfd_create", forbidden)
-    made = BatchLoader(Tensors(), SequentialSampler(range(3)), 2, "fork")
-    try:
-        for place, batch in enumerate(made):
-            for name, values in tensors(place).items():
-                assert batch[name].is_shared() == bool(values.nbytes)
-                assert batch[name].dtype == values.dtype
-                assert torch.equal(batch[name], values)
-    finally:
-        made.close()
+        monkeypatch.setattr(os, "memfd_create", failing(errno.ENOSYS))
+    batches = list(made)
+    assert len(batches) == 2
+    for place, batch in enumerate(batches):
+        for name, values in tensors(place).items():
+            assert batch[name].is_shared() == bool(values.nbytes)
+            assert batch[name].dtype == values.dtype
+            assert torch.equal(batch[name], values)
 
 
 def held() -> int:
@@ -128,33 +130,26 @@ def held() -> int:
     return sum("memfd:batch" in link for link in links)
 
 
-def test_memory_that_is_handed_over_has_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("in_loader")
+def test_memory_that_is_handed_over_has_no_name() -> None:
     """And the tensor's strides, and the rest of what it was a part of, do not matter."""
-    monkeypatch.setattr(handover, "get_worker_info", lambda: SimpleNamespace(id=0))
     whole = torch.arange(24.0).reshape(4, 6)
     part = whole.t()[1:4:2]
-    before = part.clone()
-    before_it = held()
+    values, others = part.clone(), held()
     handover.ready_to_send({"image": part})
-    assert torch.equal(part, before)
+    assert torch.equal(part, values)
     assert torch.equal(whole, torch.arange(24.0).reshape(4, 6))
     maps = Path("/proc/self/maps").read_text()
     assert "/memfd:batch" in maps
     assert "/dev/shm/torch_" not in maps
-    assert held() == before_it + 1, "its storage's own"
+    assert held() == others + 1, "its storage's own"
     del part
-    assert held() == before_it
+    assert held() == others
 
 
-def left_by(pid: int) -> list[Path]:
-    return list(Path("/dev/shm").glob(f"torch_{pid}_*"))
-
-
-def test_a_loader_process_that_is_killed_leaves_no_batch_behind(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.mark.usefixtures("in_loader")
+def test_a_loader_process_that_is_killed_leaves_no_batch_behind() -> None:
     """PyTorch's own way left one a third of the time, when killed in the middle of it."""
-    monkeypatch.setattr(handover, "get_worker_info", lambda: SimpleNamespace(id=0))
     parent = os.getpid()
     for _ in range(25):
         pid = os.fork()
@@ -168,14 +163,13 @@ def test_a_loader_process_that_is_killed_leaves_no_batch_behind(
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
-        assert not left_by(pid)
+        assert not list(Path("/dev/shm").glob(f"torch_{pid}_*"))
 
 
-@pytest.mark.usefixtures("named")
+@pytest.mark.usefixtures("named", "in_loader")
 def test_room_that_others_make_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     tries = iter([full, full, lambda *_: None])
     monkeypatch.setattr(torch.Tensor, "share_memory_", lambda tensor: next(tries)())
-    monkeypatch.setattr(handover, "get_worker_info", lambda: SimpleNamespace(id=0))
     monkeypatch.setattr(handover, "_PAUSE", 0.001)
     batch = {"image": torch.zeros(1), "epoch": 3}
     assert handover.ready_to_send(batch) is batch
@@ -186,10 +180,8 @@ def test_room_that_others_make_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
 def test_without_any_shared_memory_no_loader_process_starts(
     made: BatchLoader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing(*_: object) -> None:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-
-    monkeypatch.setattr("multiprocessing.context.BaseContext.Lock", missing)
+    lock = "multiprocessing.context.BaseContext.Lock"
+    monkeypatch.setattr(lock, failing(errno.ENOSYS))
     with pytest.raises(UserError, match=r"cannot start loader processes .*data\.workers=0"):
         next(iter(made))
 
