@@ -71,8 +71,10 @@ def test_the_others_know_whether_it_was_the_users_mistake(watches: list[Watch]) 
 
 
 def test_where_all_raise_the_same_nobody_waits_and_each_keeps_its_own(
-    watches: list[Watch],
+    watches: list[Watch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(failure, "GRACE", 60.0)  # a busy machine may start the threads late
+    monkeypatch.setattr(failure, "PATIENCE", 60.0)
     noted: list[str] = []
     watches[0].on_failure = lambda text, mistake: noted.append(text)
     errors = [UserError(f"no shard on {rank}") for rank in range(3)]
@@ -87,7 +89,7 @@ def test_where_all_raise_the_same_nobody_waits_and_each_keeps_its_own(
     for thread in threads:
         thread.join()
     assert [found[rank] for rank in range(3)] == errors
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 30
     assert noted == []
 
 

@@ -145,7 +145,7 @@ def test_the_jobs_python_is_found_on_a_node(cluster: Cluster, tmp_path: Path) ->
     begin = time.monotonic()
     report = node.look(profile(setup=["export X=1"]), [tmp_path], 5)
     assert report.problems == report.notes == []
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 30
     report = node.look(profile(container="env A=b"), [tmp_path, tmp_path / "no"], 5)
     (line,) = report.problems
     assert f"{tmp_path / 'no'} does not exist on n" in line
@@ -198,7 +198,7 @@ def test_a_full_cluster_is_a_note_within_seconds(cluster: Cluster) -> None:
     cluster.wait(cluster.fill(), "RUNNING")
     begin = time.monotonic()
     report = node.look(profile(), [], 2)
-    assert time.monotonic() - begin < 8
+    assert time.monotonic() - begin < 30
     assert report.problems == []
     assert report.notes == ["Python on a node: not checked, no node was free in 2 s"]
     assert len(cluster.queue()) == 1
